@@ -1,0 +1,69 @@
+# The front door. Each target is one command that also works by itself; see README.md.
+
+VIRTUAL_PI := virtual-pi
+PLATFORM := linux/arm64
+RELEASE := 13
+HOST :=
+
+# With HOST, a real Pi over ssh; without, the virtual Pi, which is brought up first.
+export CELERY_PI_HOST := $(or $(HOST),@docker/$(VIRTUAL_PI))
+up := $(if $(HOST),,up)
+
+python := .venv/bin/python
+pyinfra := .venv/bin/pyinfra
+virtual_pi := $(python) -m tests.virtual_pi
+virtual_pi_args = --name $(VIRTUAL_PI) --platform $(PLATFORM) --release $(RELEASE)
+
+python_works := python3 -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
+
+.DEFAULT_GOAL := help
+.PHONY: help deploy plan rotate prove up shell down test test-fast faults lint
+
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+
+deploy: .venv/installed $(up) ## Deploy to the virtual Pi, or to HOST=pi@address, and run a task there
+	@$(pyinfra) -y inventory.py deploy.py
+	@$(MAKE) --no-print-directory prove
+
+plan: .venv/installed $(up) ## Show what a deploy would change, and change nothing
+	@$(pyinfra) --dry --diff inventory.py deploy.py
+
+rotate: .venv/installed ## Give every user of Redis a new password, while all goes on
+	@$(pyinfra) -y inventory.py tasks.rotation.deploy
+
+prove: .venv/installed ## Run a task on the deployed worker and show its result
+	@$(pyinfra) inventory.py exec -- /usr/local/bin/celery-pi prove
+
+up: .venv/installed ## Bring up the virtual Pi
+	@$(virtual_pi) up $(virtual_pi_args)
+
+shell: .venv/installed ## Open a root shell on the virtual Pi
+	@$(virtual_pi) shell $(virtual_pi_args)
+
+down: .venv/installed ## Remove the virtual Pi; its image stays
+	@$(virtual_pi) down $(virtual_pi_args)
+
+test: .venv/installed lint ## Run all tests, as CI does
+	@$(python) -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder --durations=20
+
+test-fast: .venv/installed ## Run the tests that need no Docker
+	@$(python) -m pytest -m fast
+
+faults: .venv/installed ## Measure what faults cost, and write the tables of docs/faults.md and README
+	@$(python) -m tests.faults
+
+lint: .venv/installed
+	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
+	@command -v shellcheck >/dev/null || { apt-get -q update && apt-get -q -y install shellcheck; }
+	@shellcheck $$(grep -rlE '^#!(/usr)?/bin/(env )?(ba)?sh' files tests/virtual_pi/image .ci)
+
+# The packages are those of the lock file, to the hash. A fresh Debian has no ensurepip.
+.venv/installed: requirements.lock
+	@$(python_works) || { [ "$$(id -u)" = 0 ] && apt-get -q update && \
+	  apt-get -q -y install python3-venv; } || { echo \
+	  "Python 3.11 or newer with ensurepip is missing: install it (Debian: python3-venv)." >&2; exit 1; }
+	@echo "Installing the Python environment into .venv"
+	@python3 -m venv .venv
+	@$(python) -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@

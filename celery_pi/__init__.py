@@ -1,0 +1,1 @@
+"""What the tasks share: settings, preflight, secrets, and the operations pyinfra lacks."""

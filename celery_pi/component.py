@@ -1,0 +1,36 @@
+"""What every task has in common: a name in pyinfra's output, and preflight before all else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Concatenate, ParamSpec, TypeVar, cast
+
+from pyinfra import host
+from pyinfra.api import deploy
+
+from celery_pi.preflight import preflight
+from celery_pi.settings import Settings
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def component(
+    name: str,
+) -> Callable[[Callable[Concatenate[Settings, P], R]], Callable[P, R]]:
+    """Make a pyinfra deploy of a function that takes the host's settings first.
+
+    The function is not entered when settings or machine are not fit for it, whether it is run
+    from `deploy.py` or alone: `pyinfra inventory.py tasks.redis.deploy`.
+    """
+
+    def decorate(task: Callable[Concatenate[Settings, P], R]) -> Callable[P, R]:
+        @wraps(task)
+        def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+            return task(preflight(host), *args, **kwargs)
+
+        # pyinfra's own annotation says that a deploy returns an OperationMeta.
+        return cast("Callable[P, R]", deploy(name)(checked))
+
+    return decorate

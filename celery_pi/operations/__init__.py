@@ -1,0 +1,1 @@
+"""Operations that pyinfra lacks, each with its fact beside it."""

@@ -1,0 +1,128 @@
+"""Configuration files as state: all of a component's files in one operation, one round trip."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from pyinfra import host, logger, state
+from pyinfra.api import FactBase, QuoteString, StringCommand, operation
+from pyinfra.facts.files import FileContents
+from pyinfra.operations.util.files import generate_color_diff
+
+from celery_pi.remote import announce_write, replace_file
+
+
+@dataclass(frozen=True)
+class ConfigFile:
+    """A file that is ours from its first byte to its last.
+
+    `check` is a shell command that judges the candidate "$NEW" before it goes live. The diff of
+    a `secret` file says only that it differs. `mode` is octal text.
+    """
+
+    path: str
+    content: str = field(repr=False)
+    mode: str = "0644"
+    user: str = "root"
+    group: str = "root"
+    secret: bool = False
+    check: str = ""
+
+    @property
+    def state(self) -> FileState:
+        """What the target shows once the file is in place."""
+        digest = hashlib.sha256(self.content.encode()).hexdigest()
+        return FileState(self.mode.lstrip("0"), self.user, self.group, digest)
+
+
+class FileState(NamedTuple):
+    """Mode (octal, no leading zero), owner, group and SHA-256 of a regular file."""
+
+    mode: str
+    user: str
+    group: str
+    sha256: str
+
+
+class FileStates(FactBase[dict[str, FileState]]):
+    """State of those of the paths that are regular files, read in one command."""
+
+    default = dict
+
+    def command(self, paths: Sequence[str]) -> StringCommand:
+        quoted = [QuoteString(path) for path in paths]
+        # A missing file is an answer, not an error, so neither the complaints nor the exit
+        # status count.
+        return StringCommand(
+            *("stat -c '%F|%a|%U|%G|%n' --", *quoted, "2>/dev/null;"),
+            *("sha256sum --", *quoted, "2>/dev/null || true"),
+        )
+
+    def process(self, output: list[str]) -> dict[str, FileState]:
+        sums = (line.partition("  ") for line in output if "|" not in line)
+        digests = {path: digest for digest, _, path in sums}
+        found = {}
+        for line in output:
+            kind, _, rest = line.partition("|")
+            # A link is not the file that was declared, whatever it leads to.
+            if kind in ("regular file", "regular empty file"):
+                mode, user, group, path = rest.split("|", 3)
+                found[path] = FileState(mode, user, group, digests[path])
+        return found
+
+
+@operation()
+def config_files(files: Sequence[ConfigFile]) -> Generator[StringCommand]:
+    """Each file has its declared content, owner and mode; parents are made 0755 root.
+
+    Fails, with the live file untouched, when a file's check refuses the candidate.
+    """
+    found = host.get_fact(FileStates, paths=[file.path for file in files])
+    stale = [file for file in files if found.get(file.path) != file.state]
+    for file in stale:
+        if _has_other_content(file, found.get(file.path)):
+            announce_write(host, file.path)
+        _show_change(file, found.get(file.path))
+    for file in stale:
+        yield _mend(file, found.get(file.path))
+    if not stale:
+        host.noop("all files are as declared")
+
+
+def _has_other_content(file: ConfigFile, current: FileState | None) -> bool:
+    return current is None or current.sha256 != file.state.sha256
+
+
+def _mend(file: ConfigFile, current: FileState | None) -> StringCommand:
+    """Command that sets only owner and mode where the content is right: no reader restarts."""
+    if _has_other_content(file, current):
+        return replace_file(
+            file.path,
+            file.content.encode(),
+            user=file.user,
+            group=file.group,
+            mode=file.mode,
+            check=file.check,
+        )
+    path, owner = QuoteString(file.path), QuoteString(f"{file.user}:{file.group}")
+    return StringCommand("chown", owner, path, "&& chmod", file.mode, path)
+
+
+def _show_change(file: ConfigFile, current: FileState | None) -> None:
+    """Log the change as pyinfra's own file operations do, at `--diff` only."""
+    if not state.config.DIFF:
+        return
+    host.log(f"Will {'modify' if current else 'create'} {file.path}", logger.info)
+    if current and current[:3] != file.state[:3]:
+        logger.info(f"  mode and owner: {' '.join(current[:3])} -> {' '.join(file.state[:3])}")
+    if current and current.sha256 == file.state.sha256:
+        return
+    if file.secret:
+        logger.info("  (secret: the content differs and is not shown)")
+        return
+    before = (host.get_fact(FileContents, path=file.path) or []) if current else []
+    for line in generate_color_diff(before, file.content.splitlines()):
+        logger.info(f"  {line}")

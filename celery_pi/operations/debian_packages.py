@@ -1,0 +1,67 @@
+"""Debian packages, also on a machine that lost its power in the middle of an installation."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+
+from pyinfra import host
+from pyinfra.api import FactBase, QuoteString, StringCommand, operation
+
+# dpkg keeps its unfinished steps in `updates`; until they are done, apt refuses to do anything.
+SHOW = r"""
+ls /var/lib/dpkg/updates | grep -q '^[0-9]' && echo interrupted
+for p in $packages; do
+  case $(dpkg-query -W -f '${Status}' "$p" 2>/dev/null) in
+    *' ok installed') ;;  # wanted, or held where it is
+    'install ok '*) echo interrupted; echo "missing $p" ;;
+    *) echo "missing $p" ;;
+  esac
+done
+true  # nothing to say is an answer
+"""
+
+APT = "DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300"
+
+# Without the lock's time-out, which `update` does not know, another apt makes it fail at once.
+UPDATE = f"for try in 1 2 3; do {APT} update >&2 && break; [ $try -lt 3 ] && sleep 10; done"
+
+
+@dataclass(frozen=True)
+class Packages:
+    """Which of the packages are not installed, and whether dpkg was interrupted."""
+
+    missing: tuple[str, ...] = ()
+    interrupted: bool = False
+
+
+class DebianPackages(FactBase[Packages]):
+    """State of the named packages, read in one command."""
+
+    default = Packages
+
+    def command(self, packages: Sequence[str]) -> StringCommand:
+        names = StringCommand("packages=", QuoteString(" ".join(packages)), _separator="")
+        return StringCommand(names, SHOW)
+
+    def process(self, output: list[str]) -> Packages:
+        missing = (line.partition(" ")[2] for line in output if line.startswith("missing "))
+        return Packages(tuple(missing), "interrupted" in output)
+
+
+@operation()
+def debian_packages(packages: Sequence[str]) -> Generator[StringCommand]:
+    """The packages are installed; the package lists are fetched only when one is missing.
+
+    Beyond pyinfra's `apt.packages`, it waits for another apt, completes what dpkg left
+    unfinished, and does not count the age of the package lists as a change.
+    """
+    now = host.get_fact(DebianPackages, packages=list(packages))
+    if now.interrupted:
+        yield StringCommand("DEBIAN_FRONTEND=noninteractive dpkg --configure -a --force-confold")
+    if now.missing:
+        yield StringCommand(UPDATE)
+        names = [QuoteString(name) for name in now.missing]
+        yield StringCommand(APT, "-o Dpkg::Options::=--force-confold install", *names)
+    if not now.interrupted and not now.missing:
+        host.noop("all packages are installed")

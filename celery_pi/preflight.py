@@ -1,0 +1,85 @@
+"""Refuse early: every problem of settings, secrets and machine, before anything is touched."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from pyinfra import logger
+from pyinfra.api import DeployError
+from pyinfra.api.arguments import all_argument_meta
+
+from celery_pi.machine import Machine, problems
+from celery_pi.operations.kernel import GOOD, HOSTS, KernelSettings, unfit
+from celery_pi.secrets import supplied_problems
+from celery_pi.settings import Settings, load_settings, of_memory
+
+if TYPE_CHECKING:
+    from pyinfra.api.host import Host
+
+CHECKED = "celery_pi_settings"
+CONTAINER = "celery_pi_container"
+
+
+def preflight(host: Host) -> Settings:
+    """The settings of this host, once they and the machine have been found fit; a share of its
+    memory has become a size.
+
+    Each task calls it first, so that a single component is as safe as the whole deploy; the
+    machine is asked once a run. Raises DeployError with a sentence for every problem.
+    """
+    if CHECKED not in host.connector_data:
+        settings, found = load_settings(site_data(host))
+        # Defaults stand in, so that what is wrong with the machine is told in the same breath.
+        assumed = settings or Settings()
+        found += supplied_problems(assumed)
+        machine = host.get_fact(
+            Machine,
+            app=assumed.app_dir,
+            module=assumed.app_module,
+            user=assumed.app_user,
+            units=assumed.app_units or (),
+            files=_files_of_the_owners(assumed),
+        )
+        found += problems(machine, assumed) if machine else ["it could not be looked at"]
+        if found:
+            listed = "".join(f"\n    - {problem}" for problem in found)
+            raise DeployError(f"{host.name} is left as it was, because{listed}")
+        host.connector_data[CONTAINER] = machine["container"] != "none"
+        _warn_of_the_hosts_kernel(host)
+        if assumed.celery_memory_max and "counted" not in machine:
+            logger.warning(
+                f"celery_memory_max is without effect on {host.name}, whose kernel does not count "
+                "the memory of services: on a Raspberry Pi, add cgroup_enable=memory to "
+                "/boot/firmware/cmdline.txt and restart it"
+            )
+        limit = of_memory(assumed.redis_maxmemory, int(machine["memory"]))
+        host.connector_data[CHECKED] = assumed.model_copy(update={"redis_maxmemory": limit})
+    return cast("Settings", host.connector_data[CHECKED])
+
+
+def _files_of_the_owners(settings: Settings) -> list[str]:
+    named = (settings.nginx_certificate, settings.nginx_certificate_key)
+    return [path for path in named if path and settings.flower and settings.nginx_server]
+
+
+def is_container(host: Host) -> bool:
+    """Whether the machine, which has been found fit, shares the kernel of another."""
+    return bool(host.connector_data[CONTAINER])
+
+
+def _warn_of_the_hosts_kernel(host: Host) -> None:
+    if is_container(host):
+        for path, value in unfit(host.get_fact(KernelSettings)).items():
+            if path in HOSTS:
+                good = GOOD[path][0]
+                logger.warning(
+                    f"{host.name} is a container, and {path} is its host's: it is {value}, and "
+                    f"should be {good}"
+                )
+
+
+def site_data(host: Host) -> dict[str, Any]:
+    """Host data that is meant for us: all but pyinfra's own arguments and connector data."""
+    ours = {*host.connector.data_cls.__annotations__, *all_argument_meta}
+    data: dict[str, Any] = host.data.dict()  # type: ignore[no-untyped-call]
+    return {key: value for key, value in data.items() if key not in ours}

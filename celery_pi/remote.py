@@ -1,0 +1,108 @@
+"""Shell on the target: run without echo, and replace a file in one step."""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING, Any, cast
+
+from pyinfra.api import QuoteString, StringCommand
+from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS, pop_global_arguments
+from pyinfra.api.exceptions import PyinfraError
+
+if TYPE_CHECKING:
+    from pyinfra.api.host import Host
+
+ANNOUNCED = "celery_pi_announced_writes"
+
+# The candidate lies beside its target, so that the last step is a rename and never a copy, and
+# in a folder of its own, so that it bears the target's name: checkers go by names (`.service`).
+# What a run that was cut off has left there, the next one removes.
+REPLACE = r"""
+set -e
+umask 022; mkdir -p "${path%/*}"; umask 077
+new=${path%/*}/.celery-pi.new
+rm -rf "$new"; mkdir "$new"
+trap 'rm -rf "$new"' EXIT
+NEW=$new/${path##*/}
+base64 -d >"$NEW"
+chown "$owner" "$NEW"; chmod "$mode" "$NEW"
+eval "$check" >&2 || exit 1
+sync "$NEW"; mv -fT "$NEW" "$path"
+"""
+
+
+def assign(**values: str) -> StringCommand:
+    """Shell assignments, each value quoted: `path=/etc/x mode=0644 ;`."""
+    bits = [
+        StringCommand(f"{key}=", QuoteString(text), _separator="") for key, text in values.items()
+    ]
+    return StringCommand(*bits, ";")
+
+
+def replace_file(
+    path: str,
+    content: bytes,
+    *,
+    user: str,
+    group: str,
+    mode: str,
+    check: str = "",
+    writer: str = "root",
+) -> StringCommand:
+    """Command that puts `content` at `path`, whole or not at all.
+
+    The content travels by standard input, so it shows neither in argv nor in any output, and in
+    base64, so that every byte of it arrives. `mode` is octal text, such as "0644". `check` is a
+    shell command in which "$NEW" is the candidate; if it fails, the live file stays as it was.
+    `writer` does it all: in a directory of somebody else's, root could be led astray by a link.
+    """
+    values = assign(path=path, owner=f"{user}:{group}", mode=mode, check=check)
+    command = StringCommand(values, REPLACE)
+    if writer != "root":
+        command = as_user(writer, "sh -c", QuoteString(command))
+    return StringCommand(command, _stdin=base64.encodebytes(content).decode())
+
+
+def as_user(user: str, *bits: str | QuoteString) -> StringCommand:
+    """The command, run as that user."""
+    return StringCommand("runuser -u", QuoteString(user), "--", *bits)
+
+
+def announce_write(host: Host, path: str) -> None:
+    """Note, while planning, that this run will give the file another content."""
+    host.connector_data.setdefault(ANNOUNCED, set()).add(path)
+
+
+def is_announced(host: Host, path: str) -> bool:
+    """Whether this run has planned to write the file and has not come to it yet.
+
+    Once the run is under way, the disk tells.
+    """
+    return not host.state.is_executing and path in host.connector_data.get(ANNOUNCED, ())
+
+
+def announce_restart(host: Host, unit: str) -> None:
+    """Note, while planning, that this run will start the unit again."""
+    announce_write(host, f"unit {unit}")
+
+
+def restart_is_announced(host: Host, unit: str) -> bool:
+    """Whether this run has planned to start the unit again and has not come to it yet."""
+    return is_announced(host, f"unit {unit}")
+
+
+def read_quietly(host: Host, command: StringCommand) -> str:
+    """Output of a command that prints secrets; it is shown at no verbosity.
+
+    A fact would echo it at `-vvv` and whenever the command fails. Raises PyinfraError, without
+    the output, when the command fails.
+    """
+    wanted = dict(cast("dict[str, Any]", host.current_op_global_arguments or {}))
+    known, _ = pop_global_arguments(host.state, host, wanted)
+    arguments = {key: value for key, value in known.items() if key in CONNECTOR_ARGUMENT_KEYS}
+    done, output = host.run_shell_command(
+        command, print_output=False, print_input=False, **arguments
+    )
+    if not done:
+        raise PyinfraError(f"{host.name}: a command that reads secrets failed")
+    return output.stdout

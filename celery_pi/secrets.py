@@ -1,0 +1,220 @@
+"""Passwords of Redis' users: generated once, kept on the Pi in files that only root reads.
+
+Beside `redis_celery_password` lies, while a new password takes the place of an old one,
+`redis_celery_password.old`: what is still valid, a line each. Where it lies, a deploy brings
+the change to its end, so a run that dies in the middle of it is completed by the next.
+"""
+
+from __future__ import annotations
+
+import base64
+import secrets
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+from urllib.parse import quote
+
+from pyinfra import host as current_host
+from pyinfra.api import OperationError, StringCommand, operation
+
+from celery_pi.remote import assign, read_quietly, replace_file
+from celery_pi.settings import Settings
+
+if TYPE_CHECKING:
+    from pyinfra.api.host import Host
+
+DIRECTORY = "/etc/celery-pi/secrets"
+SOCKET = "/run/redis-celery/redis.sock"
+CA = "/etc/celery-pi/tls/ca.crt"
+SHORTEST = 32  # characters
+RANDOM_BYTES = 32  # 43 URL-safe characters, 256 bits
+
+# What each is for stands in templates/etc/redis/celery-pi.acl.j2.
+USERS = ("celery", "flower", "backup", "monitor", "admin")
+SHORTEST_TYPED = 16  # of one that a person types
+
+READ = r"""
+for f in "$directory"/redis_*_password "$directory"/redis_*_password.old; do
+  [ ! -f "$f" ] || echo "${f##*/} $(stat -c '%a:%U:%G' "$f") $(base64 -w0 "$f")"
+done
+"""
+
+
+class Stored(dict[str, tuple[str, str]]):
+    """Name of each secret file on the Pi, with its `mode:user:group` and its text."""
+
+    def password(self, user: str) -> str:
+        """Password of that user, or nothing."""
+        return self.get(secret(user), ("", ""))[1]
+
+    def old(self, user: str) -> list[str]:
+        """Passwords of that user that are on their way out."""
+        return self.get(f"{secret(user)}.old", ("", ""))[1].splitlines()
+
+
+@dataclass
+class Passwords:
+    """The passwords of one run: what it found on the Pi, and what is to be there."""
+
+    found: Stored = field(repr=False)
+    wanted: dict[str, str] = field(repr=False)
+
+    def valid(self, user: str) -> list[str]:
+        """Passwords that Redis must take while this run lasts, the new one first."""
+        candidates = [self.wanted[user], self.found.password(user), *self.found.old(user)]
+        return list(dict.fromkeys(filter(None, candidates)))
+
+    @property
+    def hashes(self) -> dict[str, list[str]]:
+        """SHA-256 of every user's valid passwords."""
+        return {user: [_hash(text) for text in self.valid(user)] for user in self.wanted}
+
+    @property
+    def wanted_hashes(self) -> dict[str, list[str]]:
+        """SHA-256 of every user's password as it is to be once the change is over."""
+        return {user: [_hash(text)] for user, text in self.wanted.items()}
+
+    @property
+    def changing(self) -> bool:
+        """Whether an old password is still valid, or at least stored."""
+        return self.hashes != self.wanted_hashes or any(map(self.found.old, self.wanted))
+
+
+def secret(user: str) -> str:
+    """Name of the file of that user's password."""
+    return f"redis_{user}_password"
+
+
+def users(settings: Settings) -> list[str]:
+    """Redis' users."""
+    return [user for user in USERS if user != "flower" or settings.flower]
+
+
+def passwords(host: Host, settings: Settings) -> Passwords:
+    """Every user's password: the owner's, else the one on the Pi, else a new one for it.
+
+    The same for the whole run.
+    """
+    known = host.connector_data.get("celery_pi_passwords")
+    if known is None:
+        found = _read(host)
+        known = Passwords(
+            found, {user: found.password(user) or new_password() for user in users(settings)}
+        )
+        if settings.redis_password_file:
+            known.wanted["celery"] = supplied(settings.redis_password_file)
+        host.connector_data["celery_pi_passwords"] = known
+    return cast("Passwords", known)
+
+
+def renew_passwords(host: Host, settings: Settings) -> None:
+    """From here on this run's passwords are new ones, but for one that the owner supplies."""
+    known = passwords(host, settings)
+    for user in known.wanted:
+        if user != "celery" or not settings.redis_password_file:
+            known.wanted[user] = new_password()
+
+
+def redis_url(password: str, settings: Settings) -> str:
+    """URL for broker and results; whatever characters the password has, it parses."""
+    login, database = f"celery:{quote(password, safe='')}", settings.redis_database
+    if settings.redis_socket:
+        return socket_url("celery", password, settings)
+    if settings.redis_tls:
+        # Celery checks no certificate unless it is told to, and knows no CA but the public ones.
+        checks = f"ssl_cert_reqs=required&ssl_ca_certs={CA}"
+        return f"rediss://{login}@127.0.0.1:{settings.redis_tls_port}/{database}?{checks}"
+    return f"redis://{login}@127.0.0.1:{settings.redis_port}/{database}"
+
+
+def socket_url(user: str, password: str, settings: Settings) -> str:
+    """URL of the unix socket, which is there whatever ports are open."""
+    login = f"{user}:{quote(password, safe='')}"
+    return f"redis+socket://{login}@{SOCKET}?virtual_host={settings.redis_database}"
+
+
+def supplied_problems(settings: Settings) -> list[str]:
+    """A sentence for each password of the owner's that cannot be used; it is not shown."""
+    return [
+        *_problems("redis_password_file", settings.redis_password_file, SHORTEST),
+        *_problems("flower_password_file", settings.flower_password_file, SHORTEST_TYPED),
+    ]
+
+
+def _problems(setting: str, path: str | None, shortest: int) -> list[str]:
+    if not path:
+        return []
+    name = f"{setting} {path}"
+    try:
+        password = supplied(path)
+    except (OSError, UnicodeDecodeError) as error:
+        return [f"{name} cannot be read: {type(error).__name__}"]
+    if len(password) < shortest:
+        return [f"{name} holds {len(password)} characters, and {shortest} are the least"]
+    if shortest == SHORTEST_TYPED and not password.isascii():
+        return [f"{name} holds a character that is not ASCII: browsers do not agree on its bytes"]
+    if not password.isprintable():
+        return [f"{name} holds a character that cannot be printed, or more than one line"]
+    return []
+
+
+@operation()
+def secret_files(known: Passwords) -> Generator[StringCommand]:
+    """Every user's password is on the Pi, 0600 root, and the one it replaces is beside it.
+
+    Fails when what this run found there is no longer what is there.
+    """
+    stored = _read(current_host)
+    stale = False
+    for user, wanted in known.wanted.items():
+        current = stored.password(user)
+        if current == wanted and stored[secret(user)][0] == "600:root:root":
+            continue
+        if current not in (wanted, known.found.password(user)):
+            raise OperationError(f"{secret(user)} was set by another deploy: run this one again")
+        if not stale:
+            yield StringCommand("install -d -m 0700 -o root -g root", DIRECTORY)
+        stale = True
+        if current not in ("", wanted):
+            yield _write(f"{secret(user)}.old", [*stored.old(user), current])
+        yield _write(secret(user), [wanted])
+    if not stale:
+        current_host.noop("all passwords are stored")
+
+
+@operation()
+def no_old_secrets() -> Generator[StringCommand]:
+    """No old password is kept."""
+    yield StringCommand("rm -f", *(f"{DIRECTORY}/{secret(user)}.old" for user in USERS))
+
+
+def _write(name: str, lines: Sequence[str]) -> StringCommand:
+    # One password has no line end behind it, so that `$(cat)` and every other reader get it whole.
+    content = "\n".join(lines).encode()
+    return replace_file(f"{DIRECTORY}/{name}", content, user="root", group="root", mode="0600")
+
+
+def _read(host: Host) -> Stored:
+    """What is stored. A line end behind it, which an editor may have put there, is no part of it;
+    all else is, as it is for the shell that reads the file."""
+    found = Stored()
+    for line in read_quietly(host, StringCommand(assign(directory=DIRECTORY), READ)).splitlines():
+        name, mode, encoded = (line + " ").split(" ")[:3]
+        found[name] = (mode, base64.b64decode(encoded).decode().rstrip("\n"))
+    return found
+
+
+def new_password() -> str:
+    """One that nobody guesses, of characters that mean nothing to anybody."""
+    return secrets.token_urlsafe(RANDOM_BYTES)
+
+
+def _hash(password: str) -> str:
+    return sha256(password.encode()).hexdigest()
+
+
+def supplied(path: str) -> str:
+    """Text of a file of the owner's on this machine."""
+    return Path(path).read_text(encoding="utf-8").rstrip("\r\n")

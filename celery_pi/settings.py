@@ -1,0 +1,313 @@
+"""Every setting of the product: type, unit, default, constraint and reason, in one place.
+
+Site values go into `group_data/all.py`, or `--data redis_port=7000` for one run. A setting is
+here because the owner will change it, two Pis differ in it, or two parts need it; the rest
+stays in the daemon's own words in its template.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.version import InvalidVersion, Version
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+)
+
+SIZE = re.compile(r"([0-9]+)(k|m|g)b", re.IGNORECASE)
+SHARE = re.compile(r"([0-9]+)%")
+SMALLEST_MAXMEMORY = "16mb"  # less holds no working queue
+SMALLEST_WORKER = "128mb"
+LARGEST_SHARE = 50  # percent; Redis may need as much again while it saves
+HOMES = ("/home/", "/root/", "/run/user/")
+FACTORS = {"k": 2**10, "m": 2**20, "g": 2**30}
+POLICIES = ("volatile-ttl", "volatile-lru", "volatile-lfu", "volatile-random", "noeviction")
+DYING = Version("5.7.0")
+LOSES_TASKS = "evicts whole queues when memory is full, and every task in them is lost"
+
+
+def size_in_bytes(text: str) -> int:
+    """Bytes in a size written as redis.conf writes it, such as 64mb. Raises ValueError."""
+    match = SIZE.fullmatch(text)
+    if not match:
+        raise ValueError("must be a number with kb, mb or gb, such as 256mb")
+    return int(match[1]) * FACTORS[match[2].lower()]
+
+
+def _at_least(least: str, reason: str) -> AfterValidator:
+    def check(text: str) -> str:
+        if size_in_bytes(text) < size_in_bytes(least):
+            raise ValueError(f"must be at least {least}: {reason}")
+        return text
+
+    return AfterValidator(check)
+
+
+def _redis_memory(text: str) -> str:
+    share = SHARE.fullmatch(text)
+    if share and not 1 <= int(share[1]) <= LARGEST_SHARE:
+        raise ValueError(f"must be from 1% to {LARGEST_SHARE}% of the machine's memory")
+    if not share and size_in_bytes(text) < size_in_bytes(SMALLEST_MAXMEMORY):
+        raise ValueError(f"must be at least {SMALLEST_MAXMEMORY}: less holds no working queue")
+    return text
+
+
+def _policy(policy: str) -> str:
+    if policy.startswith("allkeys-"):
+        raise ValueError(f"must not be {policy}: it {LOSES_TASKS}")
+    if policy not in POLICIES:
+        raise ValueError(f"must be one of {', '.join(POLICIES)}")
+    return policy
+
+
+def _pins(pins: tuple[str, ...]) -> tuple[str, ...]:
+    pinned = dict(map(_pinned, pins))
+    if "celery" not in pinned:
+        raise ValueError("must pin celery")
+    if pinned["celery"] == DYING:
+        raise ValueError(
+            f"must not pin celery {DYING}: its worker ends when Redis restarts while a task runs"
+        )
+    return pins
+
+
+def _pinned(pin: str) -> tuple[str, Version]:
+    try:
+        requirement = Requirement(pin)
+        (specifier,) = requirement.specifier
+        Version(specifier.version)
+    except (InvalidRequirement, InvalidVersion, ValueError):
+        specifier = None
+    if specifier is None or specifier.operator != "==" or requirement.marker or requirement.url:
+        raise ValueError(f"must be exact pins such as celery==5.5.3, not {pin!r}")
+    return requirement.name, Version(specifier.version)
+
+
+def _listed(value: object) -> object:
+    """What `--data` gives as text is a list with commas."""
+    return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+
+
+def _fewer(processes: int | None, others: ValidationInfo) -> int | None:
+    most = others.data.get("celery_concurrency", 64)
+    if processes is not None and not 1 <= processes < most:
+        raise ValueError(f"must be from 1 to {most - 1}, fewer than celery_concurrency")
+    return processes
+
+
+def _worker_memory(text: str | None) -> str | None:
+    if text is None:
+        return None
+    share = SHARE.fullmatch(text)
+    if share and not 1 <= int(share[1]) <= 100:
+        raise ValueError("must be from 1% to 100% of the machine's memory")
+    if not share and size_in_bytes(text) < size_in_bytes(SMALLEST_WORKER):
+        raise ValueError(f"must be at least {SMALLEST_WORKER}: an app that is loaded takes as much")
+    return text
+
+
+def _both(key: str | None, others: ValidationInfo) -> str | None:
+    if (key is None) != (others.data.get("nginx_certificate") is None):
+        raise ValueError("must be given together with nginx_certificate")
+    return key
+
+
+def _without_socket(tls: bool, others: ValidationInfo) -> bool:
+    if tls and others.data.get("redis_socket"):
+        raise ValueError("must be off while redis_socket is on: there is no TCP port to protect")
+    return tls
+
+
+Port = Annotated[int, Field(ge=1024, le=65535)]
+Path = Annotated[str, Field(pattern=r"^/[A-Za-z0-9_./-]+[A-Za-z0-9_]$")]
+Writable = Annotated[
+    str, Field(pattern=r"^/?[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*$")
+]
+Name = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")]
+Listed = BeforeValidator(_listed)
+Unit = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.@-]+\.(service|target)$")]
+Queue = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+KeyPattern = Annotated[str, Field(pattern=r"^[!#-&(-~]+$")]  # no quotes, which redis-cli takes off
+Seconds = Annotated[int, Field(ge=1)]
+HostName = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,63}(\.[a-z0-9-]{1,63})*$")]
+
+
+class Settings(BaseModel):
+    """Settings of one Pi; frozen, and refused as a whole when one of them is wrong."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    # -- the app: the owner's Django project, which is there before we come
+    app_dir: Path = "/var/www/observations_nids"
+    """Directory of the project; holds `.env`, `venv`, `logs` and `media`."""
+    app_module: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*$")] = "observations_nids"
+    """What `celery -A` takes: the package whose `celery.py` makes the application."""
+    app_user: Name = "www-data"
+    """Unprivileged user and group of the worker and Beat, the same as the web server's, because
+    they write the same files."""
+    app_pins: Annotated[tuple[str, ...], Listed, AfterValidator(_pins)] = (
+        "celery==5.5.3",
+        "kombu==5.5.4",
+        "redis==5.2.1",
+        "django-celery-results==2.6.0",
+        "flower==2.0.0",
+    )
+    """Exact versions in the app's environment. kombu too: the way from a queue to the worker is
+    ours, in the place of its own."""
+    app_requirements: Annotated[str, Field(pattern=r"^[A-Za-z0-9_./-]+$")] = "requirements-prod.txt"
+    """The project's own requirements, relative to `app_dir`; may be missing."""
+    app_units: Annotated[tuple[Unit, ...] | None, Listed] = None
+    """The site's own units that read `.env`, such as `gunicorn.service`: restarted when it has
+    changed. An old password stays valid as long as this is not known; `()` is for a site that
+    has none."""
+
+    app_writable: Annotated[tuple[Writable, ...], Listed] = ("media", "logs")
+    """Where the app's tasks may write, and nowhere else: directories below `app_dir`, or absolute
+    paths, such as `/srv/photos`, which are there. A database file needs its whole directory."""
+
+    # -- Redis
+    redis_port: Port = 6379
+    """TCP port, on loopback only; closed while `redis_socket` or `redis_tls` is on."""
+    redis_database: Annotated[int, Field(ge=0, le=15)] = 0
+    """Database number of broker and results; Redis has 16."""
+    redis_socket: bool = False
+    """Whether the app uses the unix socket and Redis opens no TCP port."""
+    redis_tls: Annotated[bool, AfterValidator(_without_socket)] = False
+    """Whether clients must speak TLS; theirs to check is a certificate that a CA of the Pi's own
+    has signed, which stays while TLS is switched off: `/etc/celery-pi/tls/ca.crt`."""
+    redis_tls_port: Port = 6380
+    """TCP port, on loopback only, open while `redis_tls` is on."""
+    redis_key_prefix: Annotated[str, Field(pattern=r"^([A-Za-z0-9_.-]+:)?$")] = ""
+    """What the names of all keys begin with, such as `birds:`, where several apps share a Redis.
+    The app must take it over from `CELERY_KEY_PREFIX` (as `global_keyprefix`)."""
+    redis_app_keys: Annotated[tuple[KeyPattern, ...], Listed] = ()
+    """Patterns of the app's keys beside Celery's, such as `cache:*`; it may use no other."""
+    redis_maxmemory: Annotated[str, AfterValidator(_redis_memory)] = "25%"
+    """Memory for data, as a size or as a share of the machine's memory. 256 MB of a Pi with 1 GiB
+    leave room for Django, worker and Beat, and for Redis to save."""
+    redis_maxmemory_policy: Annotated[str, AfterValidator(_policy)] = "volatile-ttl"
+    """What goes when memory is full. Only results expire, and queues never do, so this one gives
+    up results, the oldest first, and no task."""
+    redis_loglevel: Literal["debug", "verbose", "notice", "warning"] = "notice"
+    redis_password_file: str | None = None
+    """Path, on this machine, of a file with a password of the owner's choice for the app:
+    printable, 32 characters or more, the last line end not counted. Without it one is generated
+    on the Pi's first deploy, as for all other users. A file, because a setting would show in
+    `debug-inventory` and in argv."""
+
+    # -- the worker
+    celery_queues: Annotated[tuple[Queue, ...], Listed, Field(min_length=1)] = ("celery",)
+    """Queues that the app sends to and the worker consumes."""
+    celery_concurrency: Annotated[int, Field(ge=1, le=64)] = 2
+    """Tasks run at a time, a process each of about 60 MB."""
+    celery_min_concurrency: Annotated[int | None, AfterValidator(_fewer)] = None
+    """Processes kept while there is little to do, fewer than `celery_concurrency`: the worker
+    then starts and ends the others as needed. None keeps them all."""
+    celery_max_tasks_per_child: Annotated[int, Field(ge=1)] = 1000
+    """Tasks after which a process is replaced. 100 costs 2.7 times the throughput of short
+    tasks; memory is bounded by the next setting."""
+    celery_max_memory_per_child: Annotated[
+        str, _at_least("64mb", "an app that is loaded takes as much")
+    ] = "200mb"
+    """Resident memory above which a process is replaced once its task is done."""
+    celery_memory_max: Annotated[str | None, AfterValidator(_worker_memory)] = None
+    """Memory of all the worker's processes, as a size or as a share of the machine's, at which
+    the kernel ends one of them. None: when the whole machine has none left, the worker's are the
+    first to go."""
+    celery_time_limit: Seconds = 1800
+    """Seconds that the longest task may run, for which a stop waits; the limit of an app that
+    sets none."""
+    celery_longest_countdown: Annotated[int, Field(ge=0)] = 0
+    """Seconds of the longest countdown, ETA or wait for a retry in the app: a task that waits
+    for more than an hour would otherwise run twice with a worker that is not ours."""
+    worker_network: bool = True
+    """Whether tasks reach the network (HTTPS, DNS, SMTP). Without it they have unix sockets alone:
+    Redis', and that of a database."""
+    celery_loglevel: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
+
+    # -- Beat
+    beat_max_interval: Annotated[int, Field(ge=1, le=300)] = 60
+    """Longest sleep in seconds before Beat looks at its schedule again."""
+
+    # -- Flower, and nginx before it
+    flower: bool = True
+    """Whether there is Flower, at `/flower/` of the site. Its worker tells of each step of each
+    task, which on very short tasks costs up to half of its throughput."""
+    flower_user: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.@-]{1,64}$")] = "flower"
+    """Name to log in with."""
+    flower_password_file: str | None = None
+    """Path, on this machine, of a file with a password of the owner's choice: printable ASCII, 16
+    characters or more. Without it one is generated on the Pi."""
+    nginx_server: bool = True
+    """Whether nginx gets a server block of ours, at ports 80 and 443; else the site's own block
+    takes Flower in by `include snippets/celery-pi-*.conf;`."""
+    nginx_names: Annotated[tuple[HostName, ...], Listed] = ()
+    """Names that our server block answers to, such as `nids.example`; without one, the Pi's own
+    name, and that with `.local` behind it."""
+    nginx_certificate: Path | None = None
+    """Path, on the Pi, of the certificate and its chain for our server block; without it there is
+    one that signs itself."""
+    nginx_certificate_key: Annotated[Path | None, AfterValidator(_both)] = Field(
+        default=None, validate_default=True
+    )
+    """Path of its key."""
+
+    # -- logs
+    journal_max_use: Annotated[
+        str, _at_least("16mb", "journald wants room for a file in use and one to keep")
+    ] = "256mb"
+    """Room on the SD card for the journal of the whole machine; the oldest goes first, and what is
+    older than a week in any case."""
+
+    @property
+    def writable_paths(self) -> list[str]:
+        """Absolute paths of what `app_writable` names."""
+        return [posixpath.join(self.app_dir, path) for path in self.app_writable]
+
+    @property
+    def paths_at_home(self) -> list[str]:
+        """Of the app and what it writes to, what systemd's ProtectHome= would hide."""
+        return [path for path in (self.app_dir, *self.writable_paths) if path.startswith(HOMES)]
+
+    @property
+    def app_env(self) -> str:
+        return f"{self.app_dir}/.env"
+
+    @property
+    def app_venv(self) -> str:
+        return f"{self.app_dir}/venv"
+
+
+def of_memory(text: str, memory: int) -> str:
+    """The size that the text stands for on a machine with that many MiB of memory."""
+    share = SHARE.fullmatch(text)
+    return f"{memory * int(share[1]) // 100}mb" if share else text
+
+
+def load_settings(data: dict[str, Any]) -> tuple[Settings | None, list[str]]:
+    """The settings, or none and a sentence for each thing that is wrong with them."""
+    try:
+        return Settings(**data), []
+    except ValidationError as error:
+        return None, [_sentence(dict(problem)) for problem in error.errors()]
+
+
+def _sentence(problem: dict[str, Any]) -> str:
+    name = str(problem["loc"][0])
+    if problem["type"] == "extra_forbidden":
+        near = get_close_matches(name, Settings.model_fields, n=1)
+        return f"{name} is no setting" + (f"; did you mean {near[0]}?" if near else "")
+    reason = str(problem["msg"])
+    for opening in ("Value error, ", "Input ", "String ", "Value "):
+        reason = reason.removeprefix(opening)
+    return f"{name} {reason} (it is {problem['input']!r})"

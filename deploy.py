@@ -1,0 +1,14 @@
+"""Redis and Celery for a Django project on a Raspberry Pi: the components, in order."""
+
+from tasks import app, beat, command, flower, kernel, logs, nginx, redis, worker
+
+kernel.deploy()
+logs.deploy()
+redis.deploy()
+app.deploy()  # before the services that run the app
+command.deploy()  # before the worker, which it checks
+worker.deploy()
+beat.deploy()
+flower.deploy()
+nginx.deploy()
+redis.retire()  # of passwords, once every service has the new one

@@ -1,0 +1,1 @@
+"""One module a component: packages, files, check, service."""

@@ -1,0 +1,82 @@
+"""The owner's Django project: its environment, its `.env`, the directories its tasks write to."""
+
+from pyinfra import host
+from pyinfra.operations import files
+
+from celery_pi.component import component
+from celery_pi.operations.config_files import config_files
+from celery_pi.operations.debian_packages import debian_packages
+from celery_pi.operations.env_file import env_file
+from celery_pi.operations.python_packages import python_packages, record
+from celery_pi.operations.service import service
+from celery_pi.secrets import passwords, redis_url
+from celery_pi.settings import Settings
+from celery_pi.sources import from_file
+
+# The app as the services run it.
+LIBRARY = [
+    from_file(f"/usr/local/lib/celery-pi/{module}.py")
+    for module in (
+        "celery_pi_app",
+        "beat_schedule",
+        "beyond_the_limit",
+        "handover",
+        "in_hand",
+        "invariants",
+        "lookout",
+        "safe_settings",
+        "systemd_notify",
+        "whole_results",
+    )
+]
+
+# Both spellings: with one underscore as most apps read it, with two for nested pydantic settings.
+URL_VARIABLES = (
+    "CELERY_BROKER_URL",
+    "CELERY_RESULT_BACKEND",
+    "CELERY__BROKER_URL",
+    "CELERY__RESULT_BACKEND",
+)
+
+
+@component("App")
+def deploy(settings: Settings) -> None:
+    """The project reaches its broker, has the pinned packages, and can write its directories."""
+    debian_packages(
+        name="Install Python's venv",
+        packages=["python3-venv"],
+    )
+    python_packages(
+        name="Install the pinned packages",
+        venv=settings.app_venv,
+        pins=settings.app_pins,
+        requirements=f"{settings.app_dir}/{settings.app_requirements}",
+    )
+    url = redis_url(passwords(host, settings).wanted["celery"], settings)
+    env_file(
+        name="Set the broker in .env",
+        path=settings.app_env,
+        variables={
+            **dict.fromkeys(URL_VARIABLES, url),
+            "CELERY_KEY_PREFIX": settings.redis_key_prefix,
+        },
+        user=settings.app_user,
+        group=settings.app_user,
+    )
+    for directory in settings.app_writable:
+        if directory.startswith("/"):
+            continue  # not the app's: its owner makes it, and says who may write there
+        files.directory(
+            name=f"Make {directory}",
+            path=f"{settings.app_dir}/{directory}",
+            user=settings.app_user,
+            group=settings.app_user,
+        )
+    config_files(name="Install the service library", files=LIBRARY)
+    for unit in settings.app_units or ():
+        service(name=f"Start {unit} again", unit=unit, watch=[settings.app_env], ours=False)
+
+
+def watched(settings: Settings) -> list[str]:
+    """What a service that runs the app reads, beside its unit."""
+    return [*(file.path for file in LIBRARY), settings.app_env, record(settings.app_venv)]

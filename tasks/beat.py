@@ -1,0 +1,21 @@
+"""Celery Beat, which sends the app's periodic tasks."""
+
+from celery_pi.component import component
+from celery_pi.operations.config_files import config_files
+from celery_pi.operations.service import CHECK_UNIT, service
+from celery_pi.settings import Settings
+from celery_pi.sources import from_file, from_template
+from tasks import app
+
+UNIT = "celery-beat.service"
+CLOCK = from_file("/usr/local/lib/celery-pi/clock-is-set", mode="0755")
+
+
+@component("Beat")
+def deploy(settings: Settings) -> None:
+    """One Beat runs, by the right time, and keeps its schedule in a directory of its own."""
+    unit = from_template(f"/etc/systemd/system/{UNIT}", check=CHECK_UNIT, settings=settings)
+    sandbox = from_template(f"/etc/systemd/system/{UNIT}.d/sandbox.conf", settings=settings)
+    config_files(name="Install the wait for the time", files=[CLOCK])  # before the unit is checked
+    config_files(name="Configure", files=[unit, sandbox])
+    service(name="Run", unit=UNIT, watch=[unit.path, sandbox.path, *app.watched(settings)])

@@ -1,0 +1,65 @@
+"""Flower, the window on Celery."""
+
+from base64 import b64encode
+
+from pyinfra import host
+from pyinfra.operations import files
+
+from celery_pi import flower_login
+from celery_pi.component import component
+from celery_pi.operations.absent_units import absent_units
+from celery_pi.operations.config_files import ConfigFile, config_files
+from celery_pi.operations.python_packages import record
+from celery_pi.operations.service import CHECK_UNIT, service
+from celery_pi.operations.system_user import system_user
+from celery_pi.secrets import DIRECTORY, passwords, secret, socket_url
+from celery_pi.settings import Settings
+from celery_pi.sources import from_file, from_template
+
+UNIT = "celery-flower.service"
+USER = "celery-flower"
+STATE = "/var/lib/celery-flower"
+ENVIRONMENT = "/etc/celery-pi/flower.env"
+SYSUSERS = from_file("/etc/sysusers.d/celery-flower.conf")
+LIBRARY = from_file("/usr/local/lib/celery-pi/celery_pi_flower.py")
+
+
+@component("Flower")
+def deploy(settings: Settings) -> None:
+    """Flower runs, on a socket that only nginx reaches; or nothing is left of it."""
+    if settings.flower:
+        _run(settings)
+    else:
+        _remove()
+
+
+def _run(settings: Settings) -> None:
+    config_files(name="Describe its user", files=[SYSUSERS])
+    system_user(name="Add its user", user=USER, sysusers=SYSUSERS.path)
+    login = flower_login.flower_login(host, settings)
+    flower_login.login_file(name="Store the login", login=login)
+    environment = _environment(login, settings)
+    unit = from_template(f"/etc/systemd/system/{UNIT}", check=CHECK_UNIT, settings=settings)
+    config_files(name="Configure", files=[LIBRARY, environment, unit])
+    watch = [LIBRARY.path, environment.path, unit.path, record(settings.app_venv)]
+    service(name="Run", unit=UNIT, watch=watch)
+
+
+def _environment(login: str, settings: Settings) -> ConfigFile:
+    """The secrets, encoded, so that no character of theirs means anything to systemd."""
+    password = passwords(host, settings).wanted["flower"]
+    return from_template(
+        ENVIRONMENT,
+        mode="0600",
+        secret=True,
+        url=socket_url("flower", password, settings),
+        login=b64encode(login.encode()).decode(),
+    )
+
+
+def _remove() -> None:
+    redis_password = f"{DIRECTORY}/{secret('flower')}"
+    secrets = [flower_login.PATH, ENVIRONMENT, redis_password, f"{redis_password}.old"]
+    absent_units(name="Remove", units=[UNIT], files=[LIBRARY.path, SYSUSERS.path, *secrets])
+    files.directory(name="Remove its state", path=STATE, present=False)
+    system_user(name="Remove its user", user=USER, sysusers=SYSUSERS.path, present=False)

@@ -1,0 +1,123 @@
+"""nginx, which shows Flower to who has its password."""
+
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+from pyinfra import host
+from pyinfra.facts.files import File, FindInFile
+from pyinfra.facts.server import Hostname
+
+from celery_pi.component import component
+from celery_pi.operations.absent_units import absent_units
+from celery_pi.operations.config_files import config_files
+from celery_pi.operations.debian_packages import debian_packages
+from celery_pi.operations.mending_script import mending_script
+from celery_pi.operations.service import CHECK_UNIT, service
+from celery_pi.settings import Settings
+from celery_pi.sources import from_file, from_template
+
+UNIT = "nginx.service"
+LIBRARY = "/usr/local/lib/celery-pi"
+CHECK = from_file(f"{LIBRARY}/check-nginx-config", mode="0755")
+LOGIN = from_file(f"{LIBRARY}/nginx-login", mode="0755")
+CERTIFICATE = from_file(f"{LIBRARY}/nginx-certificate", mode="0755")
+SANDBOX = from_file(f"/etc/systemd/system/{UNIT}.d/celery-pi.conf")
+COMMON = "/etc/nginx/conf.d/celery-pi.conf"
+LOCATION = "/etc/nginx/snippets/celery-pi-flower.conf"
+SERVER = "/etc/nginx/sites-enabled/zz-celery-pi"
+PASSWORD = "/etc/nginx/celery-pi.htpasswd"  # noqa: S105  its path
+NAMES = "/etc/celery-pi/site_names"
+SELF_SIGNED = "/etc/celery-pi/site.pem"
+RELOAD = "nginx-certificate.service"
+WATCH = "nginx-certificate.path"
+GOOD = "nginx -t -q"
+
+
+@component("nginx")
+def deploy(settings: Settings) -> None:
+    """nginx shows Flower by https and with a password; or knows nothing of it.
+
+    The site's own configuration is not touched.
+    """
+    if not settings.flower:
+        _remove([LOCATION, COMMON, PASSWORD, SANDBOX.path, LOGIN.path, CHECK.path])
+        service(name="Run without it", unit=UNIT, watch=[SERVER, COMMON], ours=False, check=GOOD)
+        return
+    debian_packages(name="Install nginx", packages=["nginx", "openssl"])
+    config_files(name="Install the helpers", files=[CHECK, LOGIN])
+    mending_script(name="Hash the login", script=LOGIN)
+    # Given twice, it is an error to nginx.
+    pattern = r"^[[:space:]]*server_names_hash_bucket_size"
+    set_by_owner = bool(host.get_fact(FindInFile, path="/etc/nginx/nginx.conf", pattern=pattern))
+    common = from_template(COMMON, check=_check(COMMON), has_bucket_size=set_by_owner)
+    location = from_file(LOCATION, check=_check(LOCATION))
+    config_files(name="Configure Flower's location", files=[SANDBOX, common, location])
+    if settings.nginx_server:
+        _configure_server(settings)
+    else:
+        _remove()
+    service(
+        name="Run",
+        unit=UNIT,
+        # Told to reload, it would keep an address that it has listened on.
+        watch=[SANDBOX.path, SERVER],
+        reload_for=[COMMON, LOCATION, *_certificate(settings)],
+        check=GOOD,
+    )
+
+
+def _configure_server(settings: Settings) -> None:
+    name = host.get_fact(Hostname)
+    names = settings.nginx_names or (name, f"{name}.local")
+    pair = _certificate(settings)
+    if settings.nginx_certificate is None:
+        listed = from_template(NAMES, names=names)
+        config_files(name="Install the certificate's helper", files=[CERTIFICATE, listed])
+        mending_script(name="Make a certificate", script=CERTIFICATE)
+        absent_units(name="Remove the watch over the owner's", units=[WATCH, RELOAD], files=[])
+    else:
+        _watch(pair)
+    block = from_template(
+        SERVER,
+        check=_check(SERVER),
+        names=names,
+        ipv6=host.get_fact(File, path="/proc/net/if_inet6") is not None,
+        certificate=pair[0],
+        key=pair[-1],
+    )
+    config_files(name="Configure the server", files=[block])
+
+
+def _watch(certificate: list[str]) -> None:
+    """nginx is told of a new one, also of a link that leads elsewhere."""
+    directories = sorted({str(PurePosixPath(path).parent) for path in certificate})
+    units = [
+        from_file(f"/etc/systemd/system/{RELOAD}", check=CHECK_UNIT),
+        from_template(f"/etc/systemd/system/{WATCH}", check=CHECK_UNIT, directories=directories),
+    ]
+    config_files(name="Configure the watch over the certificate", files=units)
+    service(name="Watch the certificate", unit=WATCH, watch=[unit.path for unit in units])
+
+
+def _certificate(settings: Settings) -> list[str]:
+    """Paths of the certificate and its key, which may be one file."""
+    if not settings.nginx_server:
+        return []
+    own = (settings.nginx_certificate, settings.nginx_certificate_key)
+    return [path for path in own if path] or [SELF_SIGNED]
+
+
+def _check(path: str) -> str:
+    return f'{CHECK.path} "$NEW" {path}'
+
+
+def _remove(files: Sequence[str] = ()) -> None:
+    """Take away our server block and these files, unless nginx could not start without them."""
+    ours = [SERVER, *files]
+    without = f"{CHECK.path} --without {' '.join(ours)}"
+    absent_units(
+        name="Remove",
+        units=[WATCH, RELOAD],
+        files=[SERVER, CERTIFICATE.path, NAMES, SELF_SIGNED, *files],
+        check=f"[ ! -e {CHECK.path} ] || {without}",  # it goes last: only a whole removal lacks it
+    )

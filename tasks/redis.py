@@ -1,0 +1,96 @@
+"""Redis: broker and result store."""
+
+from pyinfra import host, logger
+
+from celery_pi.component import component
+from celery_pi.operations.config_files import ConfigFile, config_files
+from celery_pi.operations.debian_packages import debian_packages
+from celery_pi.operations.redis_data import redis_data_kept
+from celery_pi.operations.redis_server import UNIT, ready, redis_server
+from celery_pi.operations.service import CHECK_UNIT, service
+from celery_pi.secrets import no_old_secrets, passwords, secret_files
+from celery_pi.settings import Settings, size_in_bytes
+from celery_pi.sources import from_file, from_template
+from tasks import tls
+
+LIBRARY = "/usr/local/lib/celery-pi"
+WATCH = "redis-memory.service"
+
+
+@component("Redis")
+def deploy(settings: Settings) -> None:
+    """Redis runs, knows each of its users, and forgets no accepted task."""
+    known = passwords(host, settings)
+    secret_files(name="Store the passwords", known=known)
+    debian_packages(name="Install Redis", packages=["redis-server"])
+    tls.deploy()  # before Redis is to start with the certificate
+    config_files(
+        name="Install the helpers",
+        files=[
+            from_file(f"{LIBRARY}/{helper}", mode="0755")
+            for helper in ("redis-before-start", "check-redis-config", "redis-cli")
+        ],
+    )
+    live, users = live_settings(settings), acl(known.hashes, settings)
+    at_start = [
+        conf("celery-pi.conf", settings),
+        from_template(f"/etc/systemd/system/{UNIT}.d/celery-pi.conf", settings=settings),
+        from_template("/etc/tmpfiles.d/celery-pi-redis.conf", settings=settings),
+    ]
+    config_files(name="Configure", files=[live, users, *at_start])
+    redis_data_kept(name="Keep the data of a server that runs")
+    watch = [file.path for file in at_start]
+    service(name="Run", unit=UNIT, watch=watch, ready=ready(users))
+    redis_server(name="Change the running server", settings=live, acl=users)
+    watch_memory(settings)
+
+
+def watch_memory(settings: Settings) -> None:
+    """The journal is told when Redis fills its memory."""
+    script = from_file(f"{LIBRARY}/redis-memory", mode="0755")
+    unit = from_template(f"/etc/systemd/system/{WATCH}", check=CHECK_UNIT, settings=settings)
+    config_files(name="Install the watch over its memory", files=[script, unit])
+    service(name="Run the watch over its memory", unit=WATCH, watch=[script.path, unit.path])
+
+
+@component("Old passwords")
+def retire(settings: Settings) -> None:
+    """No password is valid but the one that every service has been started with."""
+    known = passwords(host, settings)
+    if not known.changing:
+        return
+    if settings.app_units is None:
+        logger.warning(
+            "The old passwords stay valid, because the site may still use them: name its units "
+            "in app_units and deploy again."
+        )
+        return
+    users = acl(known.wanted_hashes, settings)
+    config_files(name="Take them off the list", files=[users])
+    redis_server(name="Change the running server", settings=live_settings(settings), acl=users)
+    no_old_secrets(name="Forget them")
+
+
+def live_settings(settings: Settings) -> ConfigFile:
+    """What can be changed in the running server."""
+    return conf("celery-pi-live.conf", settings)
+
+
+def acl(hashes: dict[str, list[str]], settings: Settings) -> ConfigFile:
+    """Every user, what he may do, and the hashes of his passwords."""
+    return conf("celery-pi.acl", settings, hashes)
+
+
+def conf(
+    name: str, settings: Settings, passwords: dict[str, list[str]] | None = None
+) -> ConfigFile:
+    """A file that Redis reads and that Redis itself has found good."""
+    return from_template(
+        f"/etc/redis/{name}",
+        mode="0640",
+        group="redis",
+        check=f'{LIBRARY}/check-redis-config "$NEW"',
+        settings=settings,
+        passwords=passwords,
+        maxmemory=size_in_bytes(settings.redis_maxmemory),
+    )

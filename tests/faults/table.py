@@ -1,0 +1,59 @@
+"""The tables in docs/faults.md and README.md."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from tests.faults.count import Toll
+from tests.faults.scenarios import SCENARIOS
+from tests.harness import ROOT
+
+Tolls = dict[str, Toll]
+_HEAD = (
+    "fault",
+    *("lost", "late", "done twice", "begun again", "begun again after", "all done after"),
+)
+_SHORT = ("fault", "lost", "twice", "back after", "guide: lost", "late", "twice")
+
+
+def write(ours: Tolls, guide: Tolls) -> None:
+    """Put the figures between the marker comments of both files."""
+    long = {"ours": (_full(toll) for toll in ours.values())}
+    long["guide"] = (_full(toll) for toll in guide.values())
+    for name, rows in long.items():
+        _replace("docs/faults.md", name, _table(_HEAD, rows))
+    brief = ((*_brief(toll), *_lacking(guide[name])) for name, toll in ours.items())
+    _replace("README.md", "faults", _table(_SHORT, brief))
+
+
+def _full(toll: Toll) -> list[str]:
+    sets = (toll.lost, toll.late, toll.twice, toll.interrupted)
+    return [*(str(len(tasks)) for tasks in sets), _after(toll.redelivery), _after(toll.done)]
+
+
+def _brief(toll: Toll) -> list[str]:
+    return [str(len(toll.lost | toll.late)), str(len(toll.twice)), _after(toll.redelivery)]
+
+
+def _lacking(toll: Toll) -> list[str]:
+    return [str(len(tasks)) for tasks in (toll.lost, toll.late, toll.twice)]
+
+
+def _after(seconds: float | None) -> str:
+    return "–" if seconds is None else f"{seconds:.1f} s"  # noqa: RUF001
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    named = zip((scenario.fault for scenario in SCENARIOS.values()), rows, strict=True)
+    lines = [head, ["---"] * len(list(head)), *([fault, *row] for fault, row in named)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _replace(file: str, name: str, table: str) -> None:
+    path = ROOT / file
+    marked = re.compile(rf"(<!-- {name}: [^\n]*-->\n).*?(<!-- end -->\n)", re.DOTALL)
+    text, found = marked.subn(rf"\g<1>{table}\g<2>", path.read_text())
+    if not found:
+        raise ValueError(f"{file} has no place for the table {name!r}")
+    path.write_text(text)

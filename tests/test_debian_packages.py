@@ -1,0 +1,175 @@
+"""Debian packages: nothing to do is done at once, and what was interrupted is completed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from celery_pi.operations.debian_packages import DebianPackages, Packages, debian_packages
+from tests.fake import Programs, Run, run, sh
+
+pytestmark = pytest.mark.fast
+
+INSTALLED = "install ok installed"
+
+# dpkg and apt as far as the operation knows them: a file for each package with its status.
+DPKG_QUERY = 'cat "{state}/$4" 2>/dev/null'
+DPKG = """
+rm -f {state}/updates/*
+for p in {state}/*-*; do grep -q '^install ok' "$p" && printf 'install ok installed' >"$p"; done
+true
+"""
+APT = """
+[ "$DEBIAN_FRONTEND" = noninteractive ] || { echo "would ask" >&2; exit 100; }
+[ -z "$(/bin/ls {state}/updates)" ] || { echo "dpkg was interrupted" >&2; exit 100; }
+for word in "$@"; do
+  case $word in
+    update) read -r left <{state}/refusals
+      [ "$left" = 0 ] || { echo $((left - 1)) >{state}/refusals; exit 100; } ;;
+    *-*) case $word in -*) ;; *) printf 'install ok installed' >"{state}/$word" ;; esac ;;
+  esac
+done
+"""
+
+
+class Debian:
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.state = directory / "state"
+        (self.state / "updates").mkdir(parents=True)
+        (self.state / "refusals").write_text("0\n")
+        self.programs = Programs(directory, monkeypatch)
+        for name, script in (("dpkg-query", DPKG_QUERY), ("dpkg", DPKG), ("apt-get", APT)):
+            self.programs.add(name, script.replace("{state}", str(self.state)))
+        monkeypatch.delenv("DEBIAN_FRONTEND", raising=False)
+        self.programs.add("sleep")
+        # The operation asks for dpkg's own folder by its full path.
+        self.programs.add(
+            "ls", f'[ "$1" = /var/lib/dpkg/updates ] && exec /bin/ls {self.state}/updates'
+        )
+
+    def has(self, **statuses: str) -> None:
+        for name, status in statuses.items():
+            (self.state / name.replace("_", "-")).write_text(status)
+
+    def interrupted(self) -> None:
+        (self.state / "updates" / "0001").touch()
+
+    def deploy(self, *packages: str) -> Run:
+        self.programs.calls()
+        return run(lambda: debian_packages(name="Install", packages=packages))
+
+    def calls(self) -> list[str]:
+        """What was done, each in one word: dpkg, update, or install and the packages."""
+        told = []
+        for call in self.programs.calls():
+            program, *words = call.split()
+            if program == "apt-get":
+                done = next(word for word in words if word in ("update", "install"))
+                told.append(" ".join(words[words.index(done) :]))
+            elif program in ("dpkg", "sleep"):
+                told.append(call)
+        return told
+
+    def fact(self, *packages: str) -> Packages:
+        fact = DebianPackages()
+        return fact.process(sh(fact.command(packages=packages)))
+
+
+@pytest.fixture
+def debian(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Debian:
+    return Debian(tmp_path, monkeypatch)
+
+
+CONFIGURE = "dpkg --configure -a --force-confold"
+
+
+def test_installed_packages_are_left_alone_and_no_list_is_fetched(debian: Debian) -> None:
+    debian.has(redis_server=INSTALLED, python3_venv=INSTALLED)
+    done = debian.deploy("redis-server", "python3-venv")
+    assert (done.planned, done.changed) == ([False], [False])
+    assert debian.calls() == []
+    assert len(done.commands) == 2  # the fact, in the plan and in the run
+
+
+def test_only_missing_packages_are_installed_from_fresh_lists(debian: Debian) -> None:
+    debian.has(redis_server=INSTALLED)
+    done = debian.deploy("redis-server", "python3-venv", "apt-utils")
+    assert (done.planned, done.changed, done.error) == ([True], [True], "")
+    assert debian.calls() == ["update", "install python3-venv apt-utils"]
+    assert debian.deploy("redis-server", "python3-venv", "apt-utils").changed == [False]
+
+
+def test_configuration_files_of_the_owner_are_kept(debian: Debian) -> None:
+    debian.deploy("redis-server")
+    (call,) = [call for call in debian.programs.calls() if " install " in call]
+    assert "-o Dpkg::Options::=--force-confold" in call
+    assert "-y" in call.split()
+    assert "DPkg::Lock::Timeout=300" in call
+
+
+@pytest.mark.parametrize(
+    ("status", "calls"),
+    [
+        ("deinstall ok config-files", ["update", "install redis-server"]),
+        ("unknown ok not-installed", ["update", "install redis-server"]),
+        ("install ok unpacked", [CONFIGURE, "update", "install redis-server"]),
+        ("install ok half-configured", [CONFIGURE, "update", "install redis-server"]),
+        ("install ok triggers-pending", [CONFIGURE, "update", "install redis-server"]),
+    ],
+)
+def test_package_in_any_other_state_is_completed_or_installed(
+    debian: Debian, status: str, calls: Sequence[str]
+) -> None:
+    debian.has(redis_server=status)
+    done = debian.deploy("redis-server")
+    assert (done.planned, done.changed, done.error) == ([True], [True], "")
+    assert debian.calls() == calls
+    assert debian.deploy("redis-server").changed == [False]
+
+
+def test_interrupted_dpkg_is_completed_before_anything_is_installed(debian: Debian) -> None:
+    debian.interrupted()
+    done = debian.deploy("redis-server")
+    assert (done.planned, done.changed, done.error) == ([True], [True], "")
+    assert debian.calls() == [CONFIGURE, "update", "install redis-server"]
+
+
+def test_interrupted_dpkg_is_completed_when_nothing_is_missing(debian: Debian) -> None:
+    debian.has(redis_server=INSTALLED)
+    debian.interrupted()
+    assert debian.deploy("redis-server").changed == [True]
+    assert debian.calls() == [CONFIGURE]
+    assert debian.deploy("redis-server").changed == [False]
+
+
+@pytest.mark.parametrize("refusals", [1, 2])
+def test_lists_that_another_apt_has_locked_are_tried_again(debian: Debian, refusals: int) -> None:
+    (debian.state / "refusals").write_text(f"{refusals}\n")
+    assert debian.deploy("redis-server").error == ""
+    assert debian.calls() == [*["update", "sleep 10"] * refusals, "update", "install redis-server"]
+
+
+def test_lists_that_cannot_be_fetched_fail_the_operation(debian: Debian) -> None:
+    (debian.state / "refusals").write_text("3\n")
+    assert debian.deploy("redis-server").error
+    assert [call for call in debian.calls() if not call.startswith("sleep")] == ["update"] * 3
+
+
+def test_fact_tells_what_is_missing_in_the_order_asked(debian: Debian) -> None:
+    debian.has(b_b=INSTALLED, c_c="install ok unpacked")
+    assert debian.fact("a-a", "b-b", "c-c") == Packages(("a-a", "c-c"), interrupted=True)
+    assert debian.fact("b-b", "a-a") == Packages(("a-a",), interrupted=False)
+    assert debian.fact("b-b") == Packages()
+
+
+def test_backup_in_dpkgs_folder_is_no_interruption(debian: Debian) -> None:
+    (debian.state / "updates" / "tmp.i").touch()
+    debian.has(b_b=INSTALLED)
+    assert debian.fact("b-b") == Packages()
+
+
+def test_package_on_hold_is_installed(debian: Debian) -> None:
+    debian.has(redis_server="hold ok installed")
+    assert debian.deploy("redis-server").planned == [False]

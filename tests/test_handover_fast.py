@@ -1,0 +1,178 @@
+"""What the worker does with a task that is on its way while Redis goes away."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType, SimpleNamespace
+
+import pytest
+from kombu.exceptions import OperationalError
+from kombu.transport import virtual
+
+from tests.library import LIBRARY, last_words
+
+pytestmark = pytest.mark.fast
+
+
+BROKEN = """
+import kombu.transport.redis as kombu
+{broken}
+import handover
+handover.protect()
+"""
+
+
+class Channel:
+    """A channel as far as its QoS looks at it."""
+
+    noted: float | None = None
+    connection: object | None = "open"
+    do_restore = False
+    connection_errors = (OperationalError,)
+
+
+Call = tuple[str, object]
+
+
+@pytest.fixture
+def in_hand(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The module as the services import it."""
+    monkeypatch.syspath_prepend(str(LIBRARY))
+    return import_module("in_hand")
+
+
+@pytest.fixture
+def calls(in_hand: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[Call]:
+    """What is done with Redis, which is up."""
+    done: list[Call] = []
+    kind = in_hand.KeepingQoS
+    monkeypatch.setattr(kind, "_note", lambda *call: done.append(("note", call[2])))
+    monkeypatch.setattr(kind, "give_back", lambda _, tag: done.append(("give back", tag)))
+    monkeypatch.setattr(kind, "forget", lambda _, tag: done.append(("forget", tag)))
+    monkeypatch.setattr(kind, "noted_at", lambda _, when: [f"noted at {when}"])
+    in_hand.owed.clear()
+    return done
+
+
+def message(tag: str) -> virtual.Message:
+    return virtual.Message({"properties": {"delivery_tag": tag, "delivery_info": {}}})
+
+
+def refuse(*_: object) -> None:
+    raise OperationalError("Redis is away")
+
+
+def test_message_that_cannot_be_noted_is_put_back_by_the_next_channel(
+    in_hand: ModuleType, calls: list[Call], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    qos = in_hand.KeepingQoS(Channel())
+    with monkeypatch.context() as away:
+        away.setattr(in_hand.KeepingQoS, "_note", refuse)
+        with pytest.raises(OperationalError):
+            qos.append(message("1"), "1")
+        with pytest.raises(OperationalError):
+            in_hand.KeepingQoS(Channel())
+    in_hand.KeepingQoS(Channel())
+    in_hand.KeepingQoS(Channel())
+    assert calls == [("note", "1"), ("give back", "1")]
+
+
+def test_message_that_the_script_has_noted_is_not_noted_again(
+    in_hand: ModuleType, calls: list[Call]
+) -> None:
+    channel = Channel()
+    channel.noted = 7.5
+    qos = in_hand.KeepingQoS(channel, 1)
+    qos.append(message("1"), "1")
+    assert calls == []
+    assert channel.noted is None
+    assert not qos.can_consume()
+
+
+def test_message_whose_reply_never_came_is_put_back_by_the_next_channel(
+    in_hand: ModuleType, calls: list[Call]
+) -> None:
+    in_hand.owe("take_back", 7.5)
+    in_hand.KeepingQoS(Channel())
+    in_hand.KeepingQoS(Channel())
+    assert calls == [("give back", "noted at 7.5")]
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "expected"),
+    [
+        ("ack", {}, "forget"),
+        ("reject", {}, "forget"),
+        ("reject", {"requeue": True}, "give back"),
+    ],
+)
+def test_what_redis_cannot_be_told_is_told_it_by_the_next_channel(
+    in_hand: ModuleType,
+    calls: list[Call],
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    options: dict[str, bool],
+    expected: str,
+) -> None:
+    qos = in_hand.KeepingQoS(Channel(), 1)
+    qos.append(message("1"), "1")
+    with monkeypatch.context() as away:
+        away.setattr(in_hand.KeepingQoS, expected.replace(" ", "_"), refuse)
+        getattr(qos, method)("1", **options)
+    assert qos.can_consume()
+    in_hand.KeepingQoS(Channel())
+    in_hand.KeepingQoS(Channel())
+    assert calls == [("note", "1"), (expected, "1")]
+
+
+def test_task_of_a_lost_connection_is_acknowledged_by_the_next(
+    in_hand: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[object] = []
+    monkeypatch.setattr(in_hand.KeepingQoS, "forget", lambda self, _: used.append(self))
+    lost = in_hand.KeepingQoS(Channel())
+    lost.channel.connection = None
+    current = in_hand.KeepingQoS(Channel())
+    lost.ack("1")
+    assert used == [current]
+
+
+def test_what_no_connection_is_left_for_is_told_redis_by_the_next(
+    in_hand: ModuleType, calls: list[Call]
+) -> None:
+    """As at the end of a worker, whose channels are closed one after another."""
+    first, last = in_hand.KeepingQoS(Channel()), in_hand.KeepingQoS(Channel())
+    first.channel.connection = last.channel.connection = None
+    first.reject("1", requeue=True)
+    assert calls == []
+    in_hand.KeepingQoS(Channel())
+    assert calls == [("give back", "1")]
+
+
+def test_lost_connection_gives_back_what_does_not_run(
+    in_hand: ModuleType, calls: list[Call], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    qos = in_hand.KeepingQoS(Channel())
+    qos.channel.do_restore = True
+    messages = {tag: message(tag) for tag in ("runs", "waits", "done")}
+    for tag, taken in messages.items():
+        qos.append(taken, tag)
+    qos.ack("done")
+    runs = SimpleNamespace(message=messages["runs"])
+    monkeypatch.setattr(in_hand.state, "active_requests", [runs])
+    calls.clear()
+    qos.restore_unacked_once()
+    qos.restore_unacked_once()
+    assert calls == [("give back", "waits")]
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        ("del kombu.Channel._brpop_read", "kombu 5.5.4 has no Channel._brpop_read, by which"),
+        ("del kombu.QoS.restore_by_tag", "kombu 5.5.4 has no QoS.restore_by_tag, by which"),
+        ("del kombu.QoS", "cannot import name 'QoS'"),
+    ],
+)
+def test_another_kombu_ends_the_process_in_one_sentence(broken: str, said: str) -> None:
+    assert said in last_words(BROKEN.format(broken=broken))

@@ -1,0 +1,159 @@
+"""Whom a worker holds for dead, and when it is well itself."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.library import LIBRARY
+
+pytestmark = pytest.mark.fast
+
+UNIT = "celery-worker.service"
+
+
+class Clock:
+    """Seconds that a test lets pass."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> ModuleType:
+    """The module as the worker imports it, in the unit that runs it."""
+    monkeypatch.syspath_prepend(str(LIBRARY))
+    monkeypatch.setenv("CELERY_PI_UNIT", UNIT)
+    in_hand, lookout = import_module("in_hand"), import_module("lookout")
+    for cached in (in_hand.place, in_hand.me):
+        cached.cache_clear()
+    monkeypatch.setattr(lookout, "monotonic", clock)
+    return lookout
+
+
+@pytest.fixture
+def lookout(module: ModuleType, clock: Clock) -> Any:
+    """One that has just connected."""
+    made = module.Lookout.__new__(module.Lookout)
+    made.prefix, made.gone_since, made.started = "", {}, clock.now
+    return made
+
+
+def connected(lookout: Any, *counts: int) -> None:
+    """Redis tells these numbers of connections of the owner, the last one for good."""
+    told = list(counts)
+    last = counts[-1]
+    numbers = SimpleNamespace(
+        pubsub_numsub=lambda channel: [(channel, told.pop(0) if told else last)]
+    )
+    lookout.client = numbers
+
+
+OTHER = b"other-machine/celery-worker.service/1"
+
+
+def test_earlier_worker_of_the_same_unit_is_dead_at_once(module: ModuleType, lookout: Any) -> None:
+    connected(lookout, 0)
+    assert lookout._is_dead(f"{module.place()}/1".encode())
+
+
+def test_earlier_worker_of_the_same_unit_lives_while_a_process_of_it_does(
+    module: ModuleType, lookout: Any
+) -> None:
+    connected(lookout, 1)
+    assert not lookout._is_dead(f"{module.place()}/1".encode())
+
+
+def test_worker_without_a_unit_shares_its_place_with_nobody(
+    module: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CELERY_PI_UNIT")
+    places = []
+    for _ in range(2):
+        module.place.cache_clear()
+        places.append(module.place())
+    assert len(set(places)) == 2
+
+
+def test_other_worker_is_dead_when_it_has_been_away_for_a_while(
+    module: ModuleType, lookout: Any, clock: Clock
+) -> None:
+    connected(lookout, 0)
+    assert not lookout._is_dead(OTHER)
+    clock.now += module.GRACE - 1
+    assert not lookout._is_dead(OTHER)
+    clock.now += 1
+    assert lookout._is_dead(OTHER)
+
+
+def test_other_worker_that_comes_back_in_time_is_not(
+    module: ModuleType, lookout: Any, clock: Clock
+) -> None:
+    connected(lookout, 0, 1, 0)
+    assert not lookout._is_dead(OTHER)
+    clock.now += module.GRACE - 1
+    assert not lookout._is_dead(OTHER)
+    clock.now += module.GRACE - 1
+    assert not lookout._is_dead(OTHER)
+
+
+def consumer(
+    heard: float | None = None, queues: bool = True, can_consume: bool = True
+) -> SimpleNamespace:
+    qos = SimpleNamespace(can_consume=lambda: can_consume)
+    channel = SimpleNamespace(qos=qos, heard=heard, active_queues={"celery"} if queues else set())
+    return SimpleNamespace(task_consumer=SimpleNamespace(channel=channel))
+
+
+@pytest.mark.parametrize(
+    ("given", "tasks", "well"),
+    [
+        ({}, 0, False),
+        ({"heard": 999.0}, 0, False),
+        ({"heard": 1015.0}, 0, True),
+        ({"queues": False}, 0, True),
+        ({"can_consume": False}, 2, True),
+        ({"can_consume": False}, 0, False),
+        ({"can_consume": False, "heard": 1015.0}, 0, True),
+    ],
+    ids=["never heard", "not lately", "heard", "paused", "busy", "full of nothing", "full, heard"],
+)
+def test_worker_is_well_that_hears_of_redis_or_has_enough_to_do(
+    module: ModuleType,
+    lookout: Any,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    given: dict[str, Any],
+    tasks: int,
+    well: bool,
+) -> None:
+    monkeypatch.setattr(module.state, "reserved_requests", set(range(tasks)))
+    lookout.consumer = consumer(**given)
+    clock.now += module.DEAF
+    assert lookout.is_well() is well
+
+
+def test_redis_that_does_not_answer_is_not_held_against_the_worker(
+    module: ModuleType, lookout: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(module, "notify", said.append)
+
+    def stall(_: str) -> None:
+        raise module.NoAnswer
+
+    lookout.client = SimpleNamespace(hgetall=stall)
+    lookout.gone_since = {"other": 1.0}
+    lookout.look()
+    assert said == ["WATCHDOG=1"]
+    assert lookout.gone_since == {}

@@ -1,0 +1,82 @@
+"""What may go beyond Redis' limit, command by command."""
+
+from __future__ import annotations
+
+import json
+from importlib import import_module
+from types import ModuleType
+
+import pytest
+
+from tests.library import LIBRARY, last_words
+
+pytestmark = pytest.mark.fast
+
+NEW = json.dumps({"headers": {"retries": 0}})
+RETRY = json.dumps({"headers": {"retries": 1}})
+META = b"birds:celery-task-meta-1"
+
+BROKER = [
+    ([["LPUSH", "celery", NEW]], False),
+    ([["LPUSH", "celery", RETRY]], True),
+    ([["LPUSH", "celery", RETRY], ["LPUSH", "celery", NEW]], False),
+    ([["LPUSH", "1.reply.celery.pidbox", NEW]], True),
+    ([["LPUSH", "1.reply.celery.pidbox", NEW], ["PEXPIRE", "1.reply.celery.pidbox", 9]], True),
+    ([["ZREM", "unacked_index", "1"], ["HDEL", "unacked", "1"], ["RPUSH", "celery", NEW]], True),
+    ([["ZADD", "unacked_index", 1.5, "1"], ["HSET", "unacked", "1", "..."]], True),
+    ([["SADD", "_kombu.binding.celery", "celery"]], True),
+    ([["SET", "unacked_mutex", b"1", "PX", 9, "NX"]], True),
+]
+
+RESULTS = [
+    ([["SETEX", META, 9, "x" * 1024], ["PUBLISH", META, "x"]], "SETEX"),
+    ([["SETEX", META, 9, "x" * 1025], ["PUBLISH", META, "x"]], "DEL"),
+    ([["SET", META, "x" * 1025], ["PUBLISH", META, "x"]], "DEL"),
+    ([["SETEX", b"celery-taskset-meta-1", 9, "x"], ["PUBLISH", b"", "x"]], None),
+    ([["ZADD", b"celery-taskset-meta-1.j", 1, "x"], ["ZCOUNT", b"", 0, 1]], "ZADD"),
+]
+
+BROKEN = """
+import kombu.transport.redis as kombu, celery.backends.redis as celery, redis.exceptions
+{broken}
+import beyond_the_limit
+beyond_the_limit.protect()
+"""
+
+
+@pytest.fixture
+def library(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The module as the services import it."""
+    monkeypatch.syspath_prepend(str(LIBRARY))
+    return import_module("beyond_the_limit")
+
+
+@pytest.mark.parametrize(("commands", "owed"), BROKER)
+def test_only_what_the_broker_has_accepted_goes_beyond_the_limit(
+    library: ModuleType, commands: list[list[object]], owed: bool
+) -> None:
+    assert library.owed_to_broker(commands) == (commands if owed else None)
+
+
+@pytest.mark.parametrize(("commands", "first"), RESULTS)
+def test_only_small_results_go_beyond_the_limit(
+    library: ModuleType, commands: list[list[object]], first: str | None
+) -> None:
+    owed = library.owed_to_results(commands)
+    assert (owed and owed[0][0]) == first
+    assert owed is None or owed[1:] == commands[1:]
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        ("del kombu.Channel._create_client", "kombu 5.5.4 has no Channel._create_client"),
+        ("del celery.RedisBackend._create_client", "celery 5.5.3 has no RedisBackend._create_"),
+        ("del redis.exceptions.OutOfMemoryError", "cannot import name 'OutOfMemoryError'"),
+        ("del kombu.Channel", "cannot import name 'Channel'"),
+    ],
+)
+def test_packages_that_cannot_be_protected_end_the_process_in_one_sentence(
+    broken: str, said: str
+) -> None:
+    assert said in last_words(BROKEN.format(broken=broken))

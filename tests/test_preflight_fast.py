@@ -1,0 +1,315 @@
+"""Preflight: an unfit machine, bad settings and bad secrets are refused before all else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyinfra import host
+from pyinfra.api import DeployError
+from pyinfra.api.exceptions import PyinfraError
+from pyinfra.operations import server
+
+from celery_pi import machine
+from celery_pi.component import component
+from celery_pi.machine import Machine, problems
+from celery_pi.preflight import site_data
+from celery_pi.settings import Settings
+from tests.fake import ME, Programs, run, sh
+
+pytestmark = pytest.mark.fast
+
+GOOD = {
+    "os": "debian",
+    "release": "13",
+    "architecture": "arm64",
+    "init": "systemd",
+    "container": "none",
+    "uid": "0",
+    "disk": "1024",
+    "memory": "512",
+    "allowed": "0",
+    "app": "yes",
+    "user": "yes",
+    "module": "/var/www/observations_nids/observations_nids/celery.py",
+    "venv": "3.11.2",
+    "python": "/usr/bin/python3.13",
+}
+
+
+def answers(**facts: str | None) -> dict[str, Any]:
+    shown = {**GOOD, **facts}
+    return {"os-release": [f"{key}={value}" for key, value in shown.items() if value is not None]}
+
+
+@component("Thing")
+def thing(settings: Settings) -> None:
+    server.shell(name="Touch the machine", commands=[f"touch {settings.redis_port}"])
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {},
+        {"release": "12"},
+        {"os": "raspbian", "release": "12"},
+        {"architecture": "amd64"},
+        {"venv": None},
+        {"venv": "3.13.5"},
+        {"python": ""},
+    ],
+)
+def test_fit_machine_has_no_problem(facts: dict[str, str | None]) -> None:
+    shown = {key: value for key, value in {**GOOD, **facts}.items() if value is not None}
+    assert list(problems(shown, Settings())) == []
+
+
+BAD_FACTS: list[tuple[dict[str, str | None], str]] = [
+    ({"os": "ubuntu", "release": "24.04"}, "it runs ubuntu 24.04, not Debian 12 or 13"),
+    ({"os": "ubuntu", "release": "12"}, "it runs ubuntu 12, not Debian 12 or 13"),
+    ({"release": "11"}, "it runs debian 11, not Debian 12 or 13"),
+    ({"release": ""}, "it runs debian , not Debian 12 or 13"),
+    ({"architecture": "armhf"}, "its packages are for armhf, not arm64 or amd64"),
+    ({"init": "sh"}, "its first process is sh, not systemd"),
+    ({"uid": "1000"}, "we are not root on it: name a user who may use sudo, and set _sudo"),
+    ({"disk": "1023"}, "/var has 1023 MiB free, and a deploy needs 1024"),
+    (
+        {"memory": "511"},
+        "redis_maxmemory 256mb is more than half of its memory (511 MiB), "
+        "and Redis may need as much again to save",
+    ),
+    (
+        {"absent": "/etc/c.pem"},
+        "it has no file /etc/c.pem (nginx_certificate, nginx_certificate_key)",
+    ),
+    (
+        {"web": "apache2 nginx"},
+        "apache2 listens on port 80 or 443, where nginx is to show Flower: stop it, or set "
+        "flower = False",
+    ),
+    ({"unknown": "gunicorn.service"}, "it has no unit gunicorn.service (app_units)"),
+    ({"user": None}, "it has no user www-data (app_user)"),
+    (
+        {"app": None, "module": None, "venv": None},
+        "there is no Django project in /var/www/observations_nids (app_dir): deploy yours first",
+    ),
+    (
+        {"module": None},
+        "/var/www/observations_nids has no Python module observations_nids (app_module)",
+    ),
+    (
+        {"venv": ""},
+        "/var/www/observations_nids/venv is no virtual environment: it has no readable pyvenv.cfg",
+    ),
+    ({"venv": "3.9.2"}, "/var/www/observations_nids/venv has Python 3.9.2, older than 3.11"),
+    ({"venv": "2.7"}, "/var/www/observations_nids/venv has Python 2.7, older than 3.11"),
+]
+
+
+@pytest.mark.parametrize(("facts", "sentence"), BAD_FACTS)
+def test_each_bad_fact_is_told_in_its_one_sentence(
+    facts: dict[str, str | None], sentence: str
+) -> None:
+    shown = {key: value for key, value in {**GOOD, **facts}.items() if value is not None}
+    assert list(problems(shown, Settings(redis_maxmemory="256mb"))) == [sentence]
+
+
+@pytest.mark.parametrize(
+    ("memory", "share", "sentence"),
+    [
+        ("512", "256mb", None),
+        ("64", "25%", None),
+        ("63", "25%", "redis_maxmemory 25% of 63 MiB is less than 16mb"),
+        ("1599", "1%", "redis_maxmemory 1% of 1599 MiB is less than 16mb"),
+        ("511", "50%", None),
+    ],
+)
+def test_memory_for_redis_is_enough_for_a_queue_and_leaves_as_much_again(
+    memory: str, share: str, sentence: str | None
+) -> None:
+    found = list(problems({**GOOD, "memory": memory}, Settings(redis_maxmemory=share)))
+    assert found == ([sentence] if sentence else [])
+
+
+def test_fit_machine_is_entered_and_asked_once_for_all_components() -> None:
+    def two() -> None:
+        thing()
+        thing()
+
+    done = run(two, answers=answers(), data={"redis_port": 7000})
+    assert done.changed == [True, True]
+    assert [command for command in done.commands if "os-release" not in command] == [
+        "touch 7000",
+        "touch 7000",
+    ]
+    assert len(done.commands) == 3
+
+
+@pytest.mark.parametrize(
+    ("facts", "data"),
+    [
+        ({"os": "fedora"}, {}),
+        ({"uid": "1000"}, {}),
+        ({}, {"redis_port": 80}),
+        ({}, {"redis_prot": 7000}),
+        ({}, {"redis_password_file": "/nowhere"}),
+    ],
+)
+def test_component_alone_is_not_entered_when_something_is_wrong(
+    facts: dict[str, str | None], data: dict[str, Any]
+) -> None:
+    entered = []
+    watched = component("Thing")(lambda _settings: entered.append(True))
+    with pytest.raises(DeployError, match="@fake is left as it was"):
+        run(watched, answers=answers(**facts), data=data)
+    assert entered == []
+
+
+@pytest.mark.parametrize(
+    ("given", "facts", "limit"),
+    [
+        ({}, {"memory": "1024"}, "256mb"),
+        ({}, {"memory": "1024", "allowed": "512"}, "128mb"),
+        ({}, {"memory": "1024", "allowed": "2048"}, "256mb"),
+        ({}, {"memory": "1024", "allowed": ""}, "256mb"),
+        ({"redis_maxmemory": "50%"}, {"memory": "1024"}, "512mb"),
+        ({"redis_maxmemory": "100mb"}, {"memory": "1024"}, "100mb"),
+    ],
+)
+def test_component_gets_a_size_for_a_share_of_the_memory_that_the_machine_may_use(
+    given: dict[str, str], facts: dict[str, str | None], limit: str
+) -> None:
+    seen: list[Settings] = []
+    task = component("Thing")(seen.append)
+    run(task, answers=answers(**facts), data={**given, "redis_port": 7000})
+    assert seen == [Settings(redis_port=7000, redis_maxmemory=limit)]
+
+
+@pytest.mark.parametrize(
+    ("counted", "setting", "warned"),
+    [("yes", "50%", False), (None, "50%", True), (None, None, False)],
+)
+def test_limit_that_the_kernel_does_not_keep_is_told(
+    counted: str | None, setting: str | None, warned: bool
+) -> None:
+    data = {} if setting is None else {"celery_memory_max": setting}
+    shown = run(thing, answers=answers(counted=counted), data=data).shown
+    assert ("celery_memory_max is without effect on" in shown) == warned
+
+
+def test_machine_is_asked_for_the_sites_units() -> None:
+    done = run(thing, answers=answers(), data={"app_units": "a.service,b.service"})
+    (asked,) = [command for command in done.commands if "os-release" in command]
+    assert "units='a.service b.service'" in asked
+
+
+def test_problems_of_settings_secrets_and_machine_are_told_in_one_breath(tmp_path: Path) -> None:
+    short = tmp_path / "password"
+    short.write_text("short\n")
+    # A supplied password is looked at once the settings are right; the machine always is.
+    with pytest.raises(DeployError) as settings_refused:
+        run(thing, answers=answers(init="sh"), data={"redis_port": 80, "redis_prot": 1})
+    with pytest.raises(DeployError) as secret_refused:
+        run(thing, answers=answers(init="sh"), data={"redis_password_file": str(short)})
+    assert [line.split()[1] for line in str(settings_refused.value).splitlines()[1:]] == [
+        "redis_port",
+        "redis_prot",
+        "its",
+    ]
+    assert [line.split()[1] for line in str(secret_refused.value).splitlines()[1:]] == [
+        "redis_password_file",
+        "its",
+    ]
+
+
+def test_machine_that_cannot_be_asked_is_not_entered() -> None:
+    with pytest.raises(PyinfraError):
+        run(thing, answers={"os-release": {"success": False, "stderr": "no sh"}})
+
+
+def test_arguments_and_connection_data_of_pyinfra_are_no_settings() -> None:
+    seen = {}
+    data = {"_sudo": True, "_retries": 2, "fake_delay": 0, "redis_port": 7000, "mine": 1}
+    run(lambda: seen.update(site_data(host)), answers={}, data=data)
+    assert seen == {"redis_port": 7000, "mine": 1}
+
+
+def facts_of(
+    app: Path, module: str = "project", user: str = ME, units: tuple[str, ...] = ()
+) -> dict[str, str]:
+    fact = Machine()
+    return fact.process(sh(fact.command(app=str(app), module=module, user=user, units=units)))
+
+
+def test_machine_tells_of_itself(tmp_path: Path) -> None:
+    facts = facts_of(tmp_path)
+    assert {"os", "release", "architecture", "init", "uid", "disk", "memory"} < set(facts)
+    assert int(facts["disk"]) > 0
+    assert int(facts["memory"]) > 0
+
+
+@pytest.mark.parametrize("part", ["app", "user", "module", "venv"])
+def test_machine_without_app_or_user_is_an_answer(tmp_path: Path, part: str) -> None:
+    facts = facts_of(tmp_path / "nowhere", user="no-such-user")
+    assert part not in facts
+
+
+@pytest.mark.parametrize("file", ["pro/ject.py", "pro/ject/celery.py", "pro/ject/__init__.py"])
+def test_machine_finds_the_app_module_in_each_shape(tmp_path: Path, file: str) -> None:
+    (tmp_path / file).parent.mkdir(parents=True)
+    (tmp_path / file).touch()
+    facts = facts_of(tmp_path, module="pro.ject")
+    assert (facts["app"], facts["user"], facts["module"]) == ("yes", "yes", f"{tmp_path}/{file}")
+
+
+@pytest.mark.parametrize(
+    ("config", "version"),
+    [("home = /usr/bin\nversion = 3.13.5\n", "3.13.5"), ("", ""), (None, "")],
+)
+def test_machine_reads_the_version_of_the_environment(
+    tmp_path: Path, config: str | None, version: str
+) -> None:
+    (tmp_path / "venv").mkdir()
+    if config is not None:
+        (tmp_path / "venv/pyvenv.cfg").write_text(config)
+    assert facts_of(tmp_path)["venv"] == version
+
+
+@pytest.mark.parametrize(
+    ("units", "unknown"),
+    [
+        ((), None),
+        (("good.service",), None),
+        (("good.service", "bad.service"), "bad.service"),
+        (("bad.service", "good.service", "masked.service"), "bad.service masked.service"),
+    ],
+)
+def test_machine_tells_which_units_systemd_has_not_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, units: tuple[str, ...], unknown: str | None
+) -> None:
+    script = "case $5 in good*) echo loaded ;; masked*) echo masked ;; *) echo not-found ;; esac"
+    Programs(tmp_path, monkeypatch).add("systemctl", script)
+    assert facts_of(tmp_path, units=units).get("unknown") == unknown
+
+
+@pytest.mark.parametrize(
+    ("limit", "memory"),
+    [
+        ("max", 1024),
+        (None, 1024),
+        (str(512 * 2**20), 512),
+        (str(512 * 2**20 + 2**19), 512),
+        (str(2**40), 1024),
+    ],
+)
+def test_memory_is_what_the_machine_has_or_what_its_container_may_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str | None, memory: int
+) -> None:
+    (tmp_path / "meminfo").write_text("MemTotal:        1048576 kB\nMemFree: 1 kB\n")
+    if limit is not None:
+        (tmp_path / "memory.max").write_text(f"{limit}\n")
+    show = machine.SHOW.replace("/proc/meminfo", f"{tmp_path}/meminfo")
+    show = show.replace("/sys/fs/cgroup/memory.max", f"{tmp_path}/memory.max")
+    monkeypatch.setattr(machine, "SHOW", show)
+    assert facts_of(tmp_path)["memory"] == str(memory)

@@ -1,0 +1,57 @@
+"""One changed setting restarts the services that read it, and no other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.harness import deploy, pids, plan, prove, redis
+from tests.virtual_pi import VirtualPi
+
+pytestmark = pytest.mark.debian12
+
+ALL = {"redis-server", "celery-worker", "celery-beat"}
+
+
+@pytest.fixture(scope="module")
+def settings(pi: VirtualPi) -> Iterator[dict[str, object]]:
+    """What has been set so far: each test sets one more, so that only that one changes."""
+    yield {}
+    assert deploy(pi).status == 0
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "expected"),
+    [
+        ("redis_maxmemory", "128mb", set()),
+        ("redis_loglevel", "verbose", set()),
+        ("celery_concurrency", 1, {"celery-worker"}),
+        ("beat_max_interval", 30, {"celery-beat"}),
+        ("redis_database", 3, {"celery-worker", "celery-beat"}),
+        ("redis_port", 7000, ALL),
+    ],
+)
+def test_setting_restarts_exactly_its_readers(
+    pi: VirtualPi,
+    settings: dict[str, object],
+    setting: str,
+    value: object,
+    expected: set[str],
+) -> None:
+    before = pids(pi)
+    settings[setting] = value
+    announced = plan(pi, **settings).planned
+    assert deploy(pi, **settings).changed == announced
+    after = pids(pi)
+    assert {unit for unit in ALL if before[unit] != after[unit]} == expected
+
+
+def test_services_run_with_the_new_values(pi: VirtualPi, settings: dict[str, object]) -> None:
+    assert redis(pi, "config", "get", "maxmemory").split() == ["maxmemory", str(128 * 2**20)]
+    assert redis(pi, "config", "get", "loglevel").split() == ["loglevel", "verbose"]
+    assert "SUCCESS" in prove(pi)
+    assert int(redis(pi, "-n", "3", "dbsize")) > 0
+    assert settings["redis_port"] == 7000
+    assert pi.run("ss", "-Htln", "sport = :7000").stdout
+    assert not pi.run("ss", "-Htln", "sport = :6379").stdout

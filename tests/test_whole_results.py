@@ -1,0 +1,133 @@
+"""What a worker's processes say is read whole, and to its end."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from importlib import import_module
+from pickle import dumps
+from types import ModuleType
+from typing import Any
+
+import pytest
+from billiard.pool import WorkersJoined
+from celery.concurrency import asynpool
+
+from tests.library import LIBRARY, last_words
+
+pytestmark = pytest.mark.fast
+
+BROKEN = """
+from celery.concurrency import asynpool
+{broken}
+import whole_results
+whole_results.protect()
+"""
+
+RESULT = ("result", "\0" * 200_000)  # more than a pipe holds
+MESSAGE = struct.pack("!i", len(dumps(RESULT))) + dumps(RESULT)
+
+
+@pytest.fixture
+def library(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The module as the services import it."""
+    monkeypatch.syspath_prepend(str(LIBRARY))
+    return import_module("whole_results")
+
+
+class Pipe:
+    """A process as far as the handler looks at it: what it writes comes out at `reader`."""
+
+    def __init__(self) -> None:
+        self.reader, self.writer = os.pipe()
+        os.set_blocking(self.reader, False)
+        os.set_blocking(self.writer, False)
+        self.rest = MESSAGE
+
+    def write(self, limit: int | None = None) -> None:
+        """Write on, as much as the pipe takes."""
+        self.rest = self.rest[os.write(self.writer, self.rest[:limit]) :]
+
+
+@pytest.fixture
+def pipe() -> Iterator[Pipe]:
+    opened = Pipe()
+    yield opened
+    for end in (opened.reader, opened.writer):
+        os.close(end)
+
+
+def handler(kind: Any, pipe: Pipe) -> tuple[Any, list[object]]:
+    """One that reads that pipe, and what it has read."""
+    made = kind.__new__(kind)
+    made.fileno_to_outq = {pipe.reader: pipe}
+    made.half_read = {}
+    made.handle_event = None
+    made.check_timeouts = None
+    made._state = None
+    read: list[object] = []
+    made.on_state_change = read.append
+    return made, read
+
+
+def read_anew(made: Any, pipe: Pipe) -> None:
+    """Read what is there, as after a new connection: nothing is known of what went before."""
+    next(made._recv_message(lambda *_: None, pipe.reader, made.on_state_change), None)
+
+
+@pytest.mark.parametrize("first", [2, 4, 1000], ids=["half a header", "header", "some of it"])
+def test_half_read_result_is_read_to_its_end(library: ModuleType, pipe: Pipe, first: int) -> None:
+    made, read = handler(library.WholeResultHandler, pipe)
+    pipe.write(first)
+    while not read:
+        read_anew(made, pipe)
+        pipe.write()
+        read_anew(made, pipe)
+    assert read == [RESULT]
+    assert made.half_read == {}
+
+
+def test_celery_alone_takes_the_rest_for_an_end(pipe: Pipe) -> None:
+    made, read = handler(asynpool.ResultHandler, pipe)
+    pipe.write(1000)
+    read_anew(made, pipe)
+    pipe.write()
+    with pytest.raises(EOFError):
+        read_anew(made, pipe)
+    assert read == []
+
+
+def test_half_of_a_process_that_is_gone_is_not_mixed_with_anothers(
+    library: ModuleType, pipe: Pipe
+) -> None:
+    made, read = handler(library.WholeResultHandler, pipe)
+    pipe.write(1000)
+    read_anew(made, pipe)
+    made.fileno_to_outq[pipe.reader] = object()  # a new process, with the same number of file
+    pipe.rest = MESSAGE
+    while not read:
+        pipe.write()
+        read_anew(made, pipe)
+    assert read == [RESULT]
+
+
+def test_stop_reads_until_the_last_process_has_ended(library: ModuleType, pipe: Pipe) -> None:
+    """Also when no task is remembered."""
+    made, read = handler(library.WholeResultHandler, pipe)
+    made.cache = {}
+
+    def join_exited_workers(shutdown: bool) -> None:
+        assert shutdown
+        if read:
+            raise WorkersJoined
+        pipe.write()
+
+    made.join_exited_workers = join_exited_workers
+    made.on_stop_not_started()
+    assert read == [RESULT]
+
+
+def test_another_celery_ends_the_process_in_one_sentence() -> None:
+    said = last_words(BROKEN.format(broken="del asynpool.ResultHandler._recv_message"))
+    assert "has no ResultHandler._recv_message, by which" in said
