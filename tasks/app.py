@@ -24,6 +24,7 @@ LIBRARY = [
         "in_hand",
         "invariants",
         "lookout",
+        "redis_away",
         "safe_settings",
         "systemd_notify",
         "whole_results",

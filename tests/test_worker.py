@@ -257,6 +257,35 @@ def test_task_that_begins_while_redis_is_away_is_not_failed_for_it(
     assert runs(pi) == ["1"]
 
 
+def test_stop_waits_for_a_running_task_and_not_for_redis(
+    pi: VirtualPi, quiet: Callable[[int, float], None], short_watchdog: int
+) -> None:
+    """The task has no one to tell that it has ended, and so is run again."""
+    seconds = short_watchdog + 3
+    quiet(1, seconds)
+    wait_for("it runs", lambda: started(pi) == 1)
+    pi.run("systemctl", "stop", "redis-server")
+    pi.run("systemctl", "stop", "celery-worker", timeout=seconds + 60)
+    assert pi.run("systemctl", "show", "-P", "Result", "celery-worker").stdout == "success\n"
+    assert runs(pi) == ["1"]
+    pi.run("systemctl", "start", "redis-server", "celery-worker")
+    wait_for("it is done", lambda: counts(pi) == (0, 0), seconds + 60)
+    assert runs(pi) == ["1", "2"]
+
+
+@pytest.fixture
+def short_watchdog(pi: VirtualPi) -> Iterator[int]:
+    """Seconds after which systemd takes the worker for one that hangs."""
+    unit, seconds = "/run/systemd/system/celery-worker.service.d", 12
+    pi.run("mkdir", "-p", unit)
+    setting = f"[Service]\nWatchdogSec={seconds}\n"
+    pi.run("sh", "-c", f"cat >{unit}/watchdog.conf", input=setting.encode())
+    reload = "systemctl daemon-reload && systemctl restart celery-worker"
+    pi.run("sh", "-c", reload)
+    yield seconds
+    pi.run("sh", "-c", f"rm -r {unit} && {reload}")
+
+
 def ended(pi: VirtualPi) -> list[str]:
     """Ids of the tasks that have ended, as often as they have."""
     lines = pi.run("sh", "-c", f"cat {MEDIA}/work || true").stdout.splitlines()

@@ -15,6 +15,7 @@ import beyond_the_limit
 import handover
 import in_hand
 import lookout
+import redis_away
 import whole_results
 from celery import Celery
 from celery.app.utils import find_app
@@ -90,29 +91,17 @@ def ready(**_: object) -> None:
     notify("READY=1")
 
 
-def wait_for_redis(**_: object) -> None:
-    """A task's process waits until it can say what became of the task, or that it begins.
-
-    Celery would fail the task, even one that has not begun: a result is written only after one has
-    been read, and the reading is not tried again.
-    """
-    backend, known = app.backend, app.backend.exception_safe_to_retry
-    backend.always_retry = True
-    backend.max_sleep_between_retries_ms = 1000
-    # With these words Redis refuses to write while it cannot on its disk.
-    backend.exception_safe_to_retry = lambda error: known(error) or str(error).startswith("MISCONF")
-
-
 def stopping(**_: object) -> None:
     """A stop may take as long as a task: systemd is not to take it for a worker that hangs."""
     notify("STOPPING=1")
+    redis_away.wait_no_longer()
 
 
 app = load()
 celeryd_init.connect(let_it_scale, weak=False)
 worker_init.connect(refuse, weak=False)
 worker_ready.connect(ready, weak=False)
-worker_process_init.connect(wait_for_redis, weak=False)
+worker_process_init.connect(redis_away.wait_for_it, weak=False)
 worker_shutting_down.connect(stopping, weak=False)
 beat_init.connect(lambda **_: beat_schedule.stay_alone(), weak=False)
 beat_init.connect(ready, weak=False)

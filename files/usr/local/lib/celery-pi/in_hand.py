@@ -130,11 +130,16 @@ class KeepingQoS(QoS):
         """Take a task that is done out of what Redis notes."""
         self._remove_from_indices(tag).hdel(OWNERS, tag).execute()
 
+    def _is_open(self):
+        """kombu takes a connection apart before it lets go of its channels."""
+        transport = self.channel.connection
+        return transport is not None and transport.client is not None
+
     def _sooner_or_later(self, what, tag):
         """By this connection, or if it is closed by a newer one, if there is one."""
-        qos = self if self.channel.connection else KeepingQoS.newest
+        qos = self if self._is_open() else KeepingQoS.newest
         try:
-            if qos.channel.connection:
+            if qos._is_open():
                 getattr(qos, what)(tag)
             else:
                 owe(what, tag)

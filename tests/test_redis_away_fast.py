@@ -1,0 +1,120 @@
+"""How long a task's process waits for Redis, and what systemd is told of a stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from importlib import import_module
+from mmap import mmap
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from tests.library import LIBRARY
+
+pytestmark = pytest.mark.fast
+
+AWAY = ConnectionError("Connection refused")
+
+
+class Ended(BaseException):
+    """The process would have ended."""
+
+
+@pytest.fixture
+def away(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The module in a process of a worker that works."""
+    monkeypatch.syspath_prepend(str(LIBRARY))
+    module = import_module("redis_away")
+    monkeypatch.setattr(module, "_is_stopping", bytearray(1))
+
+    def end(status: int) -> None:
+        raise Ended(status)
+
+    monkeypatch.setattr(os, "_exit", end)
+    return module
+
+
+@pytest.fixture
+def seconds(monkeypatch: pytest.MonkeyPatch, away: ModuleType) -> Any:
+    """Lets so many seconds pass."""
+    clock = [100.0]
+    monkeypatch.setattr(away, "monotonic", lambda: clock[0])
+
+    def let_pass(seconds: float) -> None:
+        clock[0] += seconds
+
+    return let_pass
+
+
+@pytest.fixture
+def again(away: ModuleType) -> Any:
+    """Whether a process tries again that has met an error."""
+    return away.Patience(lambda error: isinstance(error, ConnectionError))
+
+
+def test_a_worker_that_works_waits_for_as_long_as_redis_is_away(again: Any, seconds: Any) -> None:
+    assert again(AWAY)
+    seconds(86400)
+    assert again(AWAY)
+
+
+def test_one_that_stops_gives_up_ten_seconds_later(
+    away: ModuleType, again: Any, seconds: Any
+) -> None:
+    assert again(AWAY)
+    seconds(60)
+    away.wait_no_longer()
+    assert again(AWAY)
+    seconds(9.9)
+    assert again(AWAY)
+    seconds(0.1)
+    with pytest.raises(Ended, match="75"):
+        again(AWAY)
+
+
+def test_a_disk_on_which_redis_cannot_write_is_waited_for(again: Any) -> None:
+    assert again(RuntimeError("MISCONF Redis is configured to save"))
+
+
+def test_any_other_error_is_not_tried_again_and_ends_nothing(
+    away: ModuleType, again: Any, seconds: Any
+) -> None:
+    away.wait_no_longer()
+    for _ in range(2):
+        assert not again(RuntimeError("WRONGTYPE"))
+        seconds(60)
+
+
+def test_word_reaches_processes_that_were_there_before(away: ModuleType) -> None:
+    shared = mmap(-1, 1)
+    child = os.fork()
+    if not child:
+        signal.alarm(10)
+        while not shared[0]:
+            pass
+        os.kill(os.getpid(), 9)
+    vars(away)["_is_stopping"] = shared
+    away.wait_no_longer()
+    assert os.waitpid(child, 0)[1] == 9
+
+
+def test_watchdog_is_not_started_again_by_a_worker_that_stops(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(LIBRARY))
+    module = import_module("systemd_notify")
+    monkeypatch.setattr(module, "_said", set())
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.setblocking(False)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        for said in ("READY=1", "WATCHDOG=1", "STOPPING=1", "WATCHDOG=1"):
+            module.notify(said)
+        heard = [systemd.recv(100) for _ in range(3)]
+        assert heard == [b"READY=1", b"WATCHDOG=1", b"STOPPING=1"]
+        with pytest.raises(BlockingIOError):
+            systemd.recv(100)
