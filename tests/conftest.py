@@ -26,14 +26,40 @@ from tests.virtual_pi.platforms import (
 def pytest_addoption(parser: pytest.Parser) -> None:
     reuse = "start from the last run's deployed machine; for work on a test, not for a verdict"
     parser.addoption("--reuse", action="store_true", help=reuse)
+    again = "the modules in which a test of the last run failed, alone on the machine, with --reuse"
+    parser.addoption("--second-try", action="store_true", help=again)
     scope = "begins the names of the machines: two runs beside each other need different ones"
     parser.addoption("--scope", default="test", help=scope)
     parser.addoption("--platform", default=DEFAULT_PLATFORM, choices=PLATFORMS)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--second-try"):
+        config.option.reuse = True
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The emulated deploy, which takes longest, comes first, and what needs its result last."""
     items.sort(key=_turn)
+    if config.getoption("--second-try"):
+        assert config.cache
+        items[:] = _to_try_again(items, set(config.cache.get("cache/lastfailed", {})))
+
+
+def _to_try_again(items: list[pytest.Item], failed: set[str]) -> list[pytest.Item]:
+    """What stands in the modules of those that failed, since one test may build on another."""
+    final = [item.nodeid for item in items if item.nodeid in failed and _is_final(item)]
+    if final or not failed:
+        raise pytest.UsageError(f"no second try: {', '.join(final) or 'no test has failed'}")
+    modules = {nodeid.partition("::")[0] for nodeid in failed}
+    return [item for item in items if item.nodeid.partition("::")[0] in modules]
+
+
+def _is_final(item: pytest.Item) -> bool:
+    """Whether one failure is enough: what counts tasks, and a deploy from nothing."""
+    names = set(getattr(item, "fixturenames", ()))
+    deploys = not names.isdisjoint({"first_deploy", "debian12_deploy"})
+    return deploys or bool(item.get_closest_marker("counts"))
 
 
 def _turn(item: pytest.Item) -> int:

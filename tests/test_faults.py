@@ -15,7 +15,7 @@ from tests.faults.site import Site, guides, ours, remove_guides
 from tests.harness import prove, redis
 from tests.virtual_pi import VirtualPi
 
-pytestmark = pytest.mark.native
+pytestmark = [pytest.mark.native, pytest.mark.counts]
 
 # What another process of `make test` takes of the 2 cores; `make faults`, which runs alone, holds
 # to the limits themselves.

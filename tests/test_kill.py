@@ -128,6 +128,7 @@ def quiet(debian12_pi: VirtualPi) -> Iterator[VirtualPi]:
 PING = ("/usr/local/lib/celery-pi/redis-cli", "admin", "ping")
 
 
+@pytest.mark.counts
 def test_no_task_is_lost_that_was_accepted_a_second_before(quiet: VirtualPi) -> None:
     """The worker is away for longer than the producer, so the tasks that it takes have waited."""
     produce(quiet, "deployed")

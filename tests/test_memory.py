@@ -75,6 +75,7 @@ def full(pi: VirtualPi) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("full")
+@pytest.mark.counts
 def test_no_accepted_task_is_lost_while_memory_runs_full(pi: VirtualPi) -> None:
     sent = flood(pi, refused=50)
     pi.run("systemctl", "start", "celery-worker", timeout=120)

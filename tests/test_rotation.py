@@ -106,6 +106,7 @@ def done(pi: VirtualPi) -> set[str]:
     }
 
 
+@pytest.mark.counts
 def test_rotation_on_a_busy_system_fails_no_task_and_loses_none(site: VirtualPi) -> None:
     before, running = passwords(site), pids(site)
     wait_for("the site is busy", lambda: len(sent(site)) > 300, 60)

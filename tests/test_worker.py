@@ -218,6 +218,7 @@ def test_worker_is_started_when_redis_is_ready_and_not_before(pi: VirtualPi) -> 
     assert 0 < int(ready) <= int(worker)
 
 
+@pytest.mark.counts
 @pytest.mark.parametrize("delay", [0.3, 1.0, 2.4])
 def test_worker_that_is_stopped_while_redis_is_away_ends(
     pi: VirtualPi, quiet: Callable[[int, float], None], delay: float
