@@ -31,7 +31,15 @@ FIXTURE = "@pytest.fixture\ndef first_deploy(): pass\n"
 
 def try_it(project: Path, *arguments: str) -> Outcome:
     python = (sys.executable, "-B", "-m", "pytest", "-q", "-p", "tests.conftest")
-    return run(*python, "--rootdir=.", *arguments, ".", cwd=project, PYTHONPATH=str(ROOT))
+    return run(
+        *python,
+        "--rootdir=.",
+        *arguments,
+        ".",
+        cwd=project,
+        PYTHONPATH=str(ROOT),
+        PYTEST_ADDOPTS="",
+    )
 
 
 @pytest.fixture
