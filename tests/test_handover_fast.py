@@ -22,11 +22,15 @@ handover.protect()
 """
 
 
+OPEN = SimpleNamespace(client="a connection")
+TAKEN_APART = SimpleNamespace(client=None)
+
+
 class Channel:
     """A channel as far as its QoS looks at it."""
 
     noted: float | None = None
-    connection: object | None = "open"
+    connection: object | None = OPEN
     do_restore = False
     connection_errors = (OperationalError,)
 
@@ -125,13 +129,14 @@ def test_what_redis_cannot_be_told_is_told_it_by_the_next_channel(
     assert calls == [("note", "1"), (expected, "1")]
 
 
+@pytest.mark.parametrize("connection", [None, TAKEN_APART])
 def test_task_of_a_lost_connection_is_acknowledged_by_the_next(
-    in_hand: ModuleType, monkeypatch: pytest.MonkeyPatch
+    in_hand: ModuleType, monkeypatch: pytest.MonkeyPatch, connection: object | None
 ) -> None:
     used: list[object] = []
     monkeypatch.setattr(in_hand.KeepingQoS, "forget", lambda self, _: used.append(self))
     lost = in_hand.KeepingQoS(Channel())
-    lost.channel.connection = None
+    lost.channel.connection = connection
     current = in_hand.KeepingQoS(Channel())
     lost.ack("1")
     assert used == [current]
