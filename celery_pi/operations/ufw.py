@@ -60,7 +60,9 @@ LOAD = """
 clear iptables
 [ ! -e "$ipv6" ] || clear ip6tables
 ufw --force enable >&2
-in_force || { echo "the kernel does not hold the rules that ufw has loaded" >&2; exit 1; }
+"""
+PROVE = """
+in_force || { echo "the kernel does not hold the rules that ufw has written down" >&2; exit 1; }
 """
 AT_BOOT = 'systemctl enable --now --quiet "$unit"\n'
 
@@ -95,6 +97,7 @@ def firewall(openings: Sequence[Opening], only_ours: bool = False) -> Generator[
         *(line for opening in change.missing for line in _addition(opening, now.ipv6)),
         *([LOAD] if load else []),
         *([AT_BOOT] if not now.at_boot else []),
+        PROVE,
     )
 
 
