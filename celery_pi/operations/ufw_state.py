@@ -44,7 +44,7 @@ in_force() { holds "" && { [ ! -e "$ipv6" ] || holds 6; }; }
 # that its server listens on, by itself or by systemd, and that of the session which asks: sudo
 # takes that out of the environment, but not out of its parents'.
 SHOW = r"""
-sed -n 's/^\([A-Z0-9_]*\)="\{0,1\}\([A-Za-z]*\)"\{0,1\}$/setting \1 \2/p' \
+sed -n 's/^\([A-Z0-9_]*\)="\{0,1\}\([A-Za-z]\{1,\}\)"\{0,1\}$/setting \1 \2/p' \
   "$default" "$conf/ufw.conf" 2>/dev/null
 sed -n 's/^### tuple ### */rule /p' "$conf/user.rules" "$conf/user6.rules" 2>/dev/null
 case $(systemctl show -p ActiveState -p UnitFileState "$unit") in
@@ -100,7 +100,7 @@ class FirewallState(FactBase[Firewall]):
         ports = {*map(int, told("ssh")), *(port for _, port in sessions)}
         texts = [text.partition(" comment=") for text in told("rule")]
         return Firewall(
-            settings=dict(pair.split() for pair in told("setting") if " " in pair),
+            settings=dict(pair.split() for pair in told("setting")),
             rules=tuple(Rule(text, comment.strip()) for text, _, comment in texts),
             loaded="loaded" in output,
             at_boot="boot" in output,
