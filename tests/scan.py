@@ -37,7 +37,7 @@ def scan(ports):
     for key in list(waiting.get_map().values()):
         key.fileobj.close()
     return found
-size = min(16000, most - 100)
+size = min(22000, most - 100)
 print(json.dumps([p for first in range(1, 65536, size)
                   for p in scan(range(first, min(first + size, 65536)))]))
 """

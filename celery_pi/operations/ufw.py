@@ -61,6 +61,11 @@ clear iptables
 [ ! -e "$ipv6" ] || clear ip6tables
 ufw --force enable >&2
 """
+# The commands may have brought to light that files and kernel did not agree before.
+LOAD_IF_NEEDED = f"""
+if ! in_force; then
+{OFF}{LOAD}fi
+"""
 PROVE = """
 in_force || { echo "the kernel does not hold the rules that ufw has written down" >&2; exit 1; }
 """
@@ -95,7 +100,7 @@ def firewall(openings: Sequence[Opening], only_ours: bool = False) -> Generator[
         *(_line("put", path, key, value) for key, (path, value) in stale.items()),
         *map(_deletion, gone),
         *(line for opening in change.missing for line in _addition(opening, now.ipv6)),
-        *([LOAD] if load else []),
+        LOAD if load else LOAD_IF_NEEDED,
         *([AT_BOOT] if not now.at_boot else []),
         PROVE,
     )
