@@ -125,7 +125,7 @@ def test_rules_and_chains_of_others_stay_and_go_only_with_the_setting(pi: Virtua
     theirs = firewall(pi)
     told = alone(pi)
     assert told.changed == set()
-    assert told.stderr.count("a rule that is not declared") == 7
+    assert told.stderr.count("a rule that is not declared") == 6
     assert "allow in proto tcp from ::/0 to ::/0 port 9999" in told.stderr
     assert firewall(pi) == theirs
     sh(pi, "ufw disable")
