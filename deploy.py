@@ -1,9 +1,10 @@
 """Redis and Celery for a Django project on a Raspberry Pi: the components, in order."""
 
-from tasks import app, beat, command, flower, kernel, logs, nginx, redis, worker
+from tasks import app, beat, command, firewall, flower, kernel, logs, nginx, redis, worker
 
 kernel.deploy()
 logs.deploy()
+firewall.deploy()  # before anything opens a port
 redis.deploy()
 app.deploy()  # before the services that run the app
 command.deploy()  # before the worker, which it checks

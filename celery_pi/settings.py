@@ -24,6 +24,8 @@ from pydantic import (
     ValidationInfo,
 )
 
+from celery_pi.firewall_rules import opening
+
 SIZE = re.compile(r"([0-9]+)(k|m|g)b", re.IGNORECASE)
 SHARE = re.compile(r"([0-9]+)%")
 SMALLEST_MAXMEMORY = "16mb"  # less holds no working queue
@@ -33,6 +35,7 @@ HOMES = ("/home/", "/root/", "/run/user/")
 FACTORS = {"k": 2**10, "m": 2**20, "g": 2**30}
 POLICIES = ("volatile-ttl", "volatile-lru", "volatile-lfu", "volatile-random", "noeviction")
 DYING = Version("5.7.0")
+FOR_THIS_PI = {5555, 6379, 6380}  # where Redis and Flower are wont to be
 LOSES_TASKS = "evicts whole queues when memory is full, and every task in them is lost"
 
 
@@ -128,6 +131,20 @@ def _without_socket(tls: bool, others: ValidationInfo) -> bool:
     return tls
 
 
+def _by_commas(value: object) -> object:
+    """A list of what has blanks, as `--data` gives it."""
+    if not isinstance(value, str):
+        return value
+    return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+def _may_open(text: str, others: ValidationInfo) -> str:
+    redis = {others.data.get("redis_port"), others.data.get("redis_tls_port")}
+    if (port := opening(text).port) in FOR_THIS_PI | redis:
+        raise ValueError(f"must not open {port}: Redis and Flower are for this Pi alone")
+    return text
+
+
 Port = Annotated[int, Field(ge=1024, le=65535)]
 Path = Annotated[str, Field(pattern=r"^/[A-Za-z0-9_./-]+[A-Za-z0-9_]$")]
 Writable = Annotated[
@@ -139,6 +156,7 @@ Unit = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.@-]+\.(service|target)$")]
 Queue = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
 KeyPattern = Annotated[str, Field(pattern=r"^[!#-&(-~]+$")]  # no quotes, which redis-cli takes off
 Seconds = Annotated[int, Field(ge=1)]
+Allowed = Annotated[str, AfterValidator(_may_open)]
 HostName = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,63}(\.[a-z0-9-]{1,63})*$")]
 
 
@@ -262,6 +280,17 @@ class Settings(BaseModel):
     )
     """Path of its key."""
 
+    # -- the firewall
+    firewall: bool = True
+    """Whether ufw lets nothing in but ssh, 80, 443 and what is allowed below; without it our rules
+    go, and ufw is switched off if it had any."""
+    firewall_allow: Annotated[tuple[Allowed, ...], BeforeValidator(_by_commas)] = ()
+    """What else is let in, such as `8000/tcp`, `5353/udp` or `9100/tcp from 192.168.1.0/24`: a port
+    of TCP or UDP, to all or to an address or network. Never Redis' or Flower's."""
+    firewall_only_ours: bool = False
+    """Whether rules that are not declared are removed. False only tells of them, because whoever
+    added one to ufw by hand may need it."""
+
     # -- logs
     journal_max_use: Annotated[
         str, _at_least("16mb", "journald wants room for a file in use and one to keep")
@@ -308,6 +337,6 @@ def _sentence(problem: dict[str, Any]) -> str:
         near = get_close_matches(name, Settings.model_fields, n=1)
         return f"{name} is no setting" + (f"; did you mean {near[0]}?" if near else "")
     reason = str(problem["msg"])
-    for opening in ("Value error, ", "Input ", "String ", "Value "):
-        reason = reason.removeprefix(opening)
+    for start in ("Value error, ", "Input ", "String ", "Value "):
+        reason = reason.removeprefix(start)
     return f"{name} {reason} (it is {problem['input']!r})"

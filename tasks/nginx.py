@@ -17,6 +17,7 @@ from celery_pi.settings import Settings
 from celery_pi.sources import from_file, from_template
 
 UNIT = "nginx.service"
+PORTS = ("80/tcp", "443/tcp")  # the site's, whose server block they may be
 LIBRARY = "/usr/local/lib/celery-pi"
 CHECK = from_file(f"{LIBRARY}/check-nginx-config", mode="0755")
 LOGIN = from_file(f"{LIBRARY}/nginx-login", mode="0755")

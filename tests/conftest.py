@@ -222,6 +222,19 @@ def _shared(
 
 
 @pytest.fixture(scope="module")
+def home(pi: VirtualPi, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home directory with a key that the Pi's user accepts."""
+    home = tmp_path_factory.mktemp("home")
+    key = home / ".ssh/id_ed25519"
+    key.parent.mkdir(mode=0o700)
+    assert run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key).status == 0
+    public = key.with_suffix(".pub").read_bytes()
+    script = "umask 077; mkdir -p ~/.ssh; cat >~/.ssh/authorized_keys"
+    pi.run("su", "pi", "-c", script, input=public)
+    return home
+
+
+@pytest.fixture(scope="module")
 def fresh_pi(
     request: pytest.FixtureRequest,
     _host: None,

@@ -82,6 +82,24 @@ BAD_VALUES: dict[str, list[Any]] = {
     "nginx_names": ["*.example", "Nids.example", ["a b"], "a;b", "a..b", "_", "http://a"],
     "nginx_certificate": ["", "x.pem", "/etc/a b.pem"],
     "nginx_certificate_key": ["/etc/only-the-key.pem"],
+    "firewall": ["", "maybe", 2, None],
+    "firewall_allow": [
+        *(
+            "8000",
+            "8000/",
+            "0/tcp",
+            "65536/tcp",
+            "80-90/tcp",
+            "80/TCP",
+            "http",
+            ["8000/tcp\n"],
+            "٨/tcp",
+        ),
+        *("8000/tcp from", "8000/tcp from any", "8000/tcp from 10.0.0.1/8", "1/udp from 0.0.0.0/0"),
+        *("8000/tcp from 10.0.0.256", "1/tcp from ::/0", "1/tcp from 10.0.0.0/33", "1/tcp;reboot"),
+        *(["5555/tcp"], ["6379/tcp"], "6380/udp", "6379/tcp from 10.0.0.1", [8000], None, 8000),
+    ],
+    "firewall_only_ours": ["", "maybe", 2, None],
 }
 
 
@@ -186,6 +204,10 @@ def test_all_problems_are_told_at_once() -> None:
         ("celery_memory_max", "50%", "50%"),
         ("celery_memory_max", "128mb", "128mb"),
         ("celery_longest_countdown", "86400", 86400),
+        ("firewall_allow", "", ()),
+        ("firewall_allow", "8000/tcp, 53/udp", ("8000/tcp", "53/udp")),
+        ("firewall_allow", ["1/tcp from 10.0.0.0/8"], ("1/tcp from 10.0.0.0/8",)),
+        ("firewall_allow", "1/tcp from fd00::1", ("1/tcp from fd00::1",)),
     ],
 )
 def test_good_value_is_accepted_as_the_data_option_parses_it(
@@ -262,3 +284,8 @@ def test_too_little_memory_for_a_workers_process_is_refused_with_its_own_reason(
 
 def test_pin_that_is_an_option_is_refused() -> None:
     assert load_settings({"app_pins": ["celery==5.5.3", "--pre==1"]})[1] != []
+
+
+def test_port_that_redis_was_given_is_not_opened() -> None:
+    (sentence,) = load_settings({"redis_port": 7000, "firewall_allow": "7000/tcp"})[1]
+    assert sentence.startswith("firewall_allow must not open 7000: Redis and Flower are for this")

@@ -169,6 +169,9 @@ READERS: list[tuple[str, Any, set[str]]] = [
     ("nginx_names", ("nids.example",), set()),  # goes in as names
     ("nginx_certificate", "/etc/other.pem", set()),  # goes in as certificate and key
     ("nginx_certificate_key", "/etc/other.key", set()),
+    ("firewall", False, set()),  # these are rules of ufw's
+    ("firewall_allow", ("8000/tcp",), set()),
+    ("firewall_only_ours", True, set()),
 ]
 
 

@@ -4,23 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from tests.harness import Outcome, run
 from tests.virtual_pi import VirtualPi
-
-
-@pytest.fixture(scope="module")
-def home(pi: VirtualPi, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home directory with a key that the Pi's user accepts."""
-    home = tmp_path_factory.mktemp("home")
-    key = home / ".ssh/id_ed25519"
-    key.parent.mkdir(mode=0o700)
-    assert run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key).status == 0
-    public = key.with_suffix(".pub").read_bytes()
-    script = "umask 077; mkdir -p ~/.ssh; cat >~/.ssh/authorized_keys"
-    pi.run("su", "pi", "-c", script, input=public)
-    return home
 
 
 def make(target: str, pi: VirtualPi, home: Path) -> Outcome:
