@@ -82,6 +82,14 @@ BAD_VALUES: dict[str, list[Any]] = {
     "nginx_names": ["*.example", "Nids.example", ["a b"], "a;b", "a..b", "_", "http://a"],
     "nginx_certificate": ["", "x.pem", "/etc/a b.pem"],
     "nginx_certificate_key": ["/etc/only-the-key.pem"],
+    "bans": ["", "maybe", 2, None],
+    "ban_tries": [0, 1, 101, "many", None],
+    "ban_find_seconds": [0, 9, -1, "1h", None],
+    "ban_seconds": [0, 9, -1, "1h", None],
+    "ban_ignore": [
+        *("localhost", "192.168.1", "192.168.1.7/24", "10.0.0.0/33", "::g", "0.0.0.0/0", "::/0"),
+        *([""], ["a b"], ["10.0.0.1\n"], [1], None, 5),
+    ],
 }
 
 
