@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import socketserver
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
@@ -74,6 +80,68 @@ class Server:
 @pytest.fixture(params=[True, False], ids=["7.2 and later", "7.0"])
 def server(request: pytest.FixtureRequest) -> Server:
     return Server(request.param)
+
+
+class Connection(socketserver.StreamRequestHandler):
+    """A client of the socket's: AUTH with the right password, INFO, ACL LOG."""
+
+    def handle(self) -> None:
+        while line := self.rfile.readline():
+            words = [self.word() for _ in range(int(line[1:]))]
+            if words[0] == "AUTH":
+                good = words[1:] == ["monitor", "right"]
+                self.wfile.write(b"+OK\r\n" if good else b"-WRONGPASS no\r\n")
+            elif words[0] == "INFO":
+                self.wfile.write(bulk(b"# Server\r\nrun_id:abc\r\n"))
+            else:
+                entries: list[list[bytes]] = vars(self.server)["log"].ask(*words)
+                told = (b"*%d\r\n" % len(e) + b"".join(map(bulk, e)) for e in entries)
+                self.wfile.write(b"*%d\r\n" % len(entries) + b"".join(told))
+
+    def word(self) -> str:
+        length = int(self.rfile.readline()[1:])
+        return self.rfile.read(length + 2)[:-2].decode()
+
+
+def bulk(text: bytes) -> bytes:
+    return b"$%d\r\n%s\r\n" % (len(text), text)
+
+
+RUN = """
+import sys
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
+loader = SourceFileLoader("redis_logins", sys.argv[1])
+module = module_from_spec(spec_from_loader("redis_logins", loader))
+loader.exec_module(module)
+here = Path(sys.argv[2])
+vars(module).update(SOCKET=str(here / "socket"), SECRETS=here, TOLD=here / "told.json")
+sys.exit(module.main())
+"""
+
+
+@pytest.fixture
+def listening(tmp_path: Path, server: Server) -> Iterator[Server]:
+    """The server at a socket; the user's new password is not yet the one that it knows."""
+    (tmp_path / "redis_celery_password").write_text("secret")
+    (tmp_path / "redis_monitor_password").write_text("new")
+    (tmp_path / "redis_monitor_password.old").write_text("older\nright\n")
+    with socketserver.ThreadingUnixStreamServer(str(tmp_path / "socket"), Connection) as there:
+        vars(there)["log"] = server
+        threading.Thread(target=there.serve_forever, daemon=True).start()
+        yield server
+        there.shutdown()
+
+
+@contextmanager
+def watch(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    command = (sys.executable, "-B", "-c", RUN, LIBRARY / "redis-logins", tmp_path)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
+        try:
+            yield running
+        finally:
+            running.terminate()
 
 
 def told(text: str) -> list[tuple[str, str]]:
@@ -178,6 +246,35 @@ def test_notes_name_the_run_of_redis_and_are_written_only_when_there_is_news(
     logins.TOLD.unlink()
     assert logins.look(server, "run", counts) == counts
     assert not logins.TOLD.exists()
+
+
+def test_told_to_stop_it_looks_once_more_and_started_again_it_goes_on_from_there(
+    tmp_path: Path, listening: Server
+) -> None:
+    listening.fail("celery")
+    with watch(tmp_path) as first:
+        assert first.stdout
+        assert told(first.stdout.readline()) == [("celery", ADDRESS)]
+        listening.fail("default")
+        first.terminate()
+        assert told(first.stdout.read()) == [("default", ADDRESS)]
+    assert first.returncode == 0
+    listening.fail("default", "192.0.2.8")
+    with watch(tmp_path) as second:
+        assert second.stdout
+        assert told(second.stdout.readline()) == [("default", "192.0.2.8")]
+        second.terminate()
+        assert second.stdout.read() == ""
+
+
+@pytest.mark.usefixtures("listening")
+def test_redis_that_lets_it_in_no_more_is_told(tmp_path: Path) -> None:
+    (tmp_path / "redis_monitor_password.old").unlink()
+    with watch(tmp_path) as refused:
+        assert refused.stdout
+        said = refused.stdout.read()
+    assert refused.returncode == 1
+    assert said == "<3>celery-pi: failed logins cannot be seen: WRONGPASS no\n"
 
 
 def test_deploying_machine_is_added_once_and_the_others_are_kept() -> None:
