@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.harness import deploy, fingerprint, pids, redis, wait_for
+from tests.harness import deploy, pids, redis, wait_for
 from tests.redis_users import password_of
 from tests.site import login
 from tests.virtual_pi import VirtualPi
@@ -212,13 +212,13 @@ def test_address_of_the_owners_and_loopback_are_never_banned_but_told(
     # Not before: within a second, all would be the last one's.
     pi.run("python3", "-c", FAIL, "loopback", str(TRIES + 1))
     ignored_but_told(pi, "127.0.0.1")
-    assert status(pi, "celery-pi-redis", "Total banned") == "1"
 
 
 def ignored_but_told(pi: VirtualPi, address: str) -> None:
     wait_for("they are told", lambda: told(pi, address) == TRIES + 1)
     seen = f"[celery-pi-redis] Ignore {address} by "
     wait_for("they are seen", lambda: pi.run("cat", LOG).stdout.count(seen) == TRIES + 1)
+    assert f"Ban {address}" not in pi.run("cat", LOG).stdout
 
 
 def told(pi: VirtualPi, address: str) -> int:
@@ -260,7 +260,6 @@ def test_no_client_can_have_another_banned(pi: VirtualPi, outside: Outside) -> N
             "the forger is found",
             lambda at=jail: {forger} & (seen := matched(pi, "systemd-journal", at)) and seen,
         )
-        assert outside.addresses[jail] in found
         assert VICTIM not in found
         assert matched(pi, ERRORS, jail) == set()
         assert VICTIM not in status(pi, jail, "Banned IP list")
@@ -315,5 +314,6 @@ def test_switched_off_nothing_of_it_is_left_and_it_comes_back(pi: VirtualPi) -> 
 
 def installed(pi: VirtualPi) -> set[str]:
     """What a deploy puts on the disk."""
-    ours = re.compile(r"fail2ban.*celery-pi|celery-pi.*fail2ban|redis-logins|started/fail2ban")
-    return {path for path in fingerprint(pi) if ours.search(path)}
+    ours = re.compile(r"fail2ban.*celery-pi|celery-pi.*fail2ban|redis-logins")
+    found = pi.run("find", "/etc", "/usr/local", "/var/lib/celery-pi", "-not", "-type", "d").stdout
+    return {path for path in found.splitlines() if ours.search(path)}
