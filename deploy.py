@@ -1,6 +1,6 @@
 """Redis and Celery for a Django project on a Raspberry Pi: the components, in order."""
 
-from tasks import app, beat, command, firewall, flower, kernel, logs, nginx, redis, worker
+from tasks import app, bans, beat, command, firewall, flower, kernel, logs, nginx, redis, worker
 
 kernel.deploy()
 logs.deploy()
@@ -12,4 +12,5 @@ worker.deploy()
 beat.deploy()
 flower.deploy()
 nginx.deploy()
+bans.deploy()
 redis.retire()  # of passwords, once every service has the new one

@@ -7,6 +7,7 @@ stays in the daemon's own words in its template.
 
 from __future__ import annotations
 
+import ipaddress
 import posixpath
 import re
 from difflib import get_close_matches
@@ -145,6 +146,17 @@ def _may_open(text: str, others: ValidationInfo) -> str:
     return text
 
 
+def _network(text: str) -> str:
+    try:
+        network = ipaddress.ip_network(text)
+    except ValueError:
+        example = "192.0.2.7, 192.168.1.0/24 or fd00::/8"
+        raise ValueError(f"must be addresses or networks such as {example}") from None
+    if network.prefixlen == 0:
+        raise ValueError("must leave somebody who can be banned")
+    return text
+
+
 Port = Annotated[int, Field(ge=1024, le=65535)]
 Path = Annotated[str, Field(pattern=r"^/[A-Za-z0-9_./-]+[A-Za-z0-9_]$")]
 Writable = Annotated[
@@ -157,6 +169,7 @@ Queue = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
 KeyPattern = Annotated[str, Field(pattern=r"^[!#-&(-~]+$")]  # no quotes, which redis-cli takes off
 Seconds = Annotated[int, Field(ge=1)]
 Allowed = Annotated[str, AfterValidator(_may_open)]
+Network = Annotated[str, AfterValidator(_network)]
 HostName = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,63}(\.[a-z0-9-]{1,63})*$")]
 
 
@@ -290,6 +303,21 @@ class Settings(BaseModel):
     firewall_only_ours: bool = False
     """Whether rules that are not declared are removed. False only tells of them, because whoever
     added one to ufw by hand may need it."""
+    # -- bans
+    bans: bool = True
+    """Whether an address that fails to log in too often, by ssh, to Flower or to Redis, is refused
+    for a time."""
+    ban_tries: Annotated[int, Field(ge=2, le=100)] = 5
+    """Failed logins that lead to a ban. With one, whoever mistypes once would be locked out."""
+    ban_find_seconds: Annotated[int, Field(ge=10)] = 600
+    """Seconds within which they count. Those to Redis are looked for every second, so a shorter
+    time than some seconds would count none."""
+    ban_seconds: Annotated[int, Field(ge=10)] = 600
+    """Seconds that a ban lasts, on every TCP port, ssh too: it slows a guesser down to nothing, and
+    lets an owner who has mistyped in again while he still waits for it."""
+    ban_ignore: Annotated[tuple[Network, ...], Listed] = ()
+    """Addresses and networks that are never banned, beside the Pi itself and the machines that it
+    was last deployed from over ssh."""
 
     # -- logs
     journal_max_use: Annotated[

@@ -26,6 +26,11 @@ BANNED = re.compile(
     re.MULTILINE,
 )
 WEAKER = b"[Service]\nCapabilityBoundingSet=~\nSystemCallFilter=\nProtectSystem=no\n"
+# What stays without it, or was never ours.
+THEIRS = (
+    *(APP, "/usr/share/", "/usr/lib/python3/", "/etc/fail2ban/jail.d/"),
+    "/var/lib/celery-pi/started/nginx",
+)
 # Every kind of character that a configuration file, a shell or Flower could trip over.
 NASTY = "a:b,c'd\"e\\f$g`h i%j{k}#l;m&n|o<p>q!"
 
@@ -248,7 +253,7 @@ def is_its(path: str) -> bool:
     ours = re.search(
         r"flower|htpasswd|site_names|site\.pem|zz-celery-pi|nginx.*celery-pi|celery-pi.*nginx", path
     )
-    theirs = path.startswith((APP, "/usr/share/", "/var/lib/celery-pi/started/nginx"))
+    theirs = path.startswith(THEIRS)
     return bool(ours) and not theirs
 
 

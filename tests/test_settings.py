@@ -100,6 +100,14 @@ BAD_VALUES: dict[str, list[Any]] = {
         *(["5555/tcp"], ["6379/tcp"], "6380/udp", "6379/tcp from 10.0.0.1", [8000], None, 8000),
     ],
     "firewall_only_ours": ["", "maybe", 2, None],
+    "bans": ["", "maybe", 2, None],
+    "ban_tries": [0, 1, 101, "many", None],
+    "ban_find_seconds": [0, 9, -1, "1h", None],
+    "ban_seconds": [0, 9, -1, "1h", None],
+    "ban_ignore": [
+        *("localhost", "192.168.1", "192.168.1.7/24", "10.0.0.0/33", "::g", "0.0.0.0/0", "::/0"),
+        *([""], ["a b"], ["10.0.0.1\n"], [1], None, 5),
+    ],
 }
 
 

@@ -42,7 +42,8 @@ MEMORY = "/etc/systemd/system/redis-memory.service"
 CERTIFICATES = "/etc/systemd/system/redis-certificates.service"
 WORKER_SANDBOX = f"{WORKER}.d/sandbox.conf"
 BEAT_SANDBOX = f"{BEAT}.d/sandbox.conf"
-APP_GROUP = {RUNTIME, MEMORY, CERTIFICATES}
+LOGINS = "/etc/systemd/system/redis-logins.service"
+APP_GROUP = {RUNTIME, MEMORY, LOGINS, CERTIFICATES}
 ROTATION = "/etc/logrotate.d/celery-pi"
 JOURNAL = "/etc/systemd/journald.conf.d/celery-pi.conf"
 SANDBOXES = {WORKER_SANDBOX, BEAT_SANDBOX}
@@ -52,6 +53,8 @@ SERVER = "/etc/nginx/sites-enabled/zz-celery-pi"
 COMMON = "/etc/nginx/conf.d/celery-pi.conf"
 NAMES = "/etc/celery-pi/site_names"
 CERTIFICATE = "/etc/systemd/system/nginx-certificate.path"
+JAILS = "/etc/fail2ban/jail.d/zz-celery-pi.conf"
+DEPLOYERS = "/etc/celery-pi/deployers"
 SECRETS = {"redis_password_file", "flower_password_file"}
 
 
@@ -73,6 +76,8 @@ def render(path: str, **settings: Any) -> str:
         certificate="/etc/c.pem",
         key="/etc/k.pem",
         directories=("/etc",),
+        ignored=("127.0.0.0/8",),
+        addresses=("192.0.2.7",),
     )
     assert file.path == path
     return file.content
@@ -123,7 +128,7 @@ def test_all_templates_are_known_to_the_tests_below() -> None:
     redis = [REDIS, LIVE, ACL, UNIT, SYSCTL, *APP_GROUP]
     flower = [FLOWER, FLOWER_ENV, SERVER, NAMES, CERTIFICATE, COMMON]
     app = [WORKER, BEAT, *SANDBOXES, RECORD, ROTATION, JOURNAL]
-    assert sorted([*redis, *flower, *app]) == TEMPLATES
+    assert sorted([*redis, *flower, *app, JAILS, DEPLOYERS]) == TEMPLATES
 
 
 @pytest.mark.parametrize("path", FILES)
@@ -163,7 +168,7 @@ READERS: list[tuple[str, Any, set[str]]] = [
     ("celery_loglevel", "DEBUG", {WORKER, BEAT}),
     ("journal_max_use", "64mb", {JOURNAL}),
     ("beat_max_interval", 77, {BEAT}),
-    ("flower", False, {WORKER}),
+    ("flower", False, {WORKER, JAILS}),
     ("flower_user", "ann", set()),  # goes into the secrets
     ("nginx_server", False, set()),  # is whether its files are there
     ("nginx_names", ("nids.example",), set()),  # goes in as names
@@ -172,6 +177,11 @@ READERS: list[tuple[str, Any, set[str]]] = [
     ("firewall", False, set()),  # these are rules of ufw's
     ("firewall_allow", ("8000/tcp",), set()),
     ("firewall_only_ours", True, set()),
+    ("bans", False, set()),  # is whether its files are there
+    ("ban_tries", 7, {JAILS}),
+    ("ban_find_seconds", 77, {JAILS}),
+    ("ban_seconds", 77, {JAILS}),
+    ("ban_ignore", ("192.0.2.0/24",), set()),  # goes in as ignored
 ]
 
 

@@ -1,0 +1,87 @@
+"""Bans: by fail2ban, of addresses that fail to log in too often."""
+
+from pathlib import PurePath
+
+from pyinfra import host
+from pyinfra.operations import files
+
+from celery_pi.component import component
+from celery_pi.deployers import PATH as DEPLOYERS
+from celery_pi.deployers import deployers
+from celery_pi.operations.absent_units import absent_units
+from celery_pi.operations.config_files import config_files
+from celery_pi.operations.debian_packages import debian_packages
+from celery_pi.operations.package_service import left_to_its_package
+from celery_pi.operations.service import CHECK_UNIT, service
+from celery_pi.settings import Settings
+from celery_pi.sources import from_file, from_template
+
+UNIT = "fail2ban.service"
+LOGINS = "redis-logins.service"
+LIBRARY = "/usr/local/lib/celery-pi"
+SCRIPT = from_file(f"{LIBRARY}/redis-logins", mode="0755")
+CHECK = from_file(f"{LIBRARY}/check-fail2ban-config", mode="0755")
+SANDBOX = from_file(f"/etc/systemd/system/{UNIT}.d/celery-pi.conf")
+REDIS = from_file("/etc/fail2ban/filter.d/celery-pi-redis.conf")
+FLOWER = from_file("/etc/fail2ban/filter.d/celery-pi-flower.conf")
+JAILS = "/etc/fail2ban/jail.d/zz-celery-pi.conf"
+LOOPBACK = ("127.0.0.0/8", "::1")
+GOOD = "fail2ban-client -t"
+
+
+@component("Bans")
+def deploy(settings: Settings) -> None:
+    """Who fails to log in too often, by ssh, to Flower or to Redis, is refused for a time.
+
+    Or nothing of ours is left, and fail2ban is as its package has it.
+    """
+    if settings.bans:
+        _tell_of_redis(settings)
+        _ban(settings)
+    else:
+        _remove()
+
+
+def _tell_of_redis(settings: Settings) -> None:
+    unit = from_template(f"/etc/systemd/system/{LOGINS}", check=CHECK_UNIT, settings=settings)
+    config_files(name="Install the watch over Redis' logins", files=[SCRIPT, unit])
+    service(name="Run the watch over Redis' logins", unit=LOGINS, watch=[SCRIPT.path, unit.path])
+
+
+def _ban(settings: Settings) -> None:
+    packages = ["fail2ban", "nftables", "python3-systemd"]
+    debian_packages(name="Install fail2ban", packages=packages)
+    known = deployers(host)
+    filters = [REDIS, FLOWER] if settings.flower else [REDIS]
+    jails = from_template(
+        JAILS,
+        check=f'{CHECK.path} "$NEW" {JAILS}',
+        settings=settings,
+        ignored=[*LOOPBACK, *settings.ban_ignore, *known],
+    )
+    kept = [from_template(DEPLOYERS, addresses=known)] if known else []
+    config_files(name="Configure", files=[CHECK, SANDBOX, *filters, *kept, jails])
+    service(
+        name="Run",
+        unit=UNIT,
+        watch=[SANDBOX.path],
+        reload_for=[JAILS, *(file.path for file in filters)],
+        check=GOOD,
+        ready=_watch_over("sshd", *(PurePath(file.path).stem for file in filters)),
+    )
+    if not settings.flower:
+        files.file(name="Remove Flower's", path=FLOWER.path, present=False)
+
+
+def _watch_over(*jails: str) -> str:
+    """Shell command that waits, for a minute at most, until all the jails are there."""
+    ask = " && ".join(f"fail2ban-client status {jail}" for jail in jails)
+    return f"timeout 60 sh -c 'until {{ {ask}; }} >/dev/null 2>&1; do sleep 0.5; done'"
+
+
+def _remove() -> None:
+    told = "/run/redis-logins/told.json"
+    ours = [SCRIPT, CHECK, SANDBOX, REDIS, FLOWER]
+    paths = [*(file.path for file in ours), JAILS, DEPLOYERS, told]
+    absent_units(name="Remove", units=[LOGINS], files=paths)
+    left_to_its_package(name="Run without them", unit=UNIT, check=GOOD)

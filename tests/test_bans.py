@@ -1,0 +1,322 @@
+"""Bans, seen from another machine of the network: who is banned, who is not, what is forged."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from tests.harness import deploy, pids, redis, wait_for
+from tests.redis_users import password_of
+from tests.site import login
+from tests.virtual_pi import VirtualPi
+
+pytestmark = pytest.mark.native
+
+TRIES = 3
+SECONDS = 20
+JAILS = {"sshd": 22, "celery-pi-redis": 6379, "celery-pi-flower": 443}
+VICTIM = "203.0.113.7"
+LOG = "/var/log/fail2ban.log"
+ERRORS = "/var/log/nginx/error.log"
+FILTERS = "/etc/fail2ban/filter.d"
+CONTROL = "/run/systemd/system.control"
+
+# One login, from an address of this machine's; then, if asked, how long that address is refused and
+# whether another is meanwhile.
+CLIENT = """
+import base64, http.client, json, socket, ssl, subprocess, sys, time
+jail, port, target, source, who, other = json.load(sys.stdin)
+
+def opens(source):
+    try:
+        socket.create_connection((target, port), 5, (source, 0)).close()
+        return True
+    except OSError:
+        return False
+
+def until(state):
+    start = time.monotonic()
+    while opens(source) is not state:
+        if time.monotonic() - start > 180:
+            sys.exit("it never came to that")
+        time.sleep(0.2)
+    return time.monotonic() - start
+
+def redis():
+    with socket.create_connection((target, port), 30, (source, 0)) as there:
+        words = [word.encode() for word in ("AUTH", *who.split(":", 1))]
+        there.sendall(b"*3\\r\\n" + b"".join(b"$%d\\r\\n%s\\r\\n" % (len(w), w) for w in words))
+        return there.recv(100).decode().split()[0]
+
+def flower():
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    there = http.client.HTTPSConnection(
+        target, timeout=30, context=context, source_address=(source, 0))
+    login = "Basic " + base64.b64encode(who.encode()).decode()
+    there.request("GET", "/flower/", headers={"Authorization": login} if who else {})
+    return there.getresponse().status
+
+def ssh():
+    options = ["BatchMode=yes", "StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null"]
+    command = ["ssh", "-b", source, *("-o" + option for option in options)]
+    done = subprocess.run([*command, f"{who}@{target}", "true"], capture_output=True, text=True)
+    return "Permission denied" in done.stderr
+
+said = {22: ssh, 443: flower, 6379: redis}[port]()
+if other:
+    until(False)
+    said = [opens(other), until(True)]
+print(json.dumps(said))
+"""
+
+FAIL = """
+import socket, sys
+there = socket.socket(socket.AF_INET if sys.argv[1] == "loopback" else socket.AF_UNIX)
+there.connect(("127.0.0.1", 6379) if sys.argv[1] == "loopback" else "/run/redis-celery/redis.sock")
+for number in range(int(sys.argv[2])):
+    there.sendall(b"AUTH celery wrong\\r\\n")
+    assert there.recv(100).startswith(b"-WRONGPASS")
+"""
+
+
+class Outside:
+    """Another machine of the network, with several addresses."""
+
+    def __init__(self, machine: VirtualPi, pi: VirtualPi) -> None:
+        self.machine, self.pi = machine, pi
+        own = ipaddress.ip_interface(
+            machine.run("sh", "-c", "ip -o -4 addr show eth0 | awk '{ print $4 }'").stdout.strip()
+        )
+        # In the upper half, from which Docker gives none to others.
+        first = own.network.network_address + own.network.num_addresses // 2 + int(own) % 256 * 8
+        names = (*JAILS, "neighbour", "ignored", "forger")
+        self.addresses = {name: str(first + number) for number, name in enumerate(names)}
+        for address in self.addresses.values():
+            length = own.network.prefixlen
+            machine.run("ip", "addr", "add", f"{address}/{length}", "dev", "eth0")
+
+    def ask(self, jail: str, who: str, source: str = "", other: str = "") -> Any:
+        """What the Pi says to that login from the address of that name, by default the jail's.
+
+        With `other`, instead: whether that one is let in while the former is refused, and for how
+        many seconds it is.
+        """
+        named = (self.addresses[source or jail], who, other and self.addresses[other])
+        given = json.dumps([jail, JAILS[jail], self.pi.address, *named]).encode()
+        return json.loads(self.machine.run("python3", "-c", CLIENT, input=given).stdout)
+
+
+@pytest.fixture(scope="module")
+def outside(pi: VirtualPi) -> Iterator[Outside]:
+    machine = VirtualPi(f"{pi.name}-outside", pi.platform)
+    machine.down()
+    machine.up()
+    yield Outside(machine, pi)
+    machine.down()
+
+
+@pytest.fixture(scope="module")
+def strict(pi: VirtualPi, outside: Outside) -> Iterator[dict[str, object]]:
+    """The settings of a machine that is quick to ban, and that has Redis opened by hand."""
+    settings = {
+        "ban_tries": TRIES,
+        "ban_seconds": SECONDS,
+        "ban_ignore": outside.addresses["ignored"],
+    }
+    changed = {"Bans | Configure", "Bans | Run", "Command | Install celery-pi"}
+    assert deploy(pi, **settings).changed == changed
+    pi.run("systemctl", "set-property", "--runtime", "redis-server", "IPAddressAllow=any")
+    redis(pi, "config", "set", "bind", "0.0.0.0")  # noqa: S104  what this is about
+    yield settings
+    redis(pi, "config", "set", "bind", "127.0.0.1 -::1")
+    pi.run("rm", "-r", f"{CONTROL}/redis-server.service.d")
+    pi.run("systemctl", "daemon-reload")
+    assert deploy(pi).status == 0
+
+
+def status(pi: VirtualPi, jail: str, what: str) -> str:
+    """What fail2ban tells of a jail, such as `Total failed`."""
+    found = re.search(rf"{what}:\s*(.*)", pi.run("fail2ban-client", "status", jail).stdout)
+    assert found
+    return found[1]
+
+
+def right(pi: VirtualPi) -> dict[str, tuple[str, object]]:
+    """For each jail a login that is let in, and what it is answered."""
+    return {
+        "celery-pi-redis": (f"celery:{password_of(pi, 'celery')}", "+OK"),
+        "celery-pi-flower": (login(pi), 200),
+    }
+
+
+WRONG = {
+    "sshd": ("nobody-here", True),
+    "celery-pi-redis": ("celery:wrong", "-WRONGPASS"),
+    "celery-pi-flower": ("flower:wrong", 401),
+}
+
+
+def test_settled_machine_is_left_alone(pi: VirtualPi, strict: dict[str, object]) -> None:
+    assert deploy(pi, **strict).changed == set()
+
+
+def besiege(pi: VirtualPi, outside: Outside, jail: str) -> tuple[bool, float]:
+    """Fail to log in as often as leads to a ban; what came of it."""
+    who, answer = WRONG[jail]
+    for _ in range(TRIES - 1):
+        assert outside.ask(jail, who) == answer
+    wait_for("they count", lambda: int(status(pi, jail, "Total failed")) == TRIES - 1, 60)
+    assert outside.addresses[jail] not in status(pi, jail, "Banned IP list")
+    let_in, seconds = outside.ask(jail, who, other="neighbour")
+    return let_in, seconds
+
+
+@pytest.mark.usefixtures("strict")
+def test_address_is_banned_after_so_many_tries_and_for_so_long(
+    pi: VirtualPi, outside: Outside
+) -> None:
+    """Nobody else is, nor who logs in rightly, nor a browser that has yet to ask for the login."""
+    with ThreadPoolExecutor(len(JAILS)) as pool:
+        sieges = {jail: pool.submit(besiege, pi, outside, jail) for jail in JAILS}
+        for _ in range(TRIES):
+            for jail, (who, answer) in right(pi).items():
+                assert outside.ask(jail, who, "neighbour") == answer
+            assert outside.ask("celery-pi-flower", "", "neighbour") == 401
+        ended = {jail: siege.result() for jail, siege in sieges.items()}
+    for jail, (let_in, seconds) in ended.items():
+        assert let_in, jail
+        assert seconds > SECONDS / 2, jail
+        assert status(pi, jail, "Total banned") == "1"
+        assert status(pi, jail, "Total failed") == str(TRIES)
+        assert f"[{jail}] Ban {outside.addresses[jail]}" in pi.run("cat", LOG).stdout
+
+
+@pytest.mark.usefixtures("strict")
+def test_address_of_the_owners_and_loopback_are_never_banned_but_told(
+    pi: VirtualPi, outside: Outside
+) -> None:
+    who, answer = WRONG["celery-pi-redis"]
+    for _ in range(TRIES + 1):
+        assert outside.ask("celery-pi-redis", who, "ignored") == answer
+    ignored_but_told(pi, outside.addresses["ignored"])
+    # Not before: within a second, all would be the last one's.
+    pi.run("python3", "-c", FAIL, "loopback", str(TRIES + 1))
+    ignored_but_told(pi, "127.0.0.1")
+
+
+def ignored_but_told(pi: VirtualPi, address: str) -> None:
+    wait_for("they are told", lambda: told(pi, address) == TRIES + 1)
+    seen = f"[celery-pi-redis] Ignore {address} by "
+    wait_for("they are seen", lambda: pi.run("cat", LOG).stdout.count(seen) == TRIES + 1)
+    assert f"Ban {address}" not in pi.run("cat", LOG).stdout
+
+
+def told(pi: VirtualPi, address: str) -> int:
+    """How many failed logins of `celery` from there are in the journal."""
+    pi.run("journalctl", "--sync")
+    lines = pi.run("journalctl", "-q", "-o", "cat", "-u", "redis-logins").stdout.splitlines()
+    return sum(f"failed login of celery to Redis from {address} at 20" in line for line in lines)
+
+
+def matched(pi: VirtualPi, log: str, name: str) -> set[str]:
+    """Addresses that a filter finds in a log."""
+    command = ("fail2ban-regex", "-o", "ip", log, f"{FILTERS}/{name}.conf")
+    return set(pi.run(*command, check=False).stdout.split())
+
+
+@pytest.mark.usefixtures("strict")
+def test_no_client_can_have_another_banned(pi: VirtualPi, outside: Outside) -> None:
+    """By what it sends as a name or asks for, nor can a user of the Pi's by what he logs."""
+    now = pi.run("date", "+%Y/%m/%d %H:%M:%S").stdout.strip()
+    said = {
+        "redis-logins": f"celery-pi: failed login of celery to Redis from {VICTIM} at 2026-01-01",
+        "celery_pi_flower": f"failed login to Flower from {VICTIM}",
+    }
+    for tag, line in said.items():
+        pi.run("logger", "-t", tag, line, user="pi")
+    lines = [
+        *(f"raspberrypi {tag}[1]: {line}" for tag, line in said.items()),
+        f'{now} [error] 1#1: *1 user "x": password mismatch, client: {VICTIM}, server: x, '
+        'request: "GET / HTTP/1.1", host: "x"',
+    ]
+    forged = "\n" + "\n".join(lines) + "\n"
+    outside.ask("celery-pi-redis", forged.replace(":", ";") + ":x", "forger")
+    outside.ask("celery-pi-flower", forged.replace(":", ";") + ":x", "forger")
+    there = HTTPConnection(pi.address, timeout=30)
+    path = f"/.well-known/acme-challenge/{quote(forged, safe='')}"
+    named = {"Host": "raspberrypi", "User-Agent": lines[1]}
+    there.request("GET", path, headers=named)
+    assert there.getresponse().status == 404
+
+    forger = outside.addresses["forger"]
+    for jail in ("celery-pi-redis", "celery-pi-flower"):
+        found = wait_for(
+            "the forger is found",
+            lambda at=jail: {forger} & (seen := matched(pi, "systemd-journal", at)) and seen,
+        )
+        assert VICTIM not in found
+        assert VICTIM not in status(pi, jail, "Banned IP list")
+    assert VICTIM in matched(pi, ERRORS, "nginx-http-auth"), "fail2ban's own filter believes it"
+
+
+def over_restarts(pi: VirtualPi) -> None:
+    """Fail just before and just after restarts; each try is told once."""
+    before, tries = told(pi, "the socket"), 0
+    for unit in ("redis-logins", "redis-server") * 2:
+        pi.run("python3", "-c", FAIL, "socket", "3")
+        pi.run("systemctl", "restart", unit)
+        pi.run("python3", "-c", FAIL, "socket", "2")
+        tries += 5
+    wait_for("all are told", lambda: told(pi, "the socket") >= before + tries)
+    time.sleep(3)  # for those that would be told again
+    assert told(pi, "the socket") == before + tries
+    wait_for("all are well", lambda: pids(pi))
+
+
+def test_failed_login_is_told_once_over_restarts(pi: VirtualPi) -> None:
+    over_restarts(pi)
+
+
+@pytest.mark.debian12
+def test_failed_login_is_told_once_over_restarts_of_redis_7_0(debian12_pi: VirtualPi) -> None:
+    over_restarts(debian12_pi)
+
+
+def test_failed_login_would_be_told_again_if_nothing_were_noted(pi: VirtualPi) -> None:
+    """What the tests above would see."""
+    before = told(pi, "the socket")
+    pi.run("python3", "-c", FAIL, "socket", "2")
+    wait_for("they are told", lambda: told(pi, "the socket") == before + 2)
+    pi.run("sh", "-c", "systemctl stop redis-logins && rm /run/redis-logins/told.json")
+    pi.run("systemctl", "start", "redis-logins")
+    wait_for("they are told again", lambda: told(pi, "the socket") >= before + 4)
+
+
+def test_switched_off_nothing_of_it_is_left_and_it_comes_back(pi: VirtualPi) -> None:
+    before = installed(pi)
+    assert len(before) > 8
+    assert deploy(pi, bans=False).changed == {
+        *("Bans | Remove", "Bans | Run without them", "Command | Install celery-pi"),
+    }
+    assert installed(pi) == set()
+    assert "celery-pi" not in pi.run("fail2ban-client", "status").stdout
+    assert deploy(pi, bans=False).changed == set()
+    assert deploy(pi).status == 0
+    assert installed(pi) == before
+
+
+def installed(pi: VirtualPi) -> set[str]:
+    """What a deploy puts on the disk."""
+    ours = re.compile(r"fail2ban.*celery-pi|celery-pi.*fail2ban|redis-logins")
+    found = pi.run("find", "/etc", "/usr/local", "/var/lib/celery-pi", "-not", "-type", "d").stdout
+    return {path for path in found.splitlines() if ours.search(path)}
