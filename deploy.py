@@ -1,8 +1,9 @@
 """Redis and Celery for a Django project on a Raspberry Pi: the components, in order."""
 
-from tasks import app, beat, command, flower, kernel, logs, nginx, redis, worker
+from tasks import app, beat, board, command, flower, kernel, logs, nginx, redis, updates, worker
 
 kernel.deploy()
+board.deploy()
 logs.deploy()
 redis.deploy()
 app.deploy()  # before the services that run the app
@@ -12,3 +13,4 @@ beat.deploy()
 flower.deploy()
 nginx.deploy()
 redis.retire()  # of passwords, once every service has the new one
+updates.deploy()  # a timer that was missed starts them at once
