@@ -74,5 +74,5 @@ def said(outcome: Outcome) -> list[str]:
     """What is told of the board, without the machine's name."""
     words = ("Raspberry Pi", "restarted", "zram", "watchdog")
     lines = [line.strip() for line in outcome.stderr.splitlines()]
-    told = [line.partition(" ")[2] for line in lines if any(word in line for word in words)]
-    return [line for line in told if not line.startswith("|")]
+    told = [line.partition(" ")[2] for line in lines if line.startswith("@docker/")]
+    return [line for line in told if any(word in line for word in words)]
