@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -113,7 +114,7 @@ REBOOT = (
 )
 # What needrestart's whole configuration says of Redis.
 MAY_RESTART = """
-our %nrconf; do "/etc/needrestart/needrestart.conf" or die $@;
+our %nrconf; do "/etc/needrestart/needrestart.conf"; die $@ if $@;
 my ($said) = grep { "redis-server.service" =~ /$_/ } sort keys %{$nrconf{override_rc}};
 print $nrconf{restart}, $said ? $nrconf{override_rc}{$said} : 1;
 """
@@ -126,10 +127,9 @@ def test_held_package_is_told_and_a_second_deploy_changes_nothing(pi: VirtualPi)
 
 
 def test_security_is_upgraded_at_the_set_time_and_nothing_else(pi: VirtualPi) -> None:
-    show = ("systemctl", "show", "-p", "NextElapseUSecRealtime", "--value", "--timestamp=unix")
+    show = ("systemctl", "show", "-p", "NextElapseUSecRealtime", "--value")
     for timer in ("apt-daily.timer", "apt-daily-upgrade.timer"):
-        after_four = int(pi.run(*show, timer).stdout.strip("@\n")) % 86400 - 4 * 3600
-        assert 0 <= after_four <= 600
+        assert re.search(r" 04:(0\d:\d\d|10:00) ", pi.run(*show, timer).stdout)
     assert would_upgrade(pi) == {"nest-security", "redis-nest", "nest-pi"}
 
 
@@ -165,7 +165,7 @@ def test_redis_and_a_restart_of_the_machine_are_for_the_owner_to_choose(pi: Virt
     assert pi.run("perl", "-e", MAY_RESTART).stdout == "a0"
     pi.run("dpkg", "--force-downgrade", "--install", "/srv/nest/old/redis-nest_1.deb")
     pi.run("dpkg", "--force-downgrade", "--install", "/srv/nest/old/nest-pi_1.deb")
-    assert would_upgrade(pi) == {"nest-pi"}
+    assert would_upgrade(pi) & {"redis-nest", "nest-pi"} == {"nest-pi"}
 
 
 def test_switched_off_nothing_of_ours_is_left(pi: VirtualPi) -> None:
