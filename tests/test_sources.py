@@ -52,6 +52,11 @@ SERVER = "/etc/nginx/sites-enabled/zz-celery-pi"
 COMMON = "/etc/nginx/conf.d/celery-pi.conf"
 NAMES = "/etc/celery-pi/site_names"
 CERTIFICATE = "/etc/systemd/system/nginx-certificate.path"
+WATCHDOG = "/etc/systemd/system.conf.d/celery-pi.conf"
+APT = "/etc/apt/apt.conf.d/52celery-pi"
+NEEDRESTART = "/etc/needrestart/conf.d/celery-pi.conf"
+UNITS = "/etc/systemd/system"
+TIMERS = {f"{UNITS}/{name}.timer.d/celery-pi.conf" for name in ("apt-daily", "apt-daily-upgrade")}
 SECRETS = {"redis_password_file", "flower_password_file"}
 
 
@@ -73,6 +78,7 @@ def render(path: str, **settings: Any) -> str:
         certificate="/etc/c.pem",
         key="/etc/k.pem",
         directories=("/etc",),
+        timeout="15s",
     )
     assert file.path == path
     return file.content
@@ -123,7 +129,8 @@ def test_all_templates_are_known_to_the_tests_below() -> None:
     redis = [REDIS, LIVE, ACL, UNIT, SYSCTL, *APP_GROUP]
     flower = [FLOWER, FLOWER_ENV, SERVER, NAMES, CERTIFICATE, COMMON]
     app = [WORKER, BEAT, *SANDBOXES, RECORD, ROTATION, JOURNAL]
-    assert sorted([*redis, *flower, *app]) == TEMPLATES
+    machine = [WATCHDOG, APT, NEEDRESTART, *TIMERS]
+    assert sorted([*redis, *flower, *app, *machine]) == TEMPLATES
 
 
 @pytest.mark.parametrize("path", FILES)
@@ -134,6 +141,11 @@ def test_file_goes_to_the_path_it_mirrors_with_its_bytes(path: str) -> None:
 
 
 READERS: list[tuple[str, Any, set[str]]] = [
+    ("board", False, set()),
+    ("updates", False, set()),
+    ("updates_time", "05:00", TIMERS),
+    ("updates_reboot", "05:00", {APT}),
+    ("updates_redis", False, {APT, NEEDRESTART}),
     ("app_dir", "/srv/other", {WORKER, BEAT, FLOWER, ROTATION, *SANDBOXES}),
     ("app_module", "other", {WORKER, BEAT}),
     ("app_user", "other", {WORKER, BEAT, FLOWER, ROTATION, *APP_GROUP}),
