@@ -1,8 +1,23 @@
 """Redis and Celery for a Django project on a Raspberry Pi: the components, in order."""
 
-from tasks import app, bans, beat, command, firewall, flower, kernel, logs, nginx, redis, worker
+from tasks import (
+    app,
+    bans,
+    beat,
+    board,
+    command,
+    firewall,
+    flower,
+    kernel,
+    logs,
+    nginx,
+    redis,
+    updates,
+    worker,
+)
 
 kernel.deploy()
+board.deploy()
 logs.deploy()
 firewall.deploy()  # before anything opens a port
 redis.deploy()
@@ -14,3 +29,4 @@ flower.deploy()
 nginx.deploy()
 bans.deploy()
 redis.retire()  # of passwords, once every service has the new one
+updates.deploy()  # a timer that was missed starts them at once

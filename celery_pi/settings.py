@@ -170,6 +170,7 @@ KeyPattern = Annotated[str, Field(pattern=r"^[!#-&(-~]+$")]  # no quotes, which 
 Seconds = Annotated[int, Field(ge=1)]
 Allowed = Annotated[str, AfterValidator(_may_open)]
 Network = Annotated[str, AfterValidator(_network)]
+TimeOfDay = Annotated[str, Field(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")]
 HostName = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,63}(\.[a-z0-9-]{1,63})*$")]
 
 
@@ -325,6 +326,23 @@ class Settings(BaseModel):
     ] = "256mb"
     """Room on the SD card for the journal of the whole machine; the oldest goes first, and what is
     older than a week in any case."""
+
+    # -- the machine
+    board: bool = True
+    """Whether, on a Raspberry Pi, its boot line, swap and hardware watchdog are seen to: the memory
+    of services counted, swap in memory. Switched off, they stay as they are."""
+    updates: bool = True
+    """Whether security updates are installed by themselves, and services that use a replaced
+    library started again. Switched off, Debian's own configuration counts again."""
+    updates_time: TimeOfDay = "04:00"
+    """Time of day, in the machine's zone, after which they are installed, within ten minutes; at
+    the next start when the machine was off."""
+    updates_reboot: TimeOfDay | None = None
+    """Time of day at which the machine restarts when an update asks for it. None: never by itself;
+    each deploy says that it waits."""
+    updates_redis: bool = True
+    """Whether Redis is among what is updated and started again, which loses no task but keeps
+    clients waiting while it loads its data."""
 
     @property
     def writable_paths(self) -> list[str]:

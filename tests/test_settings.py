@@ -74,6 +74,11 @@ BAD_VALUES: dict[str, list[Any]] = {
     ],
     "worker_network": ["", "maybe", 2, None],
     "journal_max_use": ["256", 256, "15mb", "1.5gb", "10%"],
+    "board": ["", "maybe", 2, None],
+    "updates": ["", "maybe", 2, None],
+    "updates_time": ["", "4:00", "24:00", "04:60", "04:00:00", "0400", "04:00\n", 400, None],
+    "updates_reboot": ["", "now", "5:00", "24:00", 5],
+    "updates_redis": ["", "maybe", 2, None],
     "beat_max_interval": [0, 301, "1m"],
     "flower": ["", "maybe", 2, None],
     "flower_user": ["", "a:b", "a b", "é", "x" * 65, None],
@@ -216,6 +221,10 @@ def test_all_problems_are_told_at_once() -> None:
         ("firewall_allow", "8000/tcp, 53/udp", ("8000/tcp", "53/udp")),
         ("firewall_allow", ["1/tcp from 10.0.0.0/8"], ("1/tcp from 10.0.0.0/8",)),
         ("firewall_allow", "1/tcp from fd00::1", ("1/tcp from fd00::1",)),
+        ("updates_time", "00:00", "00:00"),
+        ("updates_time", "23:59", "23:59"),
+        ("updates_reboot", "04:30", "04:30"),
+        ("updates_reboot", None, None),
     ],
 )
 def test_good_value_is_accepted_as_the_data_option_parses_it(

@@ -55,6 +55,11 @@ NAMES = "/etc/celery-pi/site_names"
 CERTIFICATE = "/etc/systemd/system/nginx-certificate.path"
 JAILS = "/etc/fail2ban/jail.d/zz-celery-pi.conf"
 DEPLOYERS = "/etc/celery-pi/deployers"
+WATCHDOG = "/etc/systemd/system.conf.d/celery-pi.conf"
+APT = "/etc/apt/apt.conf.d/52celery-pi"
+NEEDRESTART = "/etc/needrestart/conf.d/celery-pi.conf"
+UNITS = "/etc/systemd/system"
+TIMERS = {f"{UNITS}/{name}.timer.d/celery-pi.conf" for name in ("apt-daily", "apt-daily-upgrade")}
 SECRETS = {"redis_password_file", "flower_password_file"}
 
 
@@ -78,6 +83,7 @@ def render(path: str, **settings: Any) -> str:
         directories=("/etc",),
         ignored=("127.0.0.0/8",),
         addresses=("192.0.2.7",),
+        timeout="15s",
     )
     assert file.path == path
     return file.content
@@ -128,7 +134,8 @@ def test_all_templates_are_known_to_the_tests_below() -> None:
     redis = [REDIS, LIVE, ACL, UNIT, SYSCTL, *APP_GROUP]
     flower = [FLOWER, FLOWER_ENV, SERVER, NAMES, CERTIFICATE, COMMON]
     app = [WORKER, BEAT, *SANDBOXES, RECORD, ROTATION, JOURNAL]
-    assert sorted([*redis, *flower, *app, JAILS, DEPLOYERS]) == TEMPLATES
+    machine = [JAILS, DEPLOYERS, WATCHDOG, APT, NEEDRESTART, *TIMERS]
+    assert sorted([*redis, *flower, *app, *machine]) == TEMPLATES
 
 
 @pytest.mark.parametrize("path", FILES)
@@ -139,6 +146,11 @@ def test_file_goes_to_the_path_it_mirrors_with_its_bytes(path: str) -> None:
 
 
 READERS: list[tuple[str, Any, set[str]]] = [
+    ("board", False, set()),
+    ("updates", False, set()),
+    ("updates_time", "05:00", TIMERS),
+    ("updates_reboot", "05:00", {APT}),
+    ("updates_redis", False, {APT, NEEDRESTART}),
     ("app_dir", "/srv/other", {WORKER, BEAT, FLOWER, ROTATION, *SANDBOXES}),
     ("app_module", "other", {WORKER, BEAT}),
     ("app_user", "other", {WORKER, BEAT, FLOWER, ROTATION, *APP_GROUP}),

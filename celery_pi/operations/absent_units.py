@@ -28,7 +28,8 @@ for unit in $units; do
 done
 rm -f $paths
 systemctl daemon-reload
-systemctl reset-failed $units 2>/dev/null || true  # what has not failed is an error to it
+# Without a name it means all units; a unit that has not failed is an error to it.
+[ -z "$units" ] || systemctl reset-failed $units 2>/dev/null || true
 """
 
 
@@ -48,14 +49,14 @@ class Left(FactBase[list[str]]):
 def absent_units(
     units: Sequence[str], files: Sequence[str], check: str = "true"
 ) -> Generator[StringCommand]:
-    """The units are stopped, disabled and unknown; the files they needed are gone as well.
+    """The units, if any, are stopped, disabled and unknown; the files are gone as well.
 
     Names are without blanks, and the units lie in /etc/systemd/system. Nothing is removed while
     the shell command `check` fails.
     """
     left = host.get_fact(Left, units=list(units), files=list(files))
     if not left:
-        host.noop(f"there is no {' and no '.join(units)}")
+        host.noop(f"there is no {' and no '.join([*units, *files])}")
         return
     yield StringCommand(_variables(units, files), assign(check=check), REMOVE)
 

@@ -21,7 +21,11 @@ done
 true  # nothing to say is an answer
 """
 
-APT = "DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300"
+# needrestart, where it is installed, would start services again in the midst of a deploy.
+APT = (
+    "DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=yes "
+    "apt-get -q -y -o DPkg::Lock::Timeout=300"
+)
 
 # Without the lock's time-out, which `update` does not know, another apt makes it fail at once.
 UPDATE = f"for try in 1 2 3; do {APT} update >&2 && break; [ $try -lt 3 ] && sleep 10; done"

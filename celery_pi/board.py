@@ -1,0 +1,73 @@
+"""What a Raspberry Pi is, beyond a machine with Debian."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pyinfra.api import FactBase, StringCommand
+
+CMDLINE = "/boot/firmware/cmdline.txt"
+COUNTED = "cgroup_enable=memory"
+SWAP = "/etc/systemd/zram-generator.conf.d/celery-pi.conf"
+WATCHDOG = "/etc/systemd/system.conf.d/celery-pi.conf"
+
+# The kernel's own path: /proc/device-tree leads there.
+SHOW = rf"""
+model=$(tr -d '\0' </sys/firmware/devicetree/base/model 2>/dev/null)
+case $model in "Raspberry Pi"*) echo "model $model" ;; *) exit 0 ;; esac
+echo "kernel $(uname -r)"
+grep -qsw memory /sys/fs/cgroup/cgroup.controllers && echo counted
+grep -qw {COUNTED} /proc/cmdline && echo asked
+grep -q ^/dev/zram /proc/swaps && echo zram
+[ -e /sys/class/zram-control ] || modprobe -nq zram 2>/dev/null && echo able
+[ -e /etc/rpi/swap.conf ] && echo rpi-swap
+[ -e {SWAP} ] && echo our-swap
+[ -c /dev/watchdog0 ] && echo watchdog
+[ -e {WATCHDOG} ] && echo our-watchdog
+echo "watched $(systemctl show -p RuntimeWatchdogUSec --value)"
+"""
+
+LONG_TIMEOUTS = (6, 8)  # the first kernel whose driver takes more than the hardware's 15 s
+
+
+@dataclass(frozen=True)
+class Pi:
+    """Kernel, time that systemd's watchdog is set to, and which of SHOW's words are true."""
+
+    kernel: str
+    watched: str
+    true: frozenset[str]
+
+    def has(self, word: str) -> bool:
+        return word in self.true
+
+    @property
+    def timeout(self) -> str:
+        """Longest that its watchdog can wait for systemd, up to a minute; 15 s were seen to be
+        short for a `daemon-reload` on a slow card."""
+        major, minor = (int(part) for part in self.kernel.split(".")[:2])
+        return "1min" if (major, minor) >= LONG_TIMEOUTS else "15s"
+
+    @property
+    def is_watched_by_others(self) -> bool:
+        """Raspberry Pi OS of 2025 sets it to a minute."""
+        return self.watched not in ("", "0", "infinity") and not self.has("our-watchdog")
+
+    @property
+    def has_zram_of_others(self) -> bool:
+        return self.has("rpi-swap") or (self.has("zram") and not self.has("our-swap"))
+
+
+class Board(FactBase[Pi | None]):
+    """What there is to know of a Raspberry Pi; None of any other machine. One command."""
+
+    @staticmethod
+    def default() -> None:
+        return None
+
+    def command(self) -> StringCommand:
+        return StringCommand(SHOW)
+
+    def process(self, output: list[str]) -> Pi:
+        told = dict(line.partition(" ")[::2] for line in output)
+        return Pi(told["kernel"], told["watched"], frozenset(told))

@@ -1,0 +1,87 @@
+"""Words for the kernel on the boot loader's line: with a bad line, nothing boots."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Generator, Sequence
+
+from pyinfra import host, logger, state
+from pyinfra.api import FactBase, QuoteString, StringCommand, operation
+
+from celery_pi.remote import assign
+
+# The file lies on FAT, which has no owners, no modes and no journal: each step is on the card
+# before the next, so that a power cut finds the old line or the new one. The digest is that of
+# what was sent: a connection that broke must not leave half a line.
+WRITE = r"""
+set -e
+kept=$path.before-celery-pi
+[ -e "$kept" ] || { cp "$path" "$kept.new"; sync "$kept.new"; mv -fT "$kept.new" "$kept"; }
+base64 -d >"$path.new"
+echo "$digest  $path.new" | sha256sum --check --quiet >&2
+sync "$path.new"
+mv -fT "$path.new" "$path"
+sync -f "$path"
+"""
+
+
+class BootLine(FactBase[bytes]):
+    """The file's bytes; none of a file that is missing or empty."""
+
+    @staticmethod
+    def default() -> bytes:
+        return b""
+
+    def command(self, path: str) -> StringCommand:
+        name = QuoteString(path)
+        return StringCommand("[ ! -e", name, "] || base64 -w0", name)
+
+    def process(self, output: list[str]) -> bytes:
+        return base64.b64decode("".join(output))
+
+
+def refusal(line: bytes, words: Sequence[str]) -> str:
+    """Why the line is better left to its owner; empty for one that may have the words added."""
+    text = line.rstrip(b"\r\n")
+    if not text.strip():
+        return "there is no line in it"
+    if b"\n" in text or b"\r" in text or b"\0" in text:
+        return "it is not one line of text"
+    present = text.decode("latin-1").split()
+    if not any(word.startswith("root=") for word in present):
+        return "it names no root="
+    opposite = {word.replace("_enable=", "_disable=") for word in words} - set(words)
+    return f"it says {found[0]}" if (found := sorted(opposite & set(present))) else ""
+
+
+def with_words(line: bytes, words: Sequence[str]) -> bytes:
+    """The line with those of the words that it lacks at its end; all else as it was."""
+    text = line.rstrip(b"\r\n")
+    present = text.decode("latin-1").split()
+    for word in words:
+        if word not in present:
+            text += (b"" if text.endswith(b" ") else b" ") + word.encode()
+    return text + line[len(line.rstrip(b"\r\n")) :]
+
+
+@operation()
+def boot_words(path: str, words: Sequence[str]) -> Generator[StringCommand]:
+    """The boot loader's line has the words; they count from the next start.
+
+    What it was at first is kept beside it. A line that looks like none is not touched.
+    """
+    line = host.get_fact(BootLine, path=path)
+    reason = refusal(line, words)
+    wanted = with_words(line, words)
+    if reason or wanted == line:
+        host.noop(reason or f"{path} has {' '.join(words)}")
+        return
+    if state.config.DIFF:
+        added = wanted[len(line.rstrip(b"\r\n")) :].decode("latin-1").strip()
+        host.log(f"Will add {added} to {path}", logger.info)
+    yield StringCommand(
+        assign(path=path, digest=hashlib.sha256(wanted).hexdigest()),
+        WRITE,
+        _stdin=base64.encodebytes(wanted).decode(),
+    )
