@@ -369,6 +369,16 @@ def test_redis_that_is_away_is_asked_once(checks: Any, monkeypatch: pytest.Monke
     assert tries == ["monitor"]
 
 
+def test_password_that_is_refused_is_tried_once(checks: Any, server: Any) -> None:
+    server.replies.append(b"-WRONGPASS no\r\n")
+    look = checks.look.Look(Settings().model_dump())
+    asked = (checks.status_redis.server, checks.status_tasks.queues)
+    told = {checks.registry.judged(each, look).evidence for each in asked}
+    assert len(told) == 1
+    assert "does not take the stored password" in told.pop()
+    assert len(server.sent) == 1
+
+
 # -- asking the workers
 
 

@@ -19,7 +19,7 @@ def default_user(look: Look) -> Result:
     return ok("off, without a password") if off else wrong("can log in", AGAIN)
 
 
-@check("Redis", "Users")
+@check("Redis", "Users of Redis")
 def users(look: Look) -> Result:
     found = set(look.ask("ACL", "USERS", user="admin"))
     wanted = USERS | ({"flower"} if look.settings["flower"] else set())

@@ -16,7 +16,7 @@ MOST_NGINX = 4.0  # with room for a site
 PROC = Path("/proc")
 
 
-@check("Units", "Users")
+@check("Units", "Users of the units")
 def users(look: Look) -> Result:
     owners = {
         name: owner(unit["MainPID"]) for name, unit in look.units.items() if unit["MainPID"] != "0"

@@ -25,15 +25,19 @@ class Look:
         self.settings = settings
         self._connections: dict[str, Connection] = {}
         self._silent = ""
+        self._refused: dict[str, str] = {}
 
     def key(self, name: str) -> str:
         """Name of a key of the app's in Redis."""
         return f"{self.settings['redis_key_prefix']}{name}"
 
     def ask(self, *words: str, user: str = "monitor") -> Any:
-        """Redis' reply in the app's database. Once it was silent, it is asked no more."""
+        """Redis' reply in the app's database. Once it was silent, it is asked no more, and so it
+        is by a user whose password it did not take: each try counts as an attack."""
         if self._silent:
             raise CannotLook(self._silent, RESTART_REDIS)
+        if user in self._refused:
+            raise CannotLook(self._refused[user], "deploy again")
         try:
             return self.connection(user).ask(*words)
         except Refused as error:
@@ -46,7 +50,11 @@ class Look:
     def connection(self, user: str) -> Connection:
         """The one connection of that user."""
         if user not in self._connections:
-            connection = login(user, PATIENCE)
+            try:
+                connection = login(user, PATIENCE)
+            except Refused as error:
+                self._refused[user] = f"Redis refuses: {error}"
+                raise
             database = str(self.settings["redis_database"])
             if database != "0":
                 connection.ask("SELECT", database)
