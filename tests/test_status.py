@@ -23,7 +23,7 @@ for n in range(7):
 TAKEN_ALONG = {"celery-worker": {"Workers"}}
 REDIS_NEEDED = {
     *("Server", "Memory", "Clients", "Keys", "Snapshot", "Append-only file", "Queues"),
-    *("Unacknowledged", "Active, scheduled", "Set aside", "Workers"),
+    *("Unacknowledged", "Active and scheduled", "Set aside", "Workers"),
 }
 VCGENCMD = "/usr/local/bin/vcgencmd"
 
@@ -73,7 +73,7 @@ def test_tasks_that_wait_run_and_are_scheduled_are_counted(pi: VirtualPi) -> Non
     told = ask(pi)
     assert told["Queues"]["celery"] == int(redis(pi, "llen", "celery")) == 5
     assert told["Unacknowledged"]["number"] == 3
-    assert told["Active, scheduled"] == {"active": 2, "scheduled": 1}
+    assert told["Active and scheduled"] == {"active": 2, "scheduled": 1}
     assert told.names("wrong") == {"celery-beat"}
     # Told to stop first, so that systemd does not start what was killed.
     pi.run("systemctl", "stop", "--no-block", "celery-worker")
@@ -126,8 +126,8 @@ def test_password_that_redis_does_not_take_is_told(pi: VirtualPi) -> None:
     start(pi, "redis-memory")
     assert told.status == 1
     assert "it does not take the stored password of its user monitor" in shown.text
-    assert told.names("wrong") >= REDIS_NEEDED - {"Active, scheduled"}
-    assert "Active, scheduled" in told.names("ok", "warn"), "admin's password is another"
+    assert told.names("wrong") >= REDIS_NEEDED - {"Active and scheduled"}
+    assert "Active and scheduled" in told.names("ok", "warn"), "admin's password is another"
 
 
 def test_worker_that_lost_its_way_to_redis_is_told(pi: VirtualPi) -> None:

@@ -93,5 +93,5 @@ def output(*command: str) -> str:
         raise CannotLook(told, "restart the machine if it stays so") from error
     if done.returncode:
         told = f"{command[0]} ended with {done.returncode}"
-        raise CannotLook(told, f"run it by hand: {' '.join(command)}")
+        raise CannotLook(told, f"run it by hand: {' '.join(command[:2])}")
     return done.stdout

@@ -35,7 +35,7 @@ def unacknowledged(look: Look) -> Result:
     return ok(f"{number}, running or waiting for their time", number=number)
 
 
-@check("Tasks", "Active, scheduled")
+@check("Tasks", "Active and scheduled")
 def in_workers(look: Look) -> Result:
     told, workers = tell(look, ("active", "scheduled"))
     numbers = {method: sum(map(len, by.values())) for method, by in told.items()}

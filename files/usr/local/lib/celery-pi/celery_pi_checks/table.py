@@ -42,7 +42,8 @@ def count(number: int, one: str, many: str = "") -> str:
 
 
 def as_table(rows: Sequence[Row]) -> str:
-    """A line for each result and below it, where it is not well, what to do."""
+    """A line for each result and below it, where it is not well, what to do, once for several."""
+    told = ""
     width = max((len(row.name) for row in rows), default=0)
     lines = []
     for section, group in groupby(rows, key=lambda row: row.section):
@@ -50,8 +51,9 @@ def as_table(rows: Sequence[Row]) -> str:
         for row in group:
             mark = MARKS[row.result.state]
             lines.append(f"  {mark:<5}  {row.name:<{width}}  {row.result.evidence}")
-            if row.result.remedy:
+            if row.result.remedy not in ("", told):
                 lines.append(f"  {'':<5}  {'':<{width}}  -> {row.result.remedy}")
+            told = row.result.remedy
     return "\n".join([*lines, verdict(rows)])
 
 
