@@ -444,10 +444,16 @@ def test_workers_that_do_not_answer_are_not_awaited_for_long(
     assert [words[0] for words in redis.asked[-2:]] == ["SREM", "DEL"], "it leaves nothing behind"
 
 
-def test_worker_that_does_not_answer_is_told(checks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("names", "evidence"),
+    [
+        (["celery@deaf"], "0 active, 0 scheduled; 1 worker did not answer"),
+        ([], "no worker can be asked"),
+    ],
+)
+def test_worker_that_does_not_answer_is_told(
+    checks: Any, monkeypatch: pytest.MonkeyPatch, names: list[str], evidence: str
+) -> None:
     monkeypatch.setattr(checks.control, "PATIENCE", 0.1)
-    result = checks.status_tasks.in_workers(Workers(["celery@deaf"], answers=False))
-    assert (result.state, result.evidence) == (
-        "warn",
-        "0 active, 0 scheduled; 1 worker did not answer",
-    )
+    result = checks.status_tasks.in_workers(Workers(names, answers=False))
+    assert (result.state, result.evidence) == ("warn", evidence)

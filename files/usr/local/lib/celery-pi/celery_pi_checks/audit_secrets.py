@@ -44,7 +44,7 @@ for file, *wanted in (
     ("/etc/celery-pi/flower.env", "600", "root", "root"),
     ("/etc/nginx/celery-pi.htpasswd", "640", "root", "www-data"),
     ("/etc/celery-pi/site.pem", "600", "root", "root"),
-    ("/etc/celery-pi/tls/ca.key", "600", "root", "root"),
+    ("/etc/celery-pi/tls/private/ca.key", "600", "root", "root"),
     ("/etc/celery-pi/tls/redis.pem", "640", "root", "redis"),
 ):
     check("Secrets", file.replace("APP/", "the app's "))(private(file, *wanted))

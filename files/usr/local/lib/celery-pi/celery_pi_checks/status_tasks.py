@@ -44,6 +44,8 @@ def in_workers(look: Look) -> Result:
     names = sorted({task["name"] for tasks in told["active"].values() for task in tasks})
     if names:
         shown += f" ({', '.join(names[:3])}{', ...' if names[3:] else ''})"
+    if not workers:
+        return warn("no worker can be asked", WORKER, **numbers)
     if answered < workers:
         missing = workers - answered
         return warn(f"{shown}; {count(missing, 'worker')} did not answer", WORKER, **numbers)
