@@ -17,7 +17,7 @@ virtual_pi_args = --name $(VIRTUAL_PI) --platform $(PLATFORM) --release $(RELEAS
 python_works := python3 -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
 
 .DEFAULT_GOAL := help
-.PHONY: help deploy plan rotate prove up shell down test test-fast faults lint
+.PHONY: help deploy plan rotate prove status audit up shell down test test-fast faults lint
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -34,6 +34,12 @@ rotate: .venv/installed ## Give every user of Redis a new password, while all go
 
 prove: .venv/installed ## Run a task on the deployed worker and show its result
 	@$(pyinfra) inventory.py exec -- /usr/local/bin/celery-pi prove
+
+status: .venv/installed ## Tell how Redis, Celery and the machine are
+	@$(pyinfra) inventory.py exec -- /usr/local/bin/celery-pi status
+
+audit: .venv/installed ## Tell whether the machine is as closed as the deploy left it
+	@$(pyinfra) inventory.py exec -- /usr/local/bin/celery-pi audit
 
 up: .venv/installed ## Bring up the virtual Pi
 	@$(virtual_pi) up $(virtual_pi_args)

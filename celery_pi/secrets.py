@@ -36,6 +36,7 @@ USERS = ("celery", "flower", "backup", "monitor", "admin")
 SHORTEST_TYPED = 16  # of one that a person types
 
 READ = r"""
+[ ! -d "$directory" ] || echo ". $(stat -c '%a:%U:%G' "$directory")"
 for f in "$directory"/redis_*_password "$directory"/redis_*_password.old; do
   [ ! -f "$f" ] || echo "${f##*/} $(stat -c '%a:%U:%G' "$f") $(base64 -w0 "$f")"
 done
@@ -43,7 +44,15 @@ done
 
 
 class Stored(dict[str, tuple[str, str]]):
-    """Name of each secret file on the Pi, with its `mode:user:group` and its text."""
+    """Name of each secret file on the Pi, with its `mode:user:group` and its text.
+
+    The directory's name is a dot, and it has no text.
+    """
+
+    @property
+    def closed(self) -> bool:
+        """Whether nobody but root can enter the directory."""
+        return self.get(".", ("", ""))[0] == "700:root:root"
 
     def password(self, user: str) -> str:
         """Password of that user, or nothing."""
@@ -167,15 +176,15 @@ def secret_files(known: Passwords) -> Generator[StringCommand]:
     Fails when what this run found there is no longer what is there.
     """
     stored = _read(current_host)
-    stale = False
+    stale = not stored.closed
+    if stale:
+        yield StringCommand("install -d -m 0700 -o root -g root", DIRECTORY)
     for user, wanted in known.wanted.items():
         current = stored.password(user)
         if current == wanted and stored[secret(user)][0] == "600:root:root":
             continue
         if current not in (wanted, known.found.password(user)):
             raise OperationError(f"{secret(user)} was set by another deploy: run this one again")
-        if not stale:
-            yield StringCommand("install -d -m 0700 -o root -g root", DIRECTORY)
         stale = True
         if current not in ("", wanted):
             yield _write(f"{secret(user)}.old", [*stored.old(user), current])

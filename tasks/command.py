@@ -6,6 +6,17 @@ from celery_pi.settings import Settings
 from celery_pi.sources import from_file, from_template
 
 PROGRAM = "/usr/local/bin/celery-pi"
+LIBRARY = "/usr/local/lib/celery-pi"
+
+# What each is for stands in the first of them.
+CHECKS = [
+    from_file(f"{LIBRARY}/celery_pi_checks/{module}.py")
+    for module in (
+        *("__init__", "registry", "report", "table", "look", "resp", "control"),
+        *("status_redis", "status_tasks", "status_units", "status_machine"),
+        *("audit_network", "audit_secrets", "audit_redis", "audit_units"),
+    )
+]
 
 
 @component("Command")
@@ -15,9 +26,10 @@ def deploy(settings: Settings) -> None:
         name="Install celery-pi",
         files=[
             from_file(PROGRAM, mode="0755"),
-            from_file("/usr/local/lib/celery-pi/prove_task.py"),
-            from_file("/usr/local/lib/celery-pi/check_app.py"),
-            from_file("/usr/local/lib/celery-pi/set-aside", mode="0755"),
+            from_file(f"{LIBRARY}/prove_task.py"),
+            from_file(f"{LIBRARY}/check_app.py"),
+            from_file(f"{LIBRARY}/set-aside", mode="0755"),
+            *CHECKS,
             from_template("/etc/celery-pi/settings.json", settings=settings),
         ],
     )

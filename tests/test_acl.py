@@ -31,6 +31,7 @@ COMMANDS = {
     "backup": {"ping", "info", "lastsave", "bgsave", "sync", "replconf"},
     "monitor": {"ping", "select", "info", "dbsize", "lastsave", "scan", "exists", "type", "ttl"}
     | {"pttl", "llen", "hlen", "scard", "zcard", "memory|usage", "memory|stats", "memory|doctor"}
+    | {"pubsub|channels"}
     | {"client|list", "config|get", "acl|whoami", "acl|log", "slowlog|get", "slowlog|len"}
     | {"latency|latest", "latency|history", "latency|doctor"},
 }

@@ -73,7 +73,7 @@ MEASURES = (
     *("latency history command", "latency doctor", "memory stats", "memory doctor"),
     *("scan 0 count 100", "llen celery", "hlen unacked", "zcard unacked_index", "select 0"),
     *("memory usage celery", "type celery", "ttl celery", "pttl celery", "exists celery"),
-    *("scard _kombu.binding.celery",),
+    *("scard _kombu.binding.celery", "pubsub channels celery-pi.alive.*"),
 )
 
 

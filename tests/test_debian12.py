@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.harness import Outcome, deploy, exposure, pids, prove, redis
+from tests.onlooker import ask
 from tests.test_sandbox import LIMITS
 from tests.virtual_pi import VirtualPi, VirtualPiError
 
@@ -136,3 +137,8 @@ def all_is_well(pi: VirtualPi, before: str) -> None:
     assert redis(pi, "lrange", "kept", "0", "-1").split() == [str(n + 1) for n in range(KEPT)]
     assert "SUCCESS" in prove(pi)
     assert deploy(pi).changed == set()
+
+
+def test_command_finds_all_well(debian12_pi: VirtualPi) -> None:
+    for command in ("status", "audit"):
+        assert ask(debian12_pi, command).names("wrong") == set()

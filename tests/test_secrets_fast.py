@@ -302,6 +302,15 @@ def test_rotation_that_died_before_the_new_password_was_stored_loses_none(
 
 
 @as_root
+def test_directory_that_others_can_enter_is_closed(store: Path) -> None:
+    deploy()
+    store.chmod(0o755)
+    _, done = deploy()
+    assert (done.changed, mode(store)) == ([True], 0o700)
+    assert deploy()[1].changed == [False]
+
+
+@as_root
 def test_rotation_that_died_between_two_users_is_completed_by_the_next_deploy(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,10 @@
+"""Managed by celery-pi. The checks behind `celery-pi status` and `celery-pi audit`.
+
+A check is one function in a module that is named here; they are shown in this order. Python's
+standard library alone, so that they work when the app or its packages are broken.
+"""
+
+MODULES = {
+    "status": ("status_redis", "status_tasks", "status_units", "status_machine"),
+    "audit": ("audit_network", "audit_secrets", "audit_redis", "audit_units"),
+}

@@ -1,0 +1,108 @@
+"""Managed by celery-pi. Secrets: who can read them, how strong they are, where they show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from grp import getgrgid
+from pathlib import Path
+from pwd import getpwuid
+
+from celery_pi_checks.look import Look
+from celery_pi_checks.registry import Function, Result, check, ok, wrong
+
+STORE = Path("/etc/celery-pi/secrets")
+PROC = Path("/proc")
+SHORTEST, SHORTEST_TYPED = 32, 16  # characters; the latter of a password that a person types
+
+
+def private(path: str, mode: str, owner: str, group: str) -> Function:
+    """A check that the file has that mode and those owners; it may be missing."""
+
+    def judge(look: Look) -> Result | None:
+        user = {"APP": look.settings["app_user"]}
+        file = Path(path.replace("APP", look.settings["app_dir"]))
+        if not file.exists():
+            return None
+        wanted = f"{mode} {user.get(owner, owner)}:{user.get(group, group)}"
+        found = access(file)
+        return ok(found) if found == wanted else wrong(f"{found}, not {wanted}", "deploy again")
+
+    return judge
+
+
+def access(file: Path) -> str:
+    """Mode and owners: `600 root:root`."""
+    shown = file.stat()
+    user, group = getpwuid(shown.st_uid).pw_name, getgrgid(shown.st_gid).gr_name
+    return f"{shown.st_mode & 0o7777:o} {user}:{group}"
+
+
+for file, *wanted in (
+    ("APP/.env", "600", "APP", "APP"),
+    (str(STORE), "700", "root", "root"),
+    ("/etc/redis/celery-pi.acl", "640", "root", "redis"),
+    ("/etc/celery-pi/flower.env", "600", "root", "root"),
+    ("/etc/nginx/celery-pi.htpasswd", "640", "root", "www-data"),
+    ("/etc/celery-pi/site.pem", "600", "root", "root"),
+    ("/etc/celery-pi/tls/private/ca.key", "600", "root", "root"),
+    ("/etc/celery-pi/tls/redis.pem", "640", "root", "redis"),
+):
+    check("Secrets", file.replace("APP/", "the app's "))(private(file, *wanted))
+
+
+@check("Secrets", "Stored passwords")
+def stored(_: Look) -> Result:
+    files = sorted(STORE.iterdir())
+    found = [f"{file.name} {access(file)}" for file in files if access(file) != "600 root:root"]
+    if found:
+        return wrong(f"not 600 root:root: {', '.join(found)}", "deploy again")
+    return ok(f"{len(files)} files, 600 root:root", files=len(files))
+
+
+@check("Secrets", "Length of passwords")
+def strength(_: Look) -> Result:
+    weak = [name for name, password in passwords() if len(password) < shortest(name)]
+    if weak:
+        remedy = "make rotate; one of your own: redis_password_file, flower_password_file"
+        return wrong(f"too short: {', '.join(sorted(weak))}", remedy, weak=weak)
+    return ok(f"{SHORTEST} characters or more, {SHORTEST_TYPED} where one is typed", weak=[])
+
+
+def shortest(name: str) -> int:
+    return SHORTEST_TYPED if name == "flower_login" else SHORTEST
+
+
+def passwords() -> Iterator[tuple[str, str]]:
+    """Name of its file and text of each password."""
+    for file in STORE.iterdir():
+        for line in file.read_text().splitlines():
+            typed = line.partition(":")[2] if file.name == "flower_login" else line
+            yield file.name, typed
+
+
+@check("Secrets", "In command lines")
+def command_lines(_: Look) -> Result:
+    secrets = [password.encode() for _, password in passwords() if password]
+    shown = sorted(
+        name(process)
+        for process in PROC.glob("[0-9]*")
+        if any(secret in command_line(process) for secret in secrets)
+    )
+    if shown:
+        remedy = "end it; give it the password by a file, and make rotate"
+        return wrong(f"a password shows in ps: {', '.join(shown)}", remedy, processes=shown)
+    return ok("no process shows a password", processes=[])
+
+
+def command_line(process: Path) -> bytes:
+    try:
+        return (process / "cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""  # it has just ended
+
+
+def name(process: Path) -> str:
+    try:
+        return f"{(process / 'comm').read_text().strip()} {process.name}"
+    except (FileNotFoundError, ProcessLookupError):
+        return process.name

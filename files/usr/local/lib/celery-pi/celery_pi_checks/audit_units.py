@@ -1,0 +1,50 @@
+"""Managed by celery-pi. The units: as whom they run, and what is left open to them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from pwd import getpwuid
+
+from celery_pi_checks.look import Look, output
+from celery_pi_checks.registry import Result, check, ok, wrong
+
+# redis-memory reads a password that is root's, and nginx opens ports: both in a sandbox.
+AS_ROOT = {"redis-memory", "nginx"}
+MOST = 2.0  # what systemd calls OK begins there; the worker itself is at 1.1
+MOST_NGINX = 4.0  # with room for a site
+PROC = Path("/proc")
+
+
+@check("Units", "Users of the units")
+def users(look: Look) -> Result:
+    owners = {
+        name: owner(unit["MainPID"]) for name, unit in look.units.items() if unit["MainPID"] != "0"
+    }
+    as_root = sorted(name for name in owners if owners[name] == "root" and name not in AS_ROOT)
+    if as_root:
+        remedy = "systemctl cat UNIT shows which file says so; deploy again"
+        return wrong(f"root: {', '.join(as_root)}", remedy, users=owners)
+    told = ", ".join(f"{name} {user}" for name, user in owners.items())
+    return ok(told or "none runs", users=owners)
+
+
+def owner(pid: str) -> str:
+    return getpwuid((PROC / pid).stat().st_uid).pw_name
+
+
+@check("Units", "Sandboxes")
+def sandboxes(look: Look) -> Result:
+    listed = json.loads(output("systemd-analyze", "security", "--no-pager", "--json=short"))
+    rated = {unit["unit"].removesuffix(".service"): float(unit["exposure"]) for unit in listed}
+    found = {name: rated[name] for name in look.units if name in rated}
+    open_ones = {name: score for name, score in found.items() if score > limit(name)}
+    if open_ones:
+        told = ", ".join(f"{name} {score}" for name, score in open_ones.items())
+        return wrong(f"too open: {told}", "systemd-analyze security UNIT; deploy again", **found)
+    told = ", ".join(f"{name} {score}" for name, score in found.items())
+    return ok(f"{told} (10 is open)", **found)
+
+
+def limit(name: str) -> float:
+    return MOST_NGINX if name == "nginx" else MOST

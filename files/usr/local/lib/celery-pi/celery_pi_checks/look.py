@@ -1,0 +1,97 @@
+"""Managed by celery-pi. What several checks look at, each read once."""
+
+from __future__ import annotations
+
+import subprocess
+from functools import cached_property
+from typing import Any
+
+from celery_pi_checks.registry import CannotLook
+from celery_pi_checks.resp import Connection, Refused, login
+
+PATIENCE = 1  # seconds that Redis may take to answer
+COMMAND_PATIENCE = 10  # seconds for a program; an emulated Pi starts one in 0.1
+PROPERTIES = (
+    *("Id", "ActiveState", "SubState", "MainPID", "NRestarts", "ActiveEnterTimestampMonotonic"),
+    *("ControlGroup", "Result"),
+)
+RESTART_REDIS = "journalctl -u redis-server -n 50; systemctl restart redis-server"
+
+
+class Look:
+    """This Pi, as the deployed settings describe it."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.settings = settings
+        self._connections: dict[str, Connection] = {}
+        self._silent = ""
+        self._refused: dict[str, str] = {}
+
+    def key(self, name: str) -> str:
+        """Name of a key of the app's in Redis."""
+        return f"{self.settings['redis_key_prefix']}{name}"
+
+    def ask(self, *words: str, user: str = "monitor") -> Any:
+        """Redis' reply in the app's database. Once it was silent, it is asked no more, and so it
+        is by a user whose password it did not take: each try counts as an attack."""
+        if self._silent:
+            raise CannotLook(self._silent, RESTART_REDIS)
+        if user in self._refused:
+            raise CannotLook(self._refused[user], "deploy again")
+        try:
+            return self.connection(user).ask(*words)
+        except Refused as error:
+            raise CannotLook(f"Redis refuses: {error}", "deploy again") from error
+        except OSError as error:
+            reason = error.strerror or str(error) or type(error).__name__
+            self._silent = f"Redis does not answer: {reason}"
+            raise CannotLook(self._silent, RESTART_REDIS) from error
+
+    def connection(self, user: str) -> Connection:
+        """The one connection of that user."""
+        if user not in self._connections:
+            try:
+                connection = login(user, PATIENCE)
+            except Refused as error:
+                self._refused[user] = f"Redis refuses: {error}"
+                raise
+            database = str(self.settings["redis_database"])
+            if database != "0":
+                connection.ask("SELECT", database)
+            self._connections[user] = connection
+        return self._connections[user]
+
+    @cached_property
+    def info(self) -> dict[str, str]:
+        """What Redis tells about itself."""
+        lines = self.ask("INFO").splitlines()
+        return dict(line.split(":", 1) for line in lines if ":" in line)
+
+    def number(self, name: str) -> int:
+        """A figure of INFO."""
+        return int(self.info[name])
+
+    @cached_property
+    def units(self) -> dict[str, dict[str, str]]:
+        """What systemd says of each unit of ours, by its name without `.service`."""
+        flower = ("celery-flower", "nginx") if self.settings["flower"] else ()
+        names = ("redis-server", "redis-memory", "celery-worker", "celery-beat", *flower)
+        asked = ("systemctl", "show", "-p", ",".join(PROPERTIES), *names)
+        blocks = output(*asked).strip().split("\n\n")
+        shown = [dict(line.split("=", 1) for line in block.splitlines()) for block in blocks]
+        return {unit["Id"].removesuffix(".service"): unit for unit in shown}
+
+
+def output(*command: str) -> str:
+    """What a program prints; FileNotFoundError where there is none of that name."""
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=COMMAND_PATIENCE, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        told = f"{command[0]} does not end within {COMMAND_PATIENCE} s"
+        raise CannotLook(told, "restart the machine if it stays so") from error
+    if done.returncode:
+        told = f"{command[0]} ended with {done.returncode}"
+        raise CannotLook(told, f"run it by hand: {' '.join(command[:2])}")
+    return done.stdout

@@ -1,0 +1,92 @@
+"""Managed by celery-pi. What a check is, and how all of them are run.
+
+    @check("Redis", "Memory")
+    def memory(look: Look) -> Result:
+        return ok("1.2 MiB of 256.0 MiB", used=1258291, limit=268435456)
+
+A check that has nothing to say on this machine returns None. No check ends the run: one that
+cannot be made is `wrong`, with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from celery_pi_checks.look import Look
+
+
+class CannotLook(Exception):
+    """What a check would have read cannot be read; the reason holds no secret."""
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(reason)
+        self.remedy = remedy
+
+
+class Result(NamedTuple):
+    """`state` is ok, warn or wrong; `values` are the evidence for programs, in base units."""
+
+    state: str
+    evidence: str
+    remedy: str
+    values: dict[str, Any]
+
+
+class Row(NamedTuple):
+    """A result, and whose it is."""
+
+    section: str
+    name: str
+    result: Result
+
+
+Function = Callable[["Look"], "Result | None"]
+CHECKS: list[tuple[str, str, Function]] = []
+
+
+def check(section: str, name: str) -> Callable[[Function], Function]:
+    """Have the function run, and shown under that name."""
+
+    def register(function: Function) -> Function:
+        CHECKS.append((section, name, function))
+        return function
+
+    return register
+
+
+def ok(evidence: str, **values: Any) -> Result:
+    return Result("ok", evidence, "", values)
+
+
+def warn(evidence: str, remedy: str, **values: Any) -> Result:
+    """Something that will go wrong, or did; it does not change the exit status."""
+    return Result("warn", evidence, remedy, values)
+
+
+def wrong(evidence: str, remedy: str, **values: Any) -> Result:
+    return Result("wrong", evidence, remedy, values)
+
+
+def rows(look: Look) -> Iterator[Row]:
+    """Every check's result, in the order in which they were registered."""
+    for section, name, function in CHECKS:
+        result = judged(function, look)
+        if result is not None:
+            yield Row(section, name, result)
+
+
+def judged(function: Function, look: Look) -> Result | None:
+    """What the check says, or that it could not be made."""
+    try:
+        return function(look)
+    except CannotLook as error:
+        return wrong(f"cannot be read: {error}", error.remedy)
+    except OSError as error:
+        reason = f"{error.strerror or type(error).__name__} {error.filename or ''}".strip()
+        return wrong(f"cannot be read: {reason}", "deploy again")
+    except Exception as error:  # one that is broken must not hide what the others found
+        # Without its text, in which may stand what was read.
+        told = f"cannot be read: {type(error).__name__}"
+        return wrong(told, "deploy again; if it stays, it is a fault of celery-pi")

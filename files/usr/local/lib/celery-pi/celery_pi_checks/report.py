@@ -1,0 +1,31 @@
+"""Managed by celery-pi. Runs the checks of a command and prints what they found."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from typing import Any
+
+from celery_pi_checks import MODULES
+from celery_pi_checks.look import Look
+from celery_pi_checks.registry import rows
+from celery_pi_checks.table import as_json, as_table
+
+
+def main(command: str, settings: dict[str, Any], for_programs: bool) -> int:
+    """Exit status: 0 all is well, 1 something is wrong."""
+    for name in MODULES[command]:
+        import_module(f"celery_pi_checks.{name}")
+    found = list(rows(Look(settings)))
+    show(as_json(command, found) if for_programs else as_table(found))
+    return 1 if any(row.result.state == "wrong" for row in found) else 0
+
+
+def show(text: str) -> None:
+    """Print it, for as long as somebody reads: `celery-pi status | head`."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Python would try again at its end, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

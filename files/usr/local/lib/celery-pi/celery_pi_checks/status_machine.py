@@ -1,0 +1,112 @@
+"""Managed by celery-pi. The machine: disk, memory, load, heat, power."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from celery_pi_checks.look import Look, output
+from celery_pi_checks.registry import Result, check, ok, warn, wrong
+from celery_pi_checks.table import percent, size
+
+DATA = "/var/lib/redis"
+LEAST_FREE = 256 * 2**20  # bytes; Redis rewrites its file beside the old one
+LOW = 10  # percent
+HOT, TOO_HOT = 75, 82  # degrees Celsius; a Pi slows down from 80 on
+THERMAL = Path("/sys/class/thermal")
+MEMINFO = Path("/proc/meminfo")
+REBOOT = Path("/run/reboot-required")
+POWER = "a supply of 5 V and enough ampere, on a short cable; see vcgencmd get_throttled"
+
+# https://www.raspberrypi.com/documentation/computers/os.html#get_throttled
+THROTTLED = ("under-voltage", "frequency capped", "throttled", "too hot")
+
+
+@check("Machine", "Disk of /")
+def root(_: Look) -> Result:
+    return disk("/")
+
+
+@check("Machine", f"Disk of {DATA}")
+def data(_: Look) -> Result | None:
+    return None if os.stat(DATA).st_dev == os.stat("/").st_dev else disk(DATA)  # noqa: PTH116
+
+
+def disk(path: str) -> Result:
+    shown = os.statvfs(path)
+    free, whole = shown.f_bavail * shown.f_frsize, shown.f_blocks * shown.f_frsize
+    told = f"{size(free)} of {size(whole)} free ({percent(free, whole)} %)"
+    remedy = "du -xh / | sort -h | tail; journalctl --vacuum-size=64M; apt-get clean"
+    if free < LEAST_FREE:
+        return wrong(told, remedy, free=free, size=whole)
+    if percent(free, whole) < LOW:
+        return warn(told, remedy, free=free, size=whole)
+    return ok(told, free=free, size=whole)
+
+
+@check("Machine", "Memory")
+def memory(_: Look) -> Result:
+    lines = (line.split() for line in MEMINFO.read_text().splitlines())
+    shown = {words[0].rstrip(":"): int(words[1]) * 1024 for words in lines}
+    free, whole = shown["MemAvailable"], shown["MemTotal"]
+    swapped = shown["SwapTotal"] - shown["SwapFree"]
+    told = f"{size(free)} of {size(whole)} available"
+    told += f", {size(swapped)} swapped" if swapped else ""
+    values = {"available": free, "total": whole, "swapped": swapped}
+    if percent(free, whole) < LOW:
+        remedy = "ps axk -rss o rss,args | head; celery_concurrency, redis_maxmemory"
+        return warn(told, remedy, **values)
+    return ok(told, **values)
+
+
+@check("Machine", "Load")
+def load(_: Look) -> Result:
+    averages, processors = os.getloadavg(), os.cpu_count() or 1
+    told = ", ".join(f"{average:.2f}" for average in averages) + f" on {processors} processors"
+    if averages[2] > 2 * processors:
+        return warn(told, "top -b -n 1 | head -20", averages=averages)
+    return ok(told, averages=averages)
+
+
+@check("Machine", "Temperature")
+def temperature(_: Look) -> Result | None:
+    found = [int(path.read_text()) / 1000 for path in THERMAL.glob("thermal_zone*/temp")]
+    if not found:
+        return None
+    told = f"{max(found):.0f} °C"
+    if max(found) >= HOT:
+        judge = wrong if max(found) >= TOO_HOT else warn
+        return judge(told, "give it a heat sink or a fan", celsius=max(found))
+    return ok(told, celsius=max(found))
+
+
+@check("Machine", "Power")
+def power(_: Look) -> Result | None:
+    try:
+        answer = output("vcgencmd", "get_throttled")
+    except FileNotFoundError:
+        return None  # no Pi
+    now, before = decoded(int(answer.strip().partition("=")[2], 16))
+    if now:
+        return wrong(f"now: {', '.join(now)}", POWER, now=now, since_boot=before)
+    if before:
+        return warn(f"since the start: {', '.join(before)}", POWER, now=[], since_boot=before)
+    return ok("never short since the start", now=[], since_boot=[])
+
+
+def decoded(bits: int) -> tuple[list[str], list[str]]:
+    """What is the matter now, and what was since the start."""
+    return tuple(  # type: ignore[return-value]
+        [what for place, what in enumerate(THROTTLED) if bits & 1 << place + shift]
+        for shift in (0, 16)
+    )
+
+
+@check("Machine", "Restart")
+def restart(_: Look) -> Result:
+    if not REBOOT.exists():
+        return ok("not needed", needed=False)
+    packages = REBOOT.with_name("reboot-required.pkgs")
+    names = sorted(set(packages.read_text().split())) if packages.exists() else []
+    told = f"needed{' for ' if names else ''}{', '.join(names)}"
+    return warn(told, "systemctl reboot; running tasks finish first", needed=True)

@@ -1,0 +1,77 @@
+"""Managed by celery-pi. Redis: what it holds, and how safely."""
+
+from __future__ import annotations
+
+import time
+
+from celery_pi_checks.look import Look
+from celery_pi_checks.registry import Result, check, ok, warn, wrong
+from celery_pi_checks.table import age, count, percent, size
+
+FULL = 95  # percent; at 100 new tasks are refused
+HIGH = 70  # percent, as redis-memory warns
+DRAIN = "does the worker keep up? else raise redis_maxmemory and deploy"
+LOOK_AT_DISK = "df -h /var/lib/redis; journalctl -u redis-server -n 50"
+
+
+@check("Redis", "Server")
+def server(look: Look) -> Result:
+    version, uptime = look.info["redis_version"], look.number("uptime_in_seconds")
+    return ok(f"version {version}, up for {age(uptime)}", version=version, uptime=uptime)
+
+
+@check("Redis", "Memory")
+def memory(look: Look) -> Result:
+    used, limit = look.number("used_memory"), look.number("maxmemory")
+    if not limit:
+        return wrong(f"{size(used)}, without a limit", "deploy again", used=used, limit=0)
+    share = percent(used, limit)
+    told = f"{size(used)} of {size(limit)} ({share} %)"
+    values = {"used": used, "limit": limit}
+    if share >= HIGH:
+        return (wrong if share >= FULL else warn)(told, DRAIN, **values)
+    return ok(told, **values)
+
+
+@check("Redis", "Clients")
+def clients(look: Look) -> Result:
+    connected, most = look.number("connected_clients"), look.number("maxclients")
+    told = f"{connected} of {most}"
+    if percent(connected, most) >= 80:
+        return warn(told, "who are they? redis-cli admin client list", connected=connected)
+    return ok(told, connected=connected)
+
+
+@check("Redis", "Keys")
+def keys(look: Look) -> Result:
+    stored = look.info.get(f"db{look.settings['redis_database']}", "keys=0,expires=0")
+    told = dict(pair.split("=") for pair in stored.split(","))
+    number, expiring = int(told["keys"]), int(told["expires"])
+    evicted = look.number("evicted_keys")
+    given_up = f"; {count(evicted, 'result')} given up for want of memory" if evicted else ""
+    values = {"keys": number, "expiring": expiring, "evicted": evicted}
+    return ok(f"{number}, of which {expiring} expire{given_up}", **values)
+
+
+@check("Redis", "Snapshot")
+def snapshot(look: Look) -> Result:
+    saved, status = look.number("rdb_last_save_time"), look.info["rdb_last_bgsave_status"]
+    since, changes = int(time.time()) - saved, look.number("rdb_changes_since_last_save")
+    told = f"{age(since)} ago, {count(changes, 'change')} since"
+    if status != "ok":
+        return wrong(f"the last one failed; {told}", LOOK_AT_DISK, age=since, status=status)
+    return ok(told, age=since, status=status)
+
+
+@check("Redis", "Append-only file")
+def append_only_file(look: Look) -> Result:
+    if not look.number("aof_enabled"):
+        return wrong("off: what came since the last snapshot can be lost", "deploy again")
+    states = {"write": "aof_last_write_status", "rewrite": "aof_last_bgrewrite_status"}
+    failed = [what for what, name in states.items() if look.info[name] != "ok"]
+    length, waits = look.number("aof_current_size"), look.number("aof_delayed_fsync")
+    values = {"size": length, "delayed_fsync": waits, "failed": failed}
+    if failed:
+        return wrong(f"the last {' and '.join(failed)} failed", LOOK_AT_DISK, **values)
+    slow = f"; waited {count(waits, 'time')} for a slow disk" if waits else ""
+    return ok(f"written and synced, {size(length)}{slow}", **values)

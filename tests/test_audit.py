@@ -1,0 +1,113 @@
+"""`celery-pi audit`: green as deployed, red for each thing that is broken, green by a deploy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.harness import APP, deploy, pids, redis, run, wait_for
+from tests.onlooker import CALM, ask, names, table
+from tests.virtual_pi import VirtualPi
+
+pytestmark = pytest.mark.native
+
+SECRETS = "/etc/celery-pi/secrets"
+BEAT = "/etc/systemd/system/celery-beat.service"
+
+# What is broken by hand, and the checks that must see it.
+BROKEN = {
+    f"chmod 644 {APP}/.env": {"the app's .env"},
+    f"chmod 755 {SECRETS}; chmod 644 {SECRETS}/redis_admin_password": {SECRETS, "Stored passwords"},
+    "chmod 644 /etc/redis/celery-pi.acl": {"/etc/redis/celery-pi.acl"},
+    "chmod 644 /etc/celery-pi/flower.env": {"/etc/celery-pi/flower.env"},
+    "chmod 644 /etc/nginx/celery-pi.htpasswd": {"/etc/nginx/celery-pi.htpasswd"},
+    "sed -i 's/^bind .*/bind */; s/^protected-mode .*/protected-mode no/' "
+    "/etc/redis/celery-pi.conf": {"Addresses", "Protected mode", "Listening TCP sockets"},
+    f"sed -i 's/^User=.*/User=root/' {BEAT}": {"Users of the units"},
+    f"echo '[Service]' >{BEAT}.d/sandbox.conf": {"Sandboxes"},
+}
+# The same in the running server.
+BROKEN_IN_REDIS = {
+    "acl setuser default on nopass": {"Default user"},
+    "acl setuser stranger on nopass": {"Users of Redis"},
+    "config set appendonly no": {"Append-only file"},
+    "config set maxmemory-policy allkeys-lru": {"What goes when memory is full"},
+}
+RESTART = ("systemctl", "restart", "redis-server", "celery-beat")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _as_deployed(pi: VirtualPi) -> Iterator[None]:
+    pi.run(*CALM)
+    told = ask(pi, "audit")
+    assert (told.status, told.names("wrong", "warn")) == (0, set())
+    yield
+    told = ask(pi, "audit")
+    assert (told.status, told.names("wrong", "warn")) == (0, set())
+    wait_for("all is well", lambda: ask(pi).status == 0, 90)
+
+
+def test_table_says_the_same_as_the_json(pi: VirtualPi) -> None:
+    shown = table(pi, "audit")
+    assert names(shown.text) == ask(pi, "audit").names("ok")
+    assert shown.text.splitlines()[-1] == "all is well"
+    assert run("make", "audit", f"VIRTUAL_PI={pi.name}").status == 0
+
+
+def test_whatever_is_broken_is_found_and_mended_by_a_deploy(pi: VirtualPi) -> None:
+    for command in BROKEN:
+        pi.run("sh", "-c", command)
+    pi.run("systemctl", "daemon-reload")
+    pi.run(*RESTART)
+    for command in BROKEN_IN_REDIS:
+        redis(pi, *command.split())
+    told = ask(pi, "audit")
+    assert told.status == 1
+    assert told.names("wrong") == {
+        name for seen in (BROKEN | BROKEN_IN_REDIS).values() for name in seen
+    }
+    assert told["Listening TCP sockets"]["ports"] == [6379]
+    assert told["Users of the units"]["users"]["celery-beat"] == "root"
+    assert deploy(pi).status == 0
+    told = ask(pi, "audit")
+    assert told.names("wrong") == set()
+    assert deploy(pi).changed == set()
+    pids(pi)
+
+
+def test_stranger_that_listens_or_shows_a_password_is_named(pi: VirtualPi) -> None:
+    server = ("systemd-run", "--quiet", "--unit=stranger", "python3", "-m", "http.server", "8000")
+    pi.run(*server)
+    hang = f"exec python3 -c 'import time; time.sleep(3600)' $(cat {SECRETS}/redis_backup_password)"
+    pi.run("systemd-run", "--quiet", "--unit=leak", "sh", "-c", hang)
+    wait_for("it listens", lambda: pi.run("ss", "-Htln", "sport = :8000").stdout)
+    wait_for(
+        "both are found",
+        lambda: ask(pi, "audit").names("wrong") == {"Listening TCP sockets", "In command lines"},
+    )
+    told = ask(pi, "audit")
+    (leaking,) = told["In command lines"]["processes"]
+    pid = pi.run("systemctl", "show", "-P", "MainPID", "leak").stdout.strip()
+    pi.run("systemctl", "stop", "stranger", "leak")
+    assert leaking == f"python3 {pid}"
+    assert told["Listening TCP sockets"]["ports"] == [8000]
+
+
+def test_weak_password_is_named_and_not_shown(pi: VirtualPi) -> None:
+    file = f"{SECRETS}/redis_backup_password"
+    pi.run("sh", "-c", f"cp -p {file} /root/kept; printf 1234567x >{file}")
+    told, shown = ask(pi, "audit"), table(pi, "audit")
+    pi.run("mv", "/root/kept", file)
+    assert told.names("wrong") == {"Length of passwords"}
+    assert told["Length of passwords"]["weak"] == ["redis_backup_password"]
+    assert "1234567x" not in shown.text
+
+
+def test_audit_of_a_redis_that_is_down_ends_in_order(pi: VirtualPi) -> None:
+    pi.run("systemctl", "stop", "redis-server")
+    told = ask(pi, "audit")
+    pi.run("systemctl", "start", "redis-server")
+    assert told.status == 1
+    assert told.names("wrong") >= {"Default user", "Users of Redis", "Protected mode", "Addresses"}
+    assert {"the app's .env", "Sandboxes", "Users of the units"} <= told.names("ok")

@@ -1,0 +1,459 @@
+"""The checks of `celery-pi status` and `audit`: what they make of what they read, and show."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from threading import Thread
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from kombu.transport.virtual import Message
+from kombu.utils.json import loads
+
+from celery_pi.settings import Settings
+from tasks.command import CHECKS
+from tests.fake import Programs
+from tests.library import LIBRARY
+
+pytestmark = pytest.mark.fast
+
+
+@pytest.fixture
+def checks(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The modules, each by its name, as the command imports them."""
+    monkeypatch.syspath_prepend(str(LIBRARY))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    names = sorted(path.stem for path in (LIBRARY / "celery_pi_checks").glob("[a-z]*.py"))
+    found = SimpleNamespace(
+        **{name: import_module(f"celery_pi_checks.{name}") for name in names},
+        MODULES=import_module("celery_pi_checks").MODULES,
+    )
+    monkeypatch.setattr(found.registry, "CHECKS", [])
+    return found
+
+
+def info(checks: Any, **values: object) -> Any:
+    """A look at a Redis that tells these figures."""
+    look = checks.look.Look(Settings().model_dump())
+    look.info = {name: str(value) for name, value in values.items()}
+    return look
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (2**28, "256.0 MiB"), (2**33, "8.0 GiB")],
+)
+def test_size_is_read_by_people(checks: Any, number: int, text: str) -> None:
+    assert checks.table.size(number) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        *((-3, "0 s"), (0.9, "0 s"), (59, "59 s"), (60, "1 min"), (61, "1 min 1 s")),
+        *((3600, "1 h"), (7500, "2 h 5 min"), (86400 * 3 + 3600, "3 d 1 h")),
+    ],
+)
+def test_age_is_told_in_two_units(checks: Any, seconds: float, text: str) -> None:
+    assert checks.table.age(seconds) == text
+
+
+@pytest.fixture
+def three(checks: Any) -> Any:
+    """A row of each state."""
+    register = checks.registry
+    for section, name, result in (
+        ("Redis", "Server", register.ok("version 8", version="8")),
+        ("Redis", "Memory", register.warn("80 %", "raise it", used=80)),
+        ("Units", "nginx", register.wrong("failed", "start it")),
+        ("Units", "none", None),
+    ):
+        register.check(section, name)(lambda _, result=result: result)
+    return list(register.rows(None))
+
+
+def test_table_marks_what_is_wrong_and_says_what_to_do(checks: Any, three: Any) -> None:
+    assert checks.table.as_table(three).splitlines() == [
+        "Redis",
+        "         Server  version 8",
+        "  warn   Memory  80 %",
+        "                 -> raise it",
+        "Units",
+        "  WRONG  nginx   failed",
+        "                 -> start it",
+        "1 wrong (nginx); 1 warn (Memory)",
+    ]
+
+
+def test_json_says_the_same(checks: Any, three: Any) -> None:
+    told = json.loads(checks.table.as_json("status", three))
+    assert not told["well"]
+    assert [(row["name"], row["state"]) for row in told["checks"]] == [
+        *(("Server", "ok"), ("Memory", "warn"), ("nginx", "wrong"))
+    ]
+    assert told["checks"][1]["values"] == {"used": 80}
+    assert json.loads(checks.table.as_json("status", three[:2]))["well"]
+
+
+@pytest.mark.parametrize(
+    ("error", "evidence"),
+    [
+        (ValueError("s3cret"), "cannot be read: ValueError"),
+        (KeyError("s3cret"), "cannot be read: KeyError"),
+        (FileNotFoundError(2, "No such file", "/x"), "cannot be read: No such file /x"),
+    ],
+)
+def test_check_that_fails_is_wrong_and_tells_no_secret(
+    checks: Any, error: Exception, evidence: str
+) -> None:
+    def fail(_: object) -> None:
+        raise error
+
+    result = checks.registry.judged(fail, None)
+    assert (result.state, result.evidence) == ("wrong", evidence)
+    assert result.remedy
+
+
+@pytest.mark.parametrize("command", ["status", "audit"])
+def test_every_module_on_the_pi_is_run_by_a_command(checks: Any, command: str) -> None:
+    found = {path.stem for path in (LIBRARY / "celery_pi_checks").glob(f"{command}_*.py")}
+    assert set(checks.MODULES[command]) == found
+
+
+def test_every_module_is_installed() -> None:
+    there = {path.name for path in (LIBRARY / "celery_pi_checks").glob("*.py")}
+    assert {file.path.rpartition("/")[2] for file in CHECKS} == there
+
+
+@pytest.mark.parametrize(
+    ("bits", "now", "before"),
+    [
+        (0, [], []),
+        (0x50000, [], ["under-voltage", "throttled"]),
+        (0x50005, ["under-voltage", "throttled"], ["under-voltage", "throttled"]),
+        (0xA, ["frequency capped", "too hot"], []),
+        (0xF0000, [], ["under-voltage", "frequency capped", "throttled", "too hot"]),
+    ],
+)
+def test_throttling_is_decoded(checks: Any, bits: int, now: list[str], before: list[str]) -> None:
+    assert checks.status_machine.decoded(bits) == (now, before)
+
+
+@pytest.mark.parametrize(
+    ("answer", "state"),
+    [("throttled=0x0", "ok"), ("throttled=0x10000", "warn"), ("throttled=0x1", "wrong")],
+)
+def test_power_is_judged(
+    checks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, state: str
+) -> None:
+    Programs(tmp_path, monkeypatch).add("vcgencmd", f"echo {answer}")
+    assert checks.status_machine.power(None).state == state
+
+
+def test_power_is_left_out_where_there_is_no_vcgencmd(checks: Any) -> None:
+    assert checks.status_machine.power(None) is None
+
+
+@pytest.mark.parametrize(
+    ("free", "state"), [(50, "ok"), (9, "warn"), (0.1, "wrong")], ids=["half", "low", "none"]
+)
+def test_disk_is_judged(
+    checks: Any, monkeypatch: pytest.MonkeyPatch, free: float, state: str
+) -> None:
+    blocks = 2**22  # of 4 KiB: 16 GiB
+    shown = SimpleNamespace(f_bavail=int(blocks * free / 100), f_blocks=blocks, f_frsize=4096)
+    monkeypatch.setattr(os, "statvfs", lambda _: shown)
+    assert checks.status_machine.disk("/").state == state
+
+
+@pytest.mark.parametrize(
+    ("celsius", "state"), [([], None), ([40, 50], "ok"), ([40, 76], "warn"), ([90], "wrong")]
+)
+def test_temperature_is_the_hottest(
+    checks: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    celsius: list[int],
+    state: str | None,
+) -> None:
+    monkeypatch.setattr(checks.status_machine, "THERMAL", tmp_path)
+    for place, degrees in enumerate(celsius):
+        zone = tmp_path / f"thermal_zone{place}"
+        zone.mkdir()
+        (zone / "temp").write_text(f"{degrees}000\n")
+    result = checks.status_machine.temperature(None)
+    assert (result and result.state) == state
+    assert not celsius or result.values["celsius"] == max(celsius)
+
+
+@pytest.mark.parametrize(
+    ("used", "limit", "state"),
+    [(1, 100, "ok"), (70, 100, "warn"), (95, 100, "wrong"), (1, 0, "wrong")],
+)
+def test_memory_of_redis_is_judged(checks: Any, used: int, limit: int, state: str) -> None:
+    assert (
+        checks.status_redis.memory(info(checks, used_memory=used, maxmemory=limit)).state == state
+    )
+
+
+@pytest.mark.parametrize(
+    ("told", "state"),
+    [
+        ({}, "ok"),
+        ({"aof_enabled": 0}, "wrong"),
+        ({"aof_last_write_status": "err"}, "wrong"),
+        ({"aof_last_bgrewrite_status": "err"}, "wrong"),
+    ],
+    ids=["well", "off", "write", "rewrite"],
+)
+def test_append_only_file_is_judged(checks: Any, told: dict[str, object], state: str) -> None:
+    well = {"aof_last_write_status": "ok", "aof_last_bgrewrite_status": "ok", "aof_enabled": 1}
+    look = info(checks, **{**well, "aof_current_size": 1, "aof_delayed_fsync": 0, **told})
+    assert checks.status_redis.append_only_file(look).state == state
+
+
+@pytest.mark.parametrize(
+    ("schedule", "state"),
+    [
+        (None, "ok"),
+        ("{}", "ok"),
+        ('{"tick": ["2020-01-01T00:00:00+00:00", 3]}', "ok"),
+        ('{"tick": "?"}', "wrong"),
+        ('{"tick": ["2020', "wrong"),
+    ],
+)
+def test_beats_schedule_is_read(
+    checks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, schedule: str | None, state: str
+) -> None:
+    path = tmp_path / "schedule"
+    if schedule is not None:
+        path.write_text(schedule)
+    monkeypatch.setattr(checks.status_tasks, "SCHEDULE", path)
+    assert checks.status_tasks.beat(None).state == state
+
+
+# As the kernel writes them on a little-endian machine: sshd and Redis; nginx and ::1 on IPv6.
+TCP = """  sl  local_address rem_address   st
+   0: 00000000:0016 00000000:0000 0A
+   1: 0100007F:18EB 00000000:0000 0A
+   2: 0100007F:18EB 0100007F:8D2A 01
+"""
+TCP6 = """  sl  local_address                         remote_address                        st
+   0: 00000000000000000000000000000000:01BB 00000000000000000000000000000000:0000 0A
+   1: 00000000000000000000000001000000:18EB 00000000000000000000000000000000:0000 0A
+   2: 0000000000000000FFFF00000100007F:18EC 00000000000000000000000000000000:0000 0A
+"""
+
+
+@pytest.mark.skipif(sys.byteorder == "big", reason="the tables are of a little-endian machine")
+@pytest.mark.parametrize(
+    ("added", "ports"), [("", None), ("   3: 00000000:18EB 00000000:0000 0A\n", [6379])]
+)
+def test_sockets_beyond_loopback_are_found(
+    checks: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    added: str,
+    ports: list[int] | None,
+) -> None:
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net/tcp").write_text(TCP + added)
+    (tmp_path / "net/tcp6").write_text(TCP6)
+    monkeypatch.setattr(checks.audit_network, "PROC", tmp_path)
+    result = checks.audit_network.listening(None)
+    assert (result.state, result.values["ports"]) == (
+        ("wrong", ports) if ports else ("ok", [22, 443])
+    )
+
+
+def test_listening_socket_of_this_machine_is_read(checks: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        table = Path("/proc/net/tcp").read_text()
+        assert ("127.0.0.1", server.getsockname()[1]) in checks.audit_network.sockets(table)
+
+
+# -- the client of Redis
+
+
+@pytest.fixture
+def server(checks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A Redis that answers with what the test puts into `replies`, and notes what it was sent."""
+    path, secrets = tmp_path / "socket", tmp_path / "secrets"
+    secrets.mkdir()
+    (secrets / "redis_monitor_password").write_text("new s3cret")
+    monkeypatch.setattr(checks.resp, "SOCKET", str(path))
+    monkeypatch.setattr(checks.resp, "SECRETS", str(secrets))
+    known = SimpleNamespace(replies=[], sent=[], secrets=secrets)
+
+    def answer() -> None:
+        client, _ = listener.accept()
+        with client:
+            for reply in known.replies:
+                known.sent.append(client.recv(4096))
+                client.sendall(reply)
+            client.recv(4096)
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        Thread(target=answer, daemon=True).start()
+        yield known
+
+
+def test_client_speaks_redis_protocol(checks: Any, server: Any) -> None:
+    server.replies += [b"+OK\r\n", b":-3\r\n", b"$6\r\na\r\n\xc3\xa9b\r\n", b"*2\r\n$-1\r\n:1\r\n"]
+    connection = checks.resp.login("monitor", 5)
+    replies = [connection.ask(word) for word in ("LLEN", "GET", "LRANGE")]
+    assert replies == [-3, "a\r\néb", [None, 1]]
+    assert server.sent[0] == b"*3\r\n$4\r\nAUTH\r\n$7\r\nmonitor\r\n$10\r\nnew s3cret\r\n"
+
+
+def test_client_tries_the_old_password_while_they_change(checks: Any, server: Any) -> None:
+    (server.secrets / "redis_monitor_password.old").write_text("old s3cret")
+    server.replies += [b"-WRONGPASS no\r\n", b"+OK\r\n", b"+PONG\r\n"]
+    assert checks.resp.login("monitor", 5).ask("PING") == "PONG"
+    assert b"old s3cret" in server.sent[1]
+
+
+@pytest.mark.parametrize(
+    ("replies", "reason"),
+    [
+        ([b"-WRONGPASS no\r\n"], "it does not take the stored password of its user monitor"),
+        ([b"+OK\r\n", b"-NOPERM no permissions\r\n"], "NOPERM no permissions"),
+        ([b"+OK\r\n", b""], "timed out"),
+    ],
+    ids=["password", "rights", "silent"],
+)
+def test_redis_that_does_not_answer_is_told_with_a_remedy(
+    checks: Any, server: Any, monkeypatch: pytest.MonkeyPatch, replies: list[bytes], reason: str
+) -> None:
+    monkeypatch.setattr(checks.look, "PATIENCE", 0.2)
+    server.replies += replies
+    result = checks.registry.judged(
+        checks.status_redis.server, checks.look.Look(Settings().model_dump())
+    )
+    assert result.state == "wrong"
+    assert result.evidence.endswith(reason)
+    assert result.remedy
+    assert "s3cret" not in result.evidence
+
+
+def test_redis_that_is_away_is_asked_once(checks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[str] = []
+
+    def away(user: str, _: float) -> None:
+        tries.append(user)
+        raise ConnectionRefusedError(111, "Connection refused")
+
+    monkeypatch.setattr(checks.look, "login", away)
+    look = checks.look.Look(Settings().model_dump())
+    results = [
+        checks.registry.judged(asked, look)
+        for asked in (
+            checks.status_redis.server,
+            checks.status_tasks.queues,
+            checks.status_tasks.set_aside,
+        )
+    ]
+    assert {result.evidence for result in results} == {
+        "cannot be read: Redis does not answer: Connection refused"
+    }
+    assert tries == ["monitor"]
+
+
+def test_password_that_is_refused_is_tried_once(checks: Any, server: Any) -> None:
+    server.replies.append(b"-WRONGPASS no\r\n")
+    look = checks.look.Look(Settings().model_dump())
+    asked = (checks.status_redis.server, checks.status_tasks.queues)
+    told = {checks.registry.judged(each, look).evidence for each in asked}
+    assert len(told) == 1
+    assert "does not take the stored password" in told.pop()
+    assert len(server.sent) == 1
+
+
+# -- asking the workers
+
+
+class Workers:
+    """A Redis in which some workers answer questions, or do not."""
+
+    def __init__(self, names: list[str], answers: bool = True) -> None:
+        self.names, self.answers = names, answers
+        self.written: list[str] = []
+        self.asked: list[tuple[str, ...]] = []
+        self.settings = {"redis_database": 3, "redis_key_prefix": "birds:"}
+
+    def key(self, name: str) -> str:
+        return f"birds:{name}"
+
+    def ask(self, *words: str, user: str) -> Any:
+        self.asked.append(words)
+        assert user == "admin"
+        if words[0] == "PUBLISH":
+            self._answer(words[2])
+            return len(self.names)
+        if words[0] == "BRPOP":
+            assert 0 < float(words[2]) < 1, "forever, or longer than the patience with Redis"
+            return [words[1], self.written.pop(0)] if self.written else None
+        return 1
+
+    def _answer(self, text: str) -> None:
+        """With kombu, as a worker reads and writes."""
+        message = Message(loads(text), channel=SimpleNamespace(decode_body=decoded))
+        body = message.decode()
+        for name in self.names if self.answers else ():
+            reply = {name: [{"name": body["method"]}]}
+            headers = {"ticket": body["ticket"]}
+            self.written.append(json.dumps({"body": encoded(reply), "headers": headers}))
+
+
+def decoded(body: str, _: str) -> bytes:
+    return base64.b64decode(body)
+
+
+def encoded(reply: object) -> str:
+    return base64.b64encode(json.dumps(reply).encode()).decode()
+
+
+def test_workers_answers_are_gathered(checks: Any) -> None:
+    redis = Workers(["celery@a", "celery@b"])
+    told, heard = checks.control.tell(redis, ("active", "scheduled"))
+    assert heard == 2
+    assert told == {
+        method: {name: [{"name": method}] for name in redis.names}
+        for method in ("active", "scheduled")
+    }
+    assert redis.asked[1][1] == "birds:/3.celery.pidbox"
+
+
+@pytest.mark.parametrize("names", [[], ["celery@deaf"]])
+def test_workers_that_do_not_answer_are_not_awaited_for_long(
+    checks: Any, monkeypatch: pytest.MonkeyPatch, names: list[str]
+) -> None:
+    monkeypatch.setattr(checks.control, "PATIENCE", 0.1)
+    redis = Workers(names, answers=False)
+    assert checks.control.tell(redis, ("active",)) == ({"active": {}}, len(names))
+    assert [words[0] for words in redis.asked[-2:]] == ["SREM", "DEL"], "it leaves nothing behind"
+
+
+@pytest.mark.parametrize(
+    ("names", "evidence"),
+    [
+        (["celery@deaf"], "0 active, 0 scheduled; 1 worker did not answer"),
+        ([], "no worker can be asked"),
+    ],
+)
+def test_worker_that_does_not_answer_is_told(
+    checks: Any, monkeypatch: pytest.MonkeyPatch, names: list[str], evidence: str
+) -> None:
+    monkeypatch.setattr(checks.control, "PATIENCE", 0.1)
+    result = checks.status_tasks.in_workers(Workers(names, answers=False))
+    assert (result.state, result.evidence) == ("warn", evidence)
