@@ -9,7 +9,7 @@ from pyinfra import host as current_host
 from pyinfra.api import StringCommand, operation
 
 from celery_pi.remote import announce_write, assign, read_quietly, replace_file
-from celery_pi.secrets import DIRECTORY, new_password, supplied
+from celery_pi.secrets import DIRECTORY, SHORTEST_TYPED, kept, new_password, supplied
 from celery_pi.settings import Settings
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def flower_login(host: Host, settings: Settings) -> str:
     """
     if "celery_pi_flower_login" not in host.connector_data:
         _, stored = _read(host)
-        password = stored.partition(":")[2] or new_password()
+        password = kept(stored.partition(":")[2], SHORTEST_TYPED) or new_password()
         if settings.flower_password_file:
             password = supplied(settings.flower_password_file)
         host.connector_data["celery_pi_flower_login"] = f"{settings.flower_user}:{password}"

@@ -110,12 +110,17 @@ def passwords(host: Host, settings: Settings) -> Passwords:
     if known is None:
         found = _read(host)
         known = Passwords(
-            found, {user: found.password(user) or new_password() for user in users(settings)}
+            found, {user: kept(found.password(user)) or new_password() for user in users(settings)}
         )
         if settings.redis_password_file:
             known.wanted["celery"] = supplied(settings.redis_password_file)
         host.connector_data["celery_pi_passwords"] = known
     return cast("Passwords", known)
+
+
+def kept(password: str, shortest: int = SHORTEST) -> str:
+    """A stored password, or nothing when it is one that somebody could guess."""
+    return password if len(password) >= shortest else ""
 
 
 def renew_passwords(host: Host, settings: Settings) -> None:

@@ -57,6 +57,19 @@ def test_other_name_keeps_the_password_and_neither_is_shown(stored: Path) -> Non
 
 
 @as_root
+@pytest.mark.parametrize(
+    ("password", "is_kept"), [("1234", False), ("x" * 15, False), ("x" * 16, True)]
+)
+def test_password_that_could_be_guessed_is_replaced(
+    stored: Path, password: str, is_kept: bool
+) -> None:
+    store()
+    stored.write_text(f"flower:{password}")
+    assert store().changed == [not is_kept]
+    assert (stored.read_text() == f"flower:{password}") is is_kept
+
+
+@as_root
 def test_owners_password_is_taken_from_his_file(stored: Path, tmp_path: Path) -> None:
     own = tmp_path / "own"
     own.write_text("a:b,c d'e\"f\\g$h%41\n")

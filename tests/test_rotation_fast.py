@@ -22,9 +22,14 @@ pytestmark = pytest.mark.fast
 WARNING = "The old passwords stay valid, because the site may still use them"
 
 
+def new(user: str) -> str:
+    """A password of that user's that is long enough to stay."""
+    return f"new-{user}".ljust(32, "x")
+
+
 def stored(old: str = "") -> list[str]:
     """What the Pi shows of its secrets: a password each, and the celery user's old one."""
-    texts = {f"redis_{user}_password": f"new-{user}" for user in USERS}
+    texts = {f"redis_{user}_password": new(user) for user in USERS}
     if old:
         texts["redis_celery_password.old"] = old
     return [
@@ -60,7 +65,7 @@ def test_old_password_is_taken_off_the_list_and_forgotten(written: Written, unit
     assert WARNING not in done.shown
     assert done.planned == [True, True]  # in the running server, and of what is stored
     listed = written.content["/etc/redis/celery-pi.acl"]
-    assert sha256(b"new-celery").hexdigest() in listed
+    assert sha256(new("celery").encode()).hexdigest() in listed
     assert sha256(b"old").hexdigest() not in listed
     assert list(written.content) == ["/etc/redis/celery-pi.acl"]
 
@@ -91,7 +96,7 @@ def test_list_of_users_takes_old_passwords_until_they_are_retired() -> None:
         listed.append(redis.acl(known.wanted_hashes, settings).content)
 
     run(task, answers={"base64 -w0": stored("older\nold")})
-    hashes = [sha256(text).hexdigest() for text in (b"new-celery", b"older", b"old")]
+    hashes = [sha256(text).hexdigest() for text in (new("celery").encode(), b"older", b"old")]
     assert [text in listed[0] for text in hashes] == [True, True, True]
     assert [text in listed[1] for text in hashes] == [True, False, False]
 
@@ -126,4 +131,4 @@ def test_rotation_retires_the_old_passwords_once_every_service_has_the_new_ones(
     run(rotation.deploy, answers={**answers(), "base64 -w0": stored()}, dry=True)
     assert done == list(steps)
     assert all(wanted == seen[0] for wanted in seen)
-    assert not [user for user in USERS if seen[0][user] == f"new-{user}"]
+    assert not [user for user in USERS if seen[0][user] == new(user)]

@@ -40,6 +40,7 @@ from tests.fake import Run, as_root, inode, mode, run
 pytestmark = pytest.mark.fast
 
 SEED = 20261122
+LONG = "a password of thirty-two letters"
 PRINTABLE = [chr(code) for code in range(sys.maxunicode) if chr(code).isprintable()]
 NASTY = ["/", "+", "=", "#", "?", "%", "@", ":", "&", " ", "'", '"', "\\", "$", "%41", "é", "✓"]
 
@@ -505,18 +506,30 @@ def test_empty_file_on_the_pi_is_no_password_and_no_old_one(store: Path) -> None
 @as_root
 @pytest.mark.parametrize("ending", ["", "\n", "\n\n"])
 def test_line_end_that_an_editor_left_is_no_part_of_a_password(store: Path, ending: str) -> None:
-    put(store, f"one{ending}", f"two\nthree{ending}")
+    put(store, f"{LONG}{ending}", f"two\nthree{ending}")
     known, _ = deploy()
-    assert known.valid("celery") == ["one", "two", "three"]
+    assert known.valid("celery") == [LONG, "two", "three"]
     assert len(set(known.wanted.values())) == len(USERS)  # those that were missing are their own
-    assert (store / "redis_celery_password").read_text() == f"one{ending}"
+    assert (store / "redis_celery_password").read_text() == f"{LONG}{ending}"
 
 
 @as_root
 def test_all_that_the_shell_reads_of_a_password_is_part_of_it(store: Path) -> None:
-    put(store, " a  b\t\r\n", " c \nd ")
+    put(store, f" {LONG}  b\t\r\n", " c \nd ")
     known, _ = deploy()
-    assert known.valid("celery") == [" a  b\t\r", " c ", "d "]
+    assert known.valid("celery") == [f" {LONG}  b\t\r", " c ", "d "]
+
+
+@as_root
+@pytest.mark.parametrize(("weak", "is_kept"), [("1234", False), (LONG[1:], False), (LONG, True)])
+def test_password_that_could_be_guessed_is_replaced(store: Path, weak: str, is_kept: bool) -> None:
+    put(store, weak, "")
+    (store / "redis_celery_password.old").unlink()
+    known, done = deploy(retire=True)
+    assert (known.wanted["celery"] == weak) is is_kept
+    assert known.valid("celery")[-1] == weak  # until the services have the new one
+    assert weak not in done.shown
+    assert stored(store) == as_stored(known)
 
 
 @as_root
