@@ -2,6 +2,7 @@
 
 from celery_pi.component import component
 from celery_pi.operations.config_files import config_files
+from celery_pi.operations.debian_packages import debian_packages
 from celery_pi.settings import Settings
 from celery_pi.sources import from_file, from_template
 
@@ -15,6 +16,7 @@ CHECKS = [
         *("__init__", "registry", "report", "table", "look", "resp", "control"),
         *("status_redis", "status_tasks", "status_units", "status_machine"),
         *("audit_network", "audit_secrets", "audit_redis", "audit_units"),
+        *("audit_updates", "audit_backups"),
     )
 ]
 
@@ -22,6 +24,7 @@ CHECKS = [
 @component("Command")
 def deploy(settings: Settings) -> None:
     """`celery-pi` is on the Pi, and knows what was deployed."""
+    debian_packages(name="Install what it reads", packages=["distro-info-data"])
     config_files(
         name="Install celery-pi",
         files=[

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import fcntl
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from tests.harness import Outcome, is_fit, run
+from tests.library import LIBRARY
 from tests.virtual_pi import VirtualPi
 from tests.virtual_pi.host import ensure_host
 from tests.virtual_pi.image import image_name
@@ -282,3 +287,17 @@ def _name(
 
 def _snapshot(request: pytest.FixtureRequest) -> str:
     return f"{request.config.getoption('--scope')}-deployed"
+
+
+@pytest.fixture
+def checks(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The modules of `celery-pi status` and `audit`, each by its name, as that imports them."""
+    monkeypatch.syspath_prepend(str(LIBRARY))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    names = sorted(path.stem for path in (LIBRARY / "celery_pi_checks").glob("[a-z]*.py"))
+    found = SimpleNamespace(
+        **{name: import_module(f"celery_pi_checks.{name}") for name in names},
+        MODULES=import_module("celery_pi_checks").MODULES,
+    )
+    monkeypatch.setattr(found.registry, "CHECKS", [])
+    return found

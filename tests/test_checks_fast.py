@@ -8,7 +8,6 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 from threading import Thread
 from types import SimpleNamespace
@@ -24,20 +23,6 @@ from tests.fake import Programs
 from tests.library import LIBRARY
 
 pytestmark = pytest.mark.fast
-
-
-@pytest.fixture
-def checks(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The modules, each by its name, as the command imports them."""
-    monkeypatch.syspath_prepend(str(LIBRARY))
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    names = sorted(path.stem for path in (LIBRARY / "celery_pi_checks").glob("[a-z]*.py"))
-    found = SimpleNamespace(
-        **{name: import_module(f"celery_pi_checks.{name}") for name in names},
-        MODULES=import_module("celery_pi_checks").MODULES,
-    )
-    monkeypatch.setattr(found.registry, "CHECKS", [])
-    return found
 
 
 def info(checks: Any, **values: object) -> Any:
@@ -268,7 +253,8 @@ def test_sockets_beyond_loopback_are_found(
     (tmp_path / "net/tcp").write_text(TCP + added)
     (tmp_path / "net/tcp6").write_text(TCP6)
     monkeypatch.setattr(checks.audit_network, "PROC", tmp_path)
-    result = checks.audit_network.listening(None)
+    look = checks.look.Look(Settings(firewall=False).model_dump())
+    result = checks.audit_network.listening(look)
     assert (result.state, result.values["ports"]) == (
         ("wrong", ports) if ports else ("ok", [22, 443])
     )

@@ -6,5 +6,8 @@ standard library alone, so that they work when the app or its packages are broke
 
 MODULES = {
     "status": ("status_redis", "status_tasks", "status_units", "status_machine"),
-    "audit": ("audit_network", "audit_secrets", "audit_redis", "audit_units"),
+    "audit": (
+        *("audit_network", "audit_secrets", "audit_redis", "audit_units"),
+        *("audit_updates", "audit_backups"),
+    ),
 }

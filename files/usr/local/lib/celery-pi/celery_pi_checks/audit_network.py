@@ -1,34 +1,124 @@
-"""Managed by celery-pi. What of this machine can be reached from beyond it."""
+"""Managed by celery-pi. What of this machine can be reached from beyond it, and who may try."""
 
 from __future__ import annotations
 
+import re
 import socket
 import struct
 from pathlib import Path
 
-from celery_pi_checks.look import Look
-from celery_pi_checks.registry import Result, check, ok, wrong
+from celery_pi_checks.look import Look, output
+from celery_pi_checks.registry import Result, check, ok, warn, wrong
 
-PUBLIC = {22, 80, 443}
+SSH = 22
+WEB = (80, 443)
 LISTENS = "0A"
 PROC = Path("/proc")
+# A rule of ufw's by which something comes in, as the kernel has it; ssh's are limited.
+LETS_IN = re.compile(r"-A ufw6?-user-input (.*)-j (ACCEPT|ufw6?-user-limit-accept)")
+WAYS_IN = (
+    r":INPUT DROP",
+    r"-A INPUT -j ufw6?-before-input",
+    r"-A ufw6?-before-input -j ufw6?-user-input",
+)
 
 
 @check("Network", "Listening TCP sockets")
-def listening(_: Look) -> Result:
-    open_ports = {
+def listening(look: Look) -> Result:
+    found = {
         port: address
         for name in ("tcp", "tcp6")
         for address, port in sockets((PROC / "net" / name).read_text())
         if not is_loopback(address)
     }
-    strangers = sorted(set(open_ports) - PUBLIC)
+    strangers = sorted(set(found) - public_ports(look))
     if strangers:
-        told = ", ".join(f"{open_ports[port]} port {port}" for port in strangers)
+        told = ", ".join(f"{found[port]} port {port}" for port in strangers)
         remedy = "ss -Htlnp shows whose they are; bind them to 127.0.0.1 or stop them"
         return wrong(f"beyond loopback: {told}", remedy, ports=strangers)
-    told = ", ".join(map(str, sorted(open_ports))) or "nothing"
-    return ok(f"beyond loopback: {told}", ports=sorted(open_ports))
+    told = ", ".join(map(str, sorted(found))) or "nothing"
+    return ok(f"beyond loopback: {told}", ports=sorted(found))
+
+
+def public_ports(look: Look) -> set[int]:
+    """TCP ports that others may reach: the site's, ssh's, and those that the owner allows."""
+    allowed = {port(text) for text in look.settings["firewall_allow"] if "/tcp" in text}
+    if not look.settings["firewall"]:
+        return {SSH, *WEB, *allowed}
+    return {
+        *WEB,
+        *allowed,
+        *(port(text) for each in look.filters.values() for text in limited(each)),
+    }
+
+
+def port(text: str) -> int:
+    return int(text.partition("/")[0])
+
+
+@check("Network", "Firewall")
+def firewall(look: Look) -> Result:
+    if not look.settings["firewall"]:
+        return warn("off, as firewall = False has it", "firewall = True, and deploy")
+    everything: set[str] = set()
+    strange: set[str] = set()
+    for version, table in look.filters.items():
+        if not all(re.search(f"^{way}", table, re.MULTILINE) for way in WAYS_IN):
+            return wrong(f"the kernel does not hold it for IPv{version}", "deploy again")
+        found, ssh = let_in(table), limited(table)
+        wanted = declared(look, version)
+        if missing := sorted(wanted - found) or ([] if ssh else ["ssh"]):
+            told = f"{', '.join(missing)} does not come in by IPv{version}"
+            return wrong(told, "deploy again", open=sorted(found))
+        everything |= found
+        strange |= found - wanted - ssh
+    told, values = (
+        f"lets in {', '.join(sorted(everything, key=port))}",
+        {"open": sorted(everything)},
+    )
+    if strange:
+        remedy = "declare it in firewall_allow; or ufw delete, or firewall_only_ours = True"
+        return warn(f"{told}; not declared: {', '.join(sorted(strange))}", remedy, **values)
+    return ok(f"{told}, and nothing else", **values)
+
+
+def declared(look: Look, version: int) -> set[str]:
+    """What is to come in by that version of IP."""
+    other = ":" if version == 4 else "."
+    texts = (*(f"{each}/tcp" for each in WEB), *look.settings["firewall_allow"])
+    return {text for text in texts if other not in text}
+
+
+def let_in(table: str) -> set[str]:
+    """What comes in by that table of the kernel's, such as `8000/tcp from 10.0.0.0/8`."""
+    return {written(rule.split()) for rule, _ in LETS_IN.findall(table)}
+
+
+def limited(table: str) -> set[str]:
+    """What of it does for a few tries only, which is ssh."""
+    return {written(rule.split()) for rule, to in LETS_IN.findall(table) if to != "ACCEPT"}
+
+
+def written(words: list[str]) -> str:
+    """A rule of iptables' as `firewall_allow` has it; of another kind, as it is."""
+    told = dict(zip(words[::2], words[1::2], strict=False))
+    if not {"-p", "--dport"} <= set(told) <= {"-p", "-m", "--dport", "-s"}:
+        return f"0/{' '.join(words) or 'all'}"
+    source = re.sub(r"/(32|128)$", "", told.get("-s", ""))
+    return f"{told['--dport']}/{told['-p']}" + (f" from {source}" if source else "")
+
+
+@check("Network", "Bans")
+def bans(look: Look) -> Result:
+    if not look.settings["bans"]:
+        return warn("off, as bans = False has it", "bans = True, and deploy")
+    flower = {"celery-pi-flower"} if look.settings["flower"] else set()
+    wanted = {"sshd", "celery-pi-redis", *flower}
+    listed = output("fail2ban-client", "status").partition("Jail list:")[2]
+    found = {name.strip() for name in listed.split(",")}
+    if missing := sorted(wanted - found):
+        return wrong(f"nobody watches {', '.join(missing)}", "deploy again", jails=sorted(found))
+    return ok(", ".join(sorted(wanted)), jails=sorted(found))
 
 
 def sockets(table: str) -> list[tuple[str, int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from celery_pi_checks.registry import CannotLook
@@ -15,6 +16,7 @@ PROPERTIES = (
     *("Id", "ActiveState", "SubState", "MainPID", "NRestarts", "ActiveEnterTimestampMonotonic"),
     *("ControlGroup", "Result"),
 )
+IPV6 = Path("/proc/sys/net/ipv6")
 RESTART_REDIS = "journalctl -u redis-server -n 50; systemctl restart redis-server"
 
 
@@ -72,24 +74,34 @@ class Look:
         return int(self.info[name])
 
     @cached_property
+    def filters(self) -> dict[int, str]:
+        """The kernel's filter of each version of IP that it has."""
+        programs = {4: "iptables-save"}
+        if IPV6.exists():
+            programs[6] = "ip6tables-save"
+        return {version: output(name, "-t", "filter") for version, name in programs.items()}
+
+    @cached_property
     def units(self) -> dict[str, dict[str, str]]:
         """What systemd says of each unit of ours, by its name without `.service`."""
         flower = ("celery-flower", "nginx") if self.settings["flower"] else ()
-        names = ("redis-server", "redis-memory", "celery-worker", "celery-beat", *flower)
+        bans = ("redis-logins", "fail2ban") if self.settings["bans"] else ()
+        ours = ("redis-server", "redis-memory", "celery-worker", "celery-beat")
+        names = (*ours, *flower, *bans)
         asked = ("systemctl", "show", "-p", ",".join(PROPERTIES), *names)
         blocks = output(*asked).strip().split("\n\n")
         shown = [dict(line.split("=", 1) for line in block.splitlines()) for block in blocks]
         return {unit["Id"].removesuffix(".service"): unit for unit in shown}
 
 
-def output(*command: str) -> str:
+def output(*command: str, patience: float = COMMAND_PATIENCE) -> str:
     """What a program prints; FileNotFoundError where there is none of that name."""
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=COMMAND_PATIENCE, check=False
+            command, capture_output=True, text=True, timeout=patience, check=False
         )
     except subprocess.TimeoutExpired as error:
-        told = f"{command[0]} does not end within {COMMAND_PATIENCE} s"
+        told = f"{command[0]} does not end within {patience} s"
         raise CannotLook(told, "restart the machine if it stays so") from error
     if done.returncode:
         told = f"{command[0]} ended with {done.returncode}"

@@ -8,7 +8,10 @@ from celery_pi_checks.look import Look, output
 from celery_pi_checks.registry import Function, Result, check, ok, warn, wrong
 from celery_pi_checks.table import age, count
 
-UNITS = ("redis-server", "redis-memory", "celery-worker", "celery-beat", "celery-flower", "nginx")
+UNITS = (
+    *("redis-server", "redis-memory", "celery-worker", "celery-beat", "celery-flower", "nginx"),
+    *("redis-logins", "fail2ban"),
+)
 RECENT = 3600  # seconds
 
 

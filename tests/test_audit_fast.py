@@ -1,0 +1,287 @@
+"""Checks of `celery-pi audit` that ask programs of the machine: what they make of the answers."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from celery_pi.settings import Settings
+from tests.fake import Programs
+
+pytestmark = pytest.mark.fast
+
+# As ufw has the kernel hold it: 22 limited, 80 and 443 open.
+FILTER = """*filter
+:INPUT DROP [4:240]
+:FORWARD DROP [0:0]
+:OUTPUT ACCEPT [0:0]
+-A INPUT -j ufw{v}-before-logging-input
+-A INPUT -j ufw{v}-before-input
+-A ufw{v}-before-input -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A ufw{v}-before-input -j ufw{v}-user-input
+-A ufw{v}-user-input -p tcp -m tcp --dport 22 -m conntrack --ctstate NEW -m recent --set
+-A ufw{v}-user-input -p tcp -m tcp --dport 22 -m recent --update --seconds 30 -j ufw{v}-user-limit
+-A ufw{v}-user-input -p tcp -m tcp --dport 22 -j ufw{v}-user-limit-accept
+-A ufw{v}-user-input -p tcp -m tcp --dport 80 -j ACCEPT
+-A ufw{v}-user-input -p tcp -m tcp --dport 443 -j ACCEPT
+COMMIT
+"""
+ADD = "-A ufw{v}-user-input"
+
+
+def look_at(checks: Any, **settings: Any) -> Any:
+    return checks.look.Look(Settings(**settings).model_dump(mode="json"))
+
+
+@pytest.fixture
+def answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Has a program say that, and nothing else."""
+    programs = Programs(tmp_path, monkeypatch)
+    return lambda name, text: programs.add(name, f"cat <<'END'\n{text.rstrip()}\nEND")
+
+
+@pytest.fixture
+def firewall(checks: Any) -> Callable[..., Any]:
+    """What the check says of that filter, the same by both versions of IP or with one changed."""
+
+    def judge(old: str = "", new: str = "", only: int = 0, **settings: Any) -> Any:
+        look = look_at(checks, **settings)
+        look.filters = {}
+        for version, v in ((4, ""), (6, "6")):
+            text = FILTER if only not in (0, version) else FILTER.replace(old, new)
+            look.filters[version] = text.replace("{v}", v)
+        return checks.audit_network.firewall(look)
+
+    return judge
+
+
+def test_firewall_as_deployed_is_well(firewall: Callable[..., Any]) -> None:
+    told = firewall()
+    assert (told.state, told.evidence) == (
+        "ok",
+        "lets in 22/tcp, 80/tcp, 443/tcp, and nothing else",
+    )
+    assert firewall(firewall=False).state == "warn"
+
+
+@pytest.mark.parametrize("only", [0, 4, 6])
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (":INPUT DROP", ":INPUT ACCEPT"),
+        ("-A INPUT -j ufw{v}-before-input\n", ""),
+        ("-A ufw{v}-before-input -j ufw{v}-user-input\n", ""),
+        (f"{ADD} -p tcp -m tcp --dport 443 -j ACCEPT\n", ""),
+        ("--dport 80 -j ACCEPT", "--dport 80 -j DROP"),
+        (f"{ADD} -p tcp -m tcp --dport 22 -j ufw{{v}}-user-limit-accept\n", ""),
+        (f"{ADD} -p tcp -m tcp --dport 80 -j", f"{ADD} -s 10.0.0.0/8 -p tcp -m tcp --dport 80 -j"),
+    ],
+)
+def test_firewall_that_is_not_in_force_is_wrong(
+    firewall: Callable[..., Any], old: str, new: str, only: int
+) -> None:
+    assert old in FILTER
+    assert firewall(old, new, only).state == "wrong"
+
+
+@pytest.mark.parametrize(
+    ("rule", "text"),
+    [
+        ("-p udp -m udp --dport 53 -j ACCEPT", "53/udp"),
+        ("-s 10.0.0.0/8 -p tcp -m tcp --dport 8000 -j ACCEPT", "8000/tcp from 10.0.0.0/8"),
+        ("-s 10.0.0.7/32 -p tcp -m tcp --dport 8000 -j ACCEPT", "8000/tcp from 10.0.0.7"),
+        ("-p tcp -m multiport --dports 1:9 -j ACCEPT", "0/-p tcp -m multiport --dports 1:9"),
+        ("-j ACCEPT", "0/all"),
+    ],
+)
+def test_rule_that_nobody_declared_is_told(
+    firewall: Callable[..., Any], rule: str, text: str
+) -> None:
+    told = firewall("COMMIT", f"{ADD} {rule}\nCOMMIT", 4)
+    assert told.state == "warn"
+    assert told.evidence.endswith(f"; not declared: {text}")
+    if text[0] != "0":
+        only = 4 if "from" in text else 0
+        declared = firewall("COMMIT", f"{ADD} {rule}\nCOMMIT", only, firewall_allow=[text])
+        assert (declared.state, text in declared.values["open"]) == ("ok", True)
+
+
+def test_owners_rule_that_the_kernel_lacks_is_missed(firewall: Callable[..., Any]) -> None:
+    told = firewall(firewall_allow=["8000/tcp"])
+    assert (told.state, told.evidence) == ("wrong", "8000/tcp does not come in by IPv4")
+
+
+def test_ports_that_others_may_reach_are_the_declared(checks: Any) -> None:
+    look = look_at(checks, firewall_allow=["8000/tcp", "9100/tcp from 10.0.0.1", "53/udp"])
+    look.filters = {4: FILTER.replace("{v}", "").replace("--dport 22 ", "--dport 2222 ")}
+    assert checks.audit_network.public_ports(look) == {80, 443, 2222, 8000, 9100}
+
+
+@pytest.mark.parametrize(
+    ("listed", "state"),
+    [
+        ("sshd, celery-pi-redis, celery-pi-flower, of-the-owner", "ok"),
+        ("sshd, celery-pi-redis", "wrong"),
+        ("", "wrong"),
+    ],
+)
+def test_jail_that_is_missing_is_named(
+    checks: Any, answer: Callable[[str, str], None], listed: str, state: str
+) -> None:
+    answer("fail2ban-client", f"Status\n`- Jail list:\t{listed}\n")
+    told = checks.audit_network.bans(look_at(checks))
+    assert told.state == state
+    assert ("celery-pi-flower" in told.evidence) is True
+    assert checks.audit_network.bans(look_at(checks, bans=False)).state == "warn"
+
+
+# -- updates
+
+RUNNING = "Id={}\nActiveState={}\n"
+ASKED = 'APT::Periodic::{} "always";\n'
+
+
+@pytest.mark.parametrize(
+    ("timer", "configuration", "state"),
+    [
+        ("active", ("Update-Package-Lists", "Unattended-Upgrade"), "ok"),
+        ("inactive", ("Update-Package-Lists", "Unattended-Upgrade"), "wrong"),
+        ("active", ("Update-Package-Lists",), "wrong"),
+    ],
+)
+def test_updates_that_do_not_come_are_told(
+    checks: Any,
+    answer: Callable[[str, str], None],
+    timer: str,
+    configuration: tuple[str, ...],
+    state: str,
+) -> None:
+    units = zip(checks.audit_updates.TIMERS, ("active", timer), strict=True)
+    answer("systemctl", "\n".join(RUNNING.format(*each) for each in units))
+    texts = "".join(ASKED.format(name) for name in configuration)
+    answer("apt-config", texts + 'Unattended-Upgrade::Origins-Pattern:: "Debian-Security";')
+    assert checks.audit_updates.automatic(look_at(checks)).state == state
+    assert checks.audit_updates.automatic(look_at(checks, updates=False)).state == "warn"
+
+
+PENDING = """NOTE: This is only a simulation!
+Inst libssl3t64 [3.5.1-1] (3.5.1-1+deb13u1 Debian-Security:13/stable-security [arm64])
+Inst tzdata [2025b-4] (2025b-4+deb13u1 Debian:13.1/stable [all])
+Conf libssl3t64 (3.5.1-1+deb13u1 Debian-Security:13/stable-security [arm64])
+"""
+
+
+@pytest.mark.parametrize(
+    ("plan", "days", "updates", "state", "waiting"),
+    [
+        ("", 0, True, "ok", []),
+        ("", 4, True, "warn", []),
+        (PENDING, 0, True, "warn", ["libssl3t64"]),
+        (PENDING, 4, True, "wrong", ["libssl3t64"]),
+        (PENDING, 0, False, "wrong", ["libssl3t64"]),
+        (PENDING.replace("Debian-Security", "Debian").replace("-security", ""), 0, True, "ok", []),
+    ],
+)
+def test_security_fixes_that_wait_are_counted(
+    checks: Any,
+    answer: Callable[[str, str], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    plan: str,
+    days: int,
+    updates: bool,
+    state: str,
+    waiting: list[str],
+) -> None:
+    answer("apt-get", plan)
+    stamp, fetched = tmp_path / "upgrade-stamp", tmp_path / "of-an-archive_Packages"
+    for file in (stamp, fetched):
+        file.touch()
+        os.utime(file, (0, time.time() - days * 86400))
+    monkeypatch.setattr(checks.audit_updates, "LISTS", tmp_path)
+    monkeypatch.setattr(checks.audit_updates, "LAST_UPGRADE", stamp)
+    told = checks.audit_updates.security(look_at(checks, updates=updates))
+    assert (told.state, told.values["packages"]) == (state, waiting)
+
+
+@pytest.mark.parametrize(
+    ("line", "state", "named"),
+    [
+        ("install installed ok", "ok", ""),
+        ("deinstall config-files ok", "ok", ""),
+        ("hold installed ok", "warn", "nginx"),
+        ("install half-configured ok", "wrong", "nginx"),
+        ("install installed reinstreq", "wrong", "nginx"),
+    ],
+)
+def test_package_that_is_held_or_broken_is_named(
+    checks: Any, answer: Callable[[str, str], None], line: str, state: str, named: str
+) -> None:
+    answer("dpkg-query", f"install installed ok dpkg\n{line} nginx\n")
+    told = checks.audit_updates.packages(None)
+    assert (told.state, named in told.evidence) == (state, True)
+
+
+@pytest.mark.parametrize(("days", "state"), [(-1, "wrong"), (0, "warn"), (89, "warn"), (91, "ok")])
+def test_end_of_life_is_told_three_months_before(checks: Any, days: int, state: str) -> None:
+    end = date.today() + timedelta(days=days)
+    assert checks.audit_updates.until("It", end.isoformat(), "move").state == state
+
+
+@pytest.mark.parametrize(
+    ("version", "state"),
+    [("3.2.25", "wrong"), ("4.2.1", "wrong"), ("5.1.4", "wrong"), ("5.2.19", "ok"), ("9.0", "ok")],
+)
+def test_django_without_fixes_is_told(
+    checks: Any, tmp_path: Path, version: str, state: str
+) -> None:
+    packages = tmp_path / "venv/lib/python3.13/site-packages"
+    (packages / f"django-{version}.dist-info").mkdir(parents=True)
+    told = checks.audit_updates.django(look_at(checks, app_dir=str(tmp_path)))
+    assert (told.state, version in told.evidence) == (state, True)
+    (packages / f"django-{version}.dist-info").rmdir()
+    assert checks.audit_updates.django(look_at(checks, app_dir=str(tmp_path))) is None
+
+
+def test_package_of_the_app_that_is_not_as_pinned_is_named(checks: Any, tmp_path: Path) -> None:
+    packages = tmp_path / "venv/lib/python3.13/site-packages"
+    for name in ("celery-5.5.3", "Django_Celery.Results-2.6.0"):
+        (packages / f"{name}.dist-info").mkdir(parents=True)
+    pins = ["celery[redis]==5.5.3", "django-celery-results==2.6.0"]
+
+    def told(*more: str) -> Any:
+        look = look_at(checks, app_dir=str(tmp_path))
+        look.settings["app_pins"] = [*pins, *more]
+        return checks.audit_updates.pins(look)
+
+    assert told().state == "ok"
+    assert told("redis==5.2.1").evidence == "redis is missing, not 5.2.1"
+    pins[1] = "django-celery-results==2.5.1"
+    assert told().evidence == "django-celery-results 2.6.0, not 2.5.1"
+
+
+@pytest.mark.parametrize(
+    ("days", "content", "state"), [(0, "data", "ok"), (3, "data", "warn"), (0, "", "warn")]
+)
+def test_backup_that_is_old_or_empty_is_told(
+    checks: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    days: int,
+    content: str,
+    state: str,
+) -> None:
+    monkeypatch.setattr(checks.audit_backups, "PLACE", tmp_path)
+    assert checks.audit_backups.newest(None).evidence == f"none in {tmp_path}"
+    for name, age, text in (("newest", days, content), ("older", 10, "x")):
+        (tmp_path / name).write_text(text)
+        os.utime(tmp_path / name, (0, time.time() - age * 86400))
+    told = checks.audit_backups.newest(None)
+    assert (told.state, told.values["files"]) == (state, 2)
+    assert told.evidence.startswith("newest, ")
