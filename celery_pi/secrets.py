@@ -88,7 +88,11 @@ class Passwords:
     @property
     def changing(self) -> bool:
         """Whether an old password is still valid, or at least stored."""
-        return self.hashes != self.wanted_hashes or any(map(self.found.old, self.wanted))
+        return any(map(self.changing_for, self.wanted))
+
+    def changing_for(self, user: str) -> bool:
+        """The same of one user's."""
+        return len(self.valid(user)) > 1 or bool(self.found.old(user))
 
 
 def secret(user: str) -> str:

@@ -59,7 +59,7 @@ def retire(settings: Settings) -> None:
     known = passwords(host, settings)
     if not known.changing:
         return
-    if settings.app_units is None:
+    if settings.app_units is None and known.changing_for("celery"):
         logger.warning(
             "The old passwords stay valid, because the site may still use them: name its units "
             "in app_units and deploy again."

@@ -7,7 +7,6 @@ import re
 import subprocess
 import time
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 from tests.virtual_pi import VirtualPi
@@ -73,7 +72,6 @@ def _run(pi: VirtualPi, *words: str) -> subprocess.CompletedProcess[str]:
     return done
 
 
-@cache
 def _secrets(pi: VirtualPi) -> list[str]:
     listed = pi.run("sh", "-c", "grep -h '' /etc/celery-pi/secrets/*").stdout.splitlines()
     assert listed

@@ -120,7 +120,7 @@ def test_owners_rule_that_the_kernel_lacks_is_missed(firewall: Callable[..., Any
 def test_ports_that_others_may_reach_are_the_declared(checks: Any) -> None:
     look = look_at(checks, firewall_allow=["8000/tcp", "9100/tcp from 10.0.0.1", "53/udp"])
     look.filters = {4: FILTER.replace("{v}", "").replace("--dport 22 ", "--dport 2222 ")}
-    assert checks.audit_network.public_ports(look) == {80, 443, 2222, 8000, 9100}
+    assert checks.audit_network.public_ports(look) == {22, 80, 443, 2222, 8000, 9100}
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 from docker.types import IPAMConfig, IPAMPool
 
 from tests.harness import PYINFRA, Outcome, deploy, pyinfra, run, wait_for
+from tests.onlooker import ask
 from tests.scan import open_ports, reaches
 from tests.virtual_pi import VirtualPi
 from tests.virtual_pi.engine import connect
@@ -79,6 +80,9 @@ def test_scan_of_all_ports_finds_ssh_and_the_site_alone(
         wait_for("Redis listens", lambda: len(sh(pi, "ss -Htln sport = :6399").split("\n")) > 2)
         for address in ends:
             assert open_ports(fresh_native_pi, address) == {22, 80, 443}
+        told = ask(pi, "audit")
+        assert told["Listening TCP sockets"]["ports"] == [6399]
+        assert "Listening TCP sockets" in told.names("wrong")
         pi.run("ufw", "disable")
         for address in ends:
             assert reaches(fresh_native_pi, address, 6399), "the tests above show nothing"

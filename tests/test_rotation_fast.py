@@ -27,11 +27,11 @@ def new(user: str) -> str:
     return f"new-{user}".ljust(32, "x")
 
 
-def stored(old: str = "") -> list[str]:
-    """What the Pi shows of its secrets: a password each, and the celery user's old one."""
+def stored(old: str = "", of: str = "celery") -> list[str]:
+    """What the Pi shows of its secrets: a password each, and that user's old one."""
     texts = {f"redis_{user}_password": new(user) for user in USERS}
     if old:
-        texts["redis_celery_password.old"] = old
+        texts[f"redis_{of}_password.old"] = old
     return [
         f"{name} 600:root:root {base64.b64encode(text.encode()).decode()}"
         for name, text in texts.items()
@@ -55,8 +55,9 @@ def written(monkeypatch: pytest.MonkeyPatch) -> Written:
     return Written(monkeypatch)
 
 
-def retire(old: str, **data: Any) -> Run:
-    return run(redis.retire, answers={**answers(), "base64 -w0": stored(old)}, data=data, dry=True)
+def retire(old: str, of: str = "celery", **data: Any) -> Run:
+    told = {**answers(), "base64 -w0": stored(old, of)}
+    return run(redis.retire, answers=told, data=data, dry=True)
 
 
 @pytest.mark.parametrize("units", ["", "gunicorn.service"])
@@ -75,6 +76,13 @@ def test_old_password_stays_while_the_sites_units_are_not_known(written: Written
     assert (done.planned, written.content) == ([], {})
     assert WARNING in done.shown
     assert "old" not in done.shown.replace(WARNING, "").replace("The old passwords", "")
+
+
+def test_old_password_that_no_site_has_is_forgotten_at_once(written: Written) -> None:
+    done = retire("old", of="backup")
+    assert WARNING not in done.shown
+    assert done.planned == [True, True]
+    assert sha256(b"old").hexdigest() not in written.content["/etc/redis/celery-pi.acl"]
 
 
 @pytest.mark.parametrize("data", [{}, {"app_units": ""}])

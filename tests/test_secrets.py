@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import APP, deploy, fingerprint, prove, pyinfra, send
+from tests.harness import APP, UNITS, deploy, fingerprint, prove, pyinfra, send, wait_for
 from tests.site import LOGIN, ask, login
 from tests.virtual_pi import VirtualPi
 from tests.virtual_pi.app import SOURCE
+from tests.virtual_pi.engine import connect
 
 pytestmark = pytest.mark.native
 
@@ -78,11 +79,9 @@ def test_secret_shows_in_no_output_and_no_command_line(pi: VirtualPi) -> None:
     assert "set CELERY_BROKER_URL" in run.output or "add CELERY_BROKER_URL" in run.output
     assert any("redis-cli" in line for line in watch.seen), "the watch saw nothing"
     assert any("openssl" in line for line in watch.seen), "nobody hashed Flower's password"
-    everyones = pi.run("sh", "-c", f"grep -h '' {SECRETS}/*").stdout.split()
-    everyones = [word.removeprefix("flower:") for word in everyones]
-    assert len(set(everyones)) == 6
-    assert new in everyones
-    for password in everyones:
+    assert len(set(everyones(pi))) == 6
+    assert new in everyones(pi)
+    for password in everyones(pi):
         assert not leaks(password, run.output, *watch.seen)
 
 
@@ -123,6 +122,50 @@ def test_flowers_secrets_lie_in_files_that_others_cannot_read(pi: VirtualPi) -> 
         search = ("grep", "-rlF", value, "/etc", "/home", "/opt", "/root", "/run", "/usr", "/var")
         assert pi.run(*search, check=False).stdout.split() == places
     assert not leaks(login(pi)[7:], pi.run("cat", files[2]).stdout)
+
+
+def everyones(pi: VirtualPi) -> list[str]:
+    lines = pi.run("sh", "-c", f"grep -h '' {SECRETS}/*").stdout.split()
+    return [line.removeprefix("flower:") for line in lines]
+
+
+def test_secret_shows_in_no_environment_that_others_can_read(pi: VirtualPi) -> None:
+    look = ("sh", "-c", "cat /proc/[0-9]*/environ 2>/dev/null || true  # of others, or ended")
+    owners = pi.run(*look).stdout
+    assert any(leaks(password, owners) for password in everyones(pi)), "nothing was looked at"
+    others = pi.run(*look, user="pi").stdout
+    assert "PATH=" in others
+    assert not [password for password in everyones(pi) if leaks(password, others)]
+
+
+def test_secret_shows_in_no_log_of_docker(pi: VirtualPi) -> None:
+    logged = connect().containers.get(pi.name).logs().decode(errors="replace")
+    assert not [password for password in everyones(pi) if leaks(password, logged)]
+
+
+def test_crash_leaves_no_memory_behind_and_no_secret_in_the_journal(pi: VirtualPi) -> None:
+    """The kernel writes a core into the directory that a process is in, unless it is a pipe's."""
+    if pi.run("cat", "/proc/sys/kernel/core_pattern").stdout.startswith("|"):
+        pytest.skip("this host hands every core to a program of its own")
+    cores = ("find", "/", "-xdev", "-name", "core*", "-type", "f", "-newer", "/run/before")
+    pi.run("touch", "/run/before")
+    dumps = ("-pLimitCORE=infinity", "-pWorkingDirectory=/run", "sh", "-c", "kill -SEGV $$")
+    pi.run("systemd-run", "--quiet", "--wait", "--collect", *dumps, check=False)
+    left = pi.run("sh", "-c", "ls /run/core*").stdout.split()
+    assert left, "no core is written here at all"
+    pi.run("rm", *left)
+    for unit in ("celery-worker", "celery-beat", "celery-flower", "redis-server", "nginx"):
+        pi.run("systemctl", "kill", "--signal=SEGV", unit)
+        wait_for(f"{unit} has died", lambda unit=unit: "SEGV" in said(pi, unit))
+    pi.run("systemctl", "restart", *UNITS)
+    prove(pi)
+    assert pi.run(*cores).stdout == ""
+    journal = pi.run("journalctl", "--no-pager").stdout
+    assert not [password for password in everyones(pi) if leaks(password, journal)]
+
+
+def said(pi: VirtualPi, unit: str) -> str:
+    return pi.run("journalctl", "--no-pager", "-u", unit, "-n", "200").stdout
 
 
 def test_env_file_keeps_the_owners_lines_to_the_byte(pi: VirtualPi) -> None:

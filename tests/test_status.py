@@ -85,7 +85,11 @@ def test_tasks_that_wait_run_and_are_scheduled_are_counted(pi: VirtualPi) -> Non
 
 
 @pytest.mark.parametrize(
-    "unit", ["redis-memory", "celery-worker", "celery-beat", "celery-flower", "nginx"]
+    "unit",
+    [
+        *("redis-memory", "celery-worker", "celery-beat", "celery-flower", "nginx"),
+        *("redis-logins", "fail2ban"),
+    ],
 )
 def test_unit_that_is_down_is_named(pi: VirtualPi, unit: str) -> None:
     pi.run("systemctl", "stop", unit)

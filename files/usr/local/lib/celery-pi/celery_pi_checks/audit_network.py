@@ -43,13 +43,8 @@ def listening(look: Look) -> Result:
 def public_ports(look: Look) -> set[int]:
     """TCP ports that others may reach: the site's, ssh's, and those that the owner allows."""
     allowed = {port(text) for text in look.settings["firewall_allow"] if "/tcp" in text}
-    if not look.settings["firewall"]:
-        return {SSH, *WEB, *allowed}
-    return {
-        *WEB,
-        *allowed,
-        *(port(text) for each in look.filters.values() for text in limited(each)),
-    }
+    tables = look.filters.values() if look.settings["firewall"] else ()
+    return {SSH, *WEB, *allowed, *(port(text) for table in tables for text in limited(table))}
 
 
 def port(text: str) -> int:
