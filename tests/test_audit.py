@@ -62,7 +62,7 @@ def test_table_says_the_same_as_the_json(pi: VirtualPi) -> None:
     shown = table(pi, "audit")
     told = ask(pi, "audit")
     assert names(shown.text) == told.names("ok", "warn")
-    assert shown.text.splitlines()[-1] == ("1 warning" if told.names("warn") else "all is well")
+    assert (shown.text.splitlines()[-1] == "all is well") is (told.names("warn") == set())
     assert run("make", "audit", f"VIRTUAL_PI={pi.name}").status == 0
 
 
