@@ -75,4 +75,6 @@ def _run(pi: VirtualPi, *words: str) -> subprocess.CompletedProcess[str]:
 def _secrets(pi: VirtualPi) -> list[str]:
     listed = pi.run("sh", "-c", "grep -h '' /etc/celery-pi/secrets/*").stdout.splitlines()
     assert listed
-    return [line.removeprefix("flower:") for line in listed]
+    return [
+        line.removeprefix("flower:") for line in listed if len(line) >= 32
+    ]  # a test's are short

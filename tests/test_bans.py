@@ -97,6 +97,7 @@ class Outside:
         own = ipaddress.ip_interface(
             machine.run("sh", "-c", "ip -o -4 addr show eth0 | awk '{ print $4 }'").stdout.strip()
         )
+        self.network = str(own.network)
         # In the upper half, from which Docker gives none to others.
         first = own.network.network_address + own.network.num_addresses // 2 + int(own) % 256 * 8
         names = (*JAILS, "neighbour", "ignored", "forger")
@@ -127,7 +128,10 @@ def outside(pi: VirtualPi) -> Iterator[Outside]:
 
 @pytest.fixture(scope="module")
 def strict(pi: VirtualPi, outside: Outside) -> Iterator[dict[str, object]]:
-    """The settings of a machine that is quick to ban, and that has Redis opened by hand."""
+    """The settings of a machine that is quick to ban, and that has Redis opened by hand.
+
+    The firewall lets the network in, so that nothing but a ban refuses it.
+    """
     settings = {
         "ban_tries": TRIES,
         "ban_seconds": SECONDS,
@@ -137,7 +141,9 @@ def strict(pi: VirtualPi, outside: Outside) -> Iterator[dict[str, object]]:
     assert deploy(pi, **settings).changed == changed
     pi.run("systemctl", "set-property", "--runtime", "redis-server", "IPAddressAllow=any")
     redis(pi, "config", "set", "bind", "0.0.0.0")  # noqa: S104  what this is about
+    pi.run("ufw", "insert", "1", "allow", "from", outside.network)
     yield settings
+    pi.run("ufw", "delete", "allow", "from", outside.network)
     redis(pi, "config", "set", "bind", "127.0.0.1 -::1")
     pi.run("rm", "-r", f"{CONTROL}/redis-server.service.d")
     pi.run("systemctl", "daemon-reload")

@@ -149,7 +149,7 @@ def test_crash_leaves_no_memory_behind_and_no_secret_in_the_journal(pi: VirtualP
         pytest.skip("this host hands every core to a program of its own")
     cores = ("find", "/", "-xdev", "-name", "core*", "-type", "f", "-newer", "/run/before")
     pi.run("touch", "/run/before")
-    dumps = ("-pLimitCORE=infinity", "-pWorkingDirectory=/run", "sh", "-c", "kill -SEGV $$")
+    dumps = ("-pLimitCORE=infinity", "-pWorkingDirectory=/run", "sh", "-c", "kill -SEGV $$$$")
     pi.run("systemd-run", "--quiet", "--wait", "--collect", *dumps, check=False)
     left = pi.run("sh", "-c", "ls /run/core*").stdout.split()
     assert left, "no core is written here at all"
