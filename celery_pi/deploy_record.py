@@ -25,8 +25,8 @@ NOT_TOLD = {"redis_password_file", "flower_password_file"}
 # The number is given here, because machines that deploy have clocks of their own.
 OPEN = r"""
 set -e
-umask 077
-mkdir -p "$records"
+umask 022; mkdir -p "${records%/*}"  # nginx and the worker read what is beside it
+umask 077; mkdir -p "$records"
 rm -f "$records"/*.new
 for last in "$records"/*.json; do :; done
 number=${last##*/}
