@@ -5,7 +5,9 @@ from __future__ import annotations
 import grp
 import json
 import os
+import signal
 import subprocess
+import time
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from shlex import quote
@@ -286,3 +288,57 @@ def test_without_git_there_is_a_reason_and_the_deploy_goes_on(
     done = deploy(("true",))
     assert "nobody will be able to roll back to this deploy: fatal: not a git" in done.shown
     assert [record["commit"] for record in records().values()] == [""]
+
+
+FILE = """
+from pyinfra import host, state
+from pyinfra.operations import server
+from celery_pi import deploy_lock, deploy_record, deploy_run
+from celery_pi.preflight import GIVEN, NEWEST_DEPLOY
+from celery_pi.settings import Settings
+deploy_lock.DIRECTORY, deploy_lock.INTERVAL, deploy_lock.LEASE = {directory!r} + "/run", 0.5, 4
+deploy_lock.RECORDS = deploy_record.RECORDS = {directory!r} + "/records"
+host.connector_data[GIVEN] = Settings()
+host.connector_data[NEWEST_DEPLOY] = {newest!r}
+deploy_run.recorded().includes(state.current_deploy_filename, "Thing")
+server.shell(name="Work", commands=[{command!r}])
+"""
+
+
+def start(directory: Path, command: str, file: str) -> subprocess.Popen[str]:
+    """A run of pyinfra itself, in which only greenlets run beside each other."""
+    code = FILE.format(directory=str(directory), newest=newest(), command=command)
+    (directory / file).write_text(code)
+    return subprocess.Popen(
+        [source_tree.ROOT / ".venv/bin/pyinfra", "-y", "@local", file],
+        cwd=directory,
+        env=os.environ | {"PYTHONPATH": str(source_tree.ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def test_run_lives_as_long_as_its_longest_command_and_no_longer_than_itself(
+    directory: Path,
+) -> None:
+    reached = directory / "reached"
+    first = start(directory, f"touch {reached}; sleep 60", "deploy.py")
+    try:
+        deadline = time.monotonic() + 60
+        while not reached.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        time.sleep(6)  # longer than the lease
+        refused = start(directory, "true", "second.py").communicate(timeout=60)[0]
+        assert "(deploy.py); try again when that has ended" in refused
+        assert "Traceback" not in refused
+    finally:
+        os.killpg(first.pid, signal.SIGKILL)
+        first.communicate()
+    last = start(directory, "true", "third.py")
+    assert "Success" in last.communicate(timeout=60)[0]
+    assert [record["result"] for record in records().values()] == ["running", "completed"]
+    assert is_free(directory)
