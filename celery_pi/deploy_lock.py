@@ -16,12 +16,12 @@ from celery_pi.remote import assign
 DIRECTORY = "/run/celery-pi"  # in memory: with the machine every holder ends
 RECORDS = "/var/lib/celery-pi/deploys"
 INTERVAL = 5  # seconds between two signs of life
-LEASE = 30  # seconds without one after which a holder is dead
+LEASE = 20  # seconds without one after which a holder is dead
 
 # Seconds since the start of the machine, because a Pi's clock may be set while a deploy runs.
 LOOK = r"""
 umask 077
-mkdir -p "$directory"
+[ -d "$directory" ] || mkdir -p "$directory"
 exec 9>"$directory/lock"
 now() { read -r up _ </proc/uptime; up=${up%%.*}; }
 look() {

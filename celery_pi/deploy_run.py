@@ -42,7 +42,7 @@ class DeployRun:
         self.number = ""
         self.refusal = ""
         self.arguments: dict[str, Any] = {}
-        self.renewing: gevent.Greenlet | None = None
+        self.holds = False
 
     def includes(self, file: str | None, component: str) -> None:
         """Note what is deployed: a file that names components, or a component that is run alone."""
@@ -64,10 +64,9 @@ class DeployRun:
 
     def finish(self, result: str) -> None:
         """Close the record, if anything was changed, and give the lock back."""
-        if self.renewing is None or self.record is None:
+        if not self.holds or self.record is None:
             return
-        self.renewing.kill()
-        self.renewing = None
+        self.holds = False
         try:
             if self.number:
                 self.record.result, self.record.ended = result, deploy_record.now()
@@ -83,12 +82,14 @@ class DeployRun:
             deploy_lock.take(self.token, self.seen), json.dumps(holder._asdict()) + "\n"
         )
         self.refusal = deploy_lock.refusal(printed, self.host.name)
-        if not self.refusal:
-            self.renewing = gevent.spawn(self._renew)
+        self.holds = not self.refusal
+        gevent.spawn(self._renew)
 
     def _renew(self) -> None:
-        while not self.refusal:
+        while True:
             gevent.sleep(deploy_lock.INTERVAL)
+            if self.refusal or not self.holds:
+                return
             try:
                 printed = self._say(deploy_lock.renew(self.token))
             except (OSError, SSHException, PyinfraError):
