@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
 import socket
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -91,8 +92,15 @@ def begun(what: list[str], settings: Settings) -> Record:
     """The record of a run that begins now."""
     shown = settings.model_dump(mode="json", exclude=NOT_TOLD, exclude_defaults=True)
     given = settings.model_dump(mode="json", exclude=NOT_TOLD, exclude_unset=True)
-    who = f"{getpass.getuser()}@{socket.gethostname()}"
-    return Record(who=who, started=now(), what=what, settings=shown, given=given)
+    return Record(who=_who(), started=now(), what=what, settings=shown, given=given)
+
+
+def _who() -> str:
+    try:
+        user = getpass.getuser()
+    except KeyError:
+        user = str(os.getuid())  # one without a name, as in some containers
+    return f"{user}@{socket.gethostname()}"
 
 
 def now() -> str:

@@ -1,7 +1,7 @@
 """`make rollback`: deploy again what was deployed before, from its own source and settings.
 
-The record on the Pi names source and settings; the source itself lies in git on this machine, so
-nothing that comes from the Pi is run here.
+The record on the Pi names source and settings; the source itself lies in git on this machine.
+Nothing that comes from the Pi is run here, nor can it lead to another machine or read a file here.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from celery_pi.deploy_record import DeployRecords, Record
+from celery_pi.deploy_record import NOT_TOLD, DeployRecords, Record
+from celery_pi.settings import Settings
 from celery_pi.source_tree import NoSource, Source, lay_out
 from celery_pi.sources import ROOT
 
@@ -55,7 +57,11 @@ def read_records() -> dict[str, Record]:
     if len(hosts) != 1:
         raise CannotGoBack(f"the inventory has {len(hosts)} machines: name one, HOST=pi@address")
     (shown,) = hosts.values()
-    return {number: Record(**record) for number, record in shown.items()}
+    known = {field.name for field in fields(Record)}
+    return {
+        number: Record(**{name: record[name] for name in known & set(record)})
+        for number, record in shown.items()
+    }
 
 
 def target(records: Mapping[str, Record], to: int | None) -> str:
@@ -99,6 +105,9 @@ def go_back(number: str, record: Record, directory: Path) -> int:
 
 def given(settings: Mapping[str, Any]) -> list[str]:
     """The settings as arguments for pyinfra, which reads JSON."""
+    for name in settings:
+        if name not in Settings.model_fields or name in NOT_TOLD:
+            raise CannotGoBack(f"its setting {name} is none that this source knows")
     return [
         word
         for name, value in settings.items()

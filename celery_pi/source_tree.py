@@ -19,6 +19,7 @@ PARTS = (
     *("celery_pi", "tasks", "files", "templates", "group_data"),
     *("deploy.py", "rollback.py", "inventory.py", "config.py"),
 )
+KEPT_AS = "refs/celery-pi/"
 NOTE = ".celery-pi-source.json"  # in a tree that was laid out: whence it came
 
 
@@ -44,15 +45,18 @@ def kept_source(root: Path = ROOT) -> Source:
         index = {"GIT_INDEX_FILE": f"{scratch}/index"}
         _git(root, "add", "--", *parts, **index)
         tree = _git(root, "write-tree", **index).strip()
-    _git(root, "update-ref", f"refs/celery-pi/{tree}", tree)
+    _git(root, "update-ref", KEPT_AS + tree, tree)
     changed = _git(root, "status", "--porcelain", "--", *PARTS)
     return Source(f"{commit}-dirty" if changed else commit, tree)
 
 
 def lay_out(source: Source, directory: Path, root: Path = ROOT) -> None:
-    """Put the kept source into the directory. Raises NoSource."""
+    """Put the kept source into the directory. Raises NoSource.
+
+    The digest may be of anybody's making: it is no option, and of no other tree than a kept one.
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    packed = _run(root, "archive", "--format=tar", source.tree).stdout
+    packed = _run(root, "archive", "--format=tar", KEPT_AS + source.tree).stdout
     subprocess.run(["tar", "-x", "-C", directory], input=packed, check=True)
     (directory / NOTE).write_text(json.dumps(source._asdict()))
 

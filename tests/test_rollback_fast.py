@@ -16,7 +16,8 @@ from celery_pi.operations import absent_units, later_files
 from celery_pi.operations.later_files import later_files_absent
 from celery_pi.rollback import CannotGoBack, given, go_back, target
 from celery_pi.settings import Settings, load_settings
-from celery_pi.source_tree import Source
+from celery_pi.source_tree import NoSource, Source, lay_out
+from celery_pi.sources import ROOT
 from tests.fake import Programs, Run, run
 
 pytestmark = pytest.mark.fast
@@ -112,6 +113,22 @@ def test_settings_are_read_as_they_were_given() -> None:
         check=True,
     )
     assert load_settings(json.loads(done.stdout))[0] == first
+
+
+@pytest.mark.parametrize(
+    "name", ["ssh_hostname", "_sudo_user", "redis_password_file", "flower_password_file", "x"]
+)
+def test_record_can_lead_to_no_other_machine_and_to_no_file_here(name: str) -> None:
+    with pytest.raises(CannotGoBack, match=f"its setting {name} is none"):
+        given({"redis_port": 7000, name: "/root/.ssh/id_ed25519"})
+
+
+@pytest.mark.parametrize("tree", ["--output=written", "HEAD", "../heads/x", "0" * 40, ""])
+def test_source_that_was_not_kept_is_not_laid_out(tmp_path: Path, tree: str) -> None:
+    with pytest.raises(NoSource):
+        lay_out(Source("c0ffee", tree), tmp_path / "out")
+    assert list((tmp_path / "out").glob("*")) == []
+    assert not (ROOT / "written").exists()
 
 
 def stand_in(tmp_path: Path, script: str) -> tuple[str, ...]:
