@@ -296,8 +296,10 @@ from pyinfra.operations import server
 from celery_pi import deploy_lock, deploy_record, deploy_run
 from celery_pi.preflight import GIVEN, NEWEST_DEPLOY
 from celery_pi.settings import Settings
+from celery_pi.source_tree import Source
 deploy_lock.DIRECTORY, deploy_lock.INTERVAL, deploy_lock.LEASE = {directory!r} + "/run", 0.5, 4
 deploy_lock.RECORDS = deploy_record.RECORDS = {directory!r} + "/records"
+deploy_run.kept_source = Source
 host.connector_data[GIVEN] = Settings()
 host.connector_data[NEWEST_DEPLOY] = {newest!r}
 deploy_run.recorded().includes(state.current_deploy_filename, "Thing")
