@@ -17,7 +17,7 @@ virtual_pi_args = --name $(VIRTUAL_PI) --platform $(PLATFORM) --release $(RELEAS
 python_works := python3 -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
 
 .DEFAULT_GOAL := help
-.PHONY: help deploy plan rotate prove status audit up shell down test test-fast faults lint
+.PHONY: help deploy plan rotate rollback prove status audit up shell down test test-fast faults lint
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -31,6 +31,10 @@ plan: .venv/installed $(up) ## Show what a deploy would change, and change nothi
 
 rotate: .venv/installed ## Give every user of Redis a new password, while all goes on
 	@$(pyinfra) -y inventory.py tasks.rotation.deploy
+
+rollback: .venv/installed ## Deploy the source and settings of the deploy before again (TO= another)
+	@$(python) -m celery_pi.rollback $(addprefix --to ,$(TO))
+	@$(MAKE) --no-print-directory prove
 
 prove: .venv/installed ## Run a task on the deployed worker and show its result
 	@$(pyinfra) inventory.py exec -- /usr/local/bin/celery-pi prove

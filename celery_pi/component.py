@@ -6,9 +6,10 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Concatenate, ParamSpec, TypeVar, cast
 
-from pyinfra import host
+from pyinfra import host, state
 from pyinfra.api import deploy
 
+from celery_pi.deploy_run import recorded
 from celery_pi.preflight import preflight
 from celery_pi.settings import Settings
 
@@ -28,7 +29,9 @@ def component(
     def decorate(task: Callable[Concatenate[Settings, P], R]) -> Callable[P, R]:
         @wraps(task)
         def checked(*args: P.args, **kwargs: P.kwargs) -> R:
-            return task(preflight(host), *args, **kwargs)
+            settings = preflight(host)
+            recorded().includes(state.current_deploy_filename, name)
+            return task(settings, *args, **kwargs)
 
         # pyinfra's own annotation says that a deploy returns an OperationMeta.
         return cast("Callable[P, R]", deploy(name)(checked))

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from pyinfra.api import FactBase, StringCommand
 
+from celery_pi.deploy_lock import NEWEST, RECORDS
 from celery_pi.remote import assign
 from celery_pi.settings import (
     LARGEST_SHARE,
@@ -21,7 +22,10 @@ ARCHITECTURES = ("arm64", "amd64")
 FREE_DISK = 1024  # MiB: packages and the app's environment take about 600
 OLDEST_PYTHON = (3, 11)  # Debian 12's
 
-SHOW = r"""
+SHOW = (
+    NEWEST
+    + r"""
+echo "newest=$newest"
 . /etc/os-release
 echo "os=$ID"
 echo "release=${VERSION_ID:-}"
@@ -55,6 +59,7 @@ echo "web=$(ss -Hltnp 'sport = :80 or sport = :443' 2>/dev/null \
   | sed -n 's/.*users:(("\([^"]*\)".*/\1/p' | sort -u | paste -sd' ')"
 true  # what was not found is an answer
 """
+)
 
 
 class Machine(FactBase[dict[str, str]]):
@@ -66,7 +71,7 @@ class Machine(FactBase[dict[str, str]]):
         self, app: str, module: str, user: str, units: Sequence[str], files: Sequence[str] = ()
     ) -> StringCommand:
         path = module.replace(".", "/")
-        names = assign(units=" ".join(units), files=" ".join(files))
+        names = assign(units=" ".join(units), files=" ".join(files), records=RECORDS)
         return StringCommand(assign(app=app, module=path, user=user), names, SHOW)
 
     def process(self, output: list[str]) -> dict[str, str]:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 CHECKED = "celery_pi_settings"
 CONTAINER = "celery_pi_container"
+GIVEN = "celery_pi_given_settings"
+NEWEST_DEPLOY = "celery_pi_newest_deploy"
 
 
 def preflight(host: Host) -> Settings:
@@ -53,6 +55,8 @@ def preflight(host: Host) -> Settings:
                 "/boot/firmware/cmdline.txt and restart it"
             )
         limit = of_memory(assumed.redis_maxmemory, int(machine["memory"]))
+        host.connector_data[GIVEN] = assumed
+        host.connector_data[NEWEST_DEPLOY] = machine.get("newest", "")
         host.connector_data[CHECKED] = assumed.model_copy(update={"redis_maxmemory": limit})
     return cast("Settings", host.connector_data[CHECKED])
 

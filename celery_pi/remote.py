@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, cast
 
 from pyinfra.api import QuoteString, StringCommand
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from pyinfra.api.host import Host
 
 ANNOUNCED = "celery_pi_announced_writes"
+DECLARED = "celery_pi_declared_files"
 
 # The candidate lies beside its target, so that the last step is a rename and never a copy, and
 # in a folder of its own, so that it bears the target's name: checkers go by names (`.service`).
@@ -66,6 +68,16 @@ def replace_file(
 def as_user(user: str, *bits: str | QuoteString) -> StringCommand:
     """The command, run as that user."""
     return StringCommand("runuser -u", QuoteString(user), "--", *bits)
+
+
+def declare(host: Host, paths: Iterable[str]) -> None:
+    """Note, while planning, that the files are this run's, whether it writes them or not."""
+    host.connector_data.setdefault(DECLARED, set()).update(paths)
+
+
+def declared(host: Host) -> list[str]:
+    """Paths of all files that are this run's."""
+    return sorted(host.connector_data.get(DECLARED, ()))
 
 
 def announce_write(host: Host, path: str) -> None:

@@ -24,6 +24,7 @@ LIBRARY = [
         "in_hand",
         "invariants",
         "lookout",
+        "paused",
         "redis_away",
         "safe_settings",
         "systemd_notify",

@@ -32,6 +32,8 @@ def deploy(settings: Settings) -> None:
             from_file(f"{LIBRARY}/prove_task.py"),
             from_file(f"{LIBRARY}/check_app.py"),
             from_file(f"{LIBRARY}/set-aside", mode="0755"),
+            from_file(f"{LIBRARY}/deploys", mode="0755"),
+            from_file(f"{LIBRARY}/maintenance", mode="0755"),
             *CHECKS,
             from_template("/etc/celery-pi/settings.json", settings=settings),
         ],

@@ -25,6 +25,7 @@ CERTIFICATE = from_file(f"{LIBRARY}/nginx-certificate", mode="0755")
 SANDBOX = from_file(f"/etc/systemd/system/{UNIT}.d/celery-pi.conf")
 COMMON = "/etc/nginx/conf.d/celery-pi.conf"
 LOCATION = "/etc/nginx/snippets/celery-pi-flower.conf"
+MAINTENANCE = "/etc/nginx/snippets/celery-pi-maintenance.conf"
 SERVER = "/etc/nginx/sites-enabled/zz-celery-pi"
 PASSWORD = "/etc/nginx/celery-pi.htpasswd"  # noqa: S105  its path
 NAMES = "/etc/celery-pi/site_names"
@@ -41,7 +42,7 @@ def deploy(settings: Settings) -> None:
     The site's own configuration is not touched.
     """
     if not settings.flower:
-        _remove([LOCATION, COMMON, PASSWORD, SANDBOX.path, LOGIN.path, CHECK.path])
+        _remove([LOCATION, MAINTENANCE, COMMON, PASSWORD, SANDBOX.path, LOGIN.path, CHECK.path])
         service(name="Run without it", unit=UNIT, watch=[SERVER, COMMON], ours=False, check=GOOD)
         return
     debian_packages(name="Install nginx", packages=["nginx", "openssl"])
@@ -51,8 +52,8 @@ def deploy(settings: Settings) -> None:
     pattern = r"^[[:space:]]*server_names_hash_bucket_size"
     set_by_owner = bool(host.get_fact(FindInFile, path="/etc/nginx/nginx.conf", pattern=pattern))
     common = from_template(COMMON, check=_check(COMMON), has_bucket_size=set_by_owner)
-    location = from_file(LOCATION, check=_check(LOCATION))
-    config_files(name="Configure Flower's location", files=[SANDBOX, common, location])
+    snippets = [from_file(path, check=_check(path)) for path in (LOCATION, MAINTENANCE)]
+    config_files(name="Configure Flower's location", files=[SANDBOX, common, *snippets])
     if settings.nginx_server:
         _configure_server(settings)
     else:
@@ -62,7 +63,7 @@ def deploy(settings: Settings) -> None:
         unit=UNIT,
         # Told to reload, it would keep an address that it has listened on.
         watch=[SANDBOX.path, SERVER],
-        reload_for=[COMMON, LOCATION, *_certificate(settings)],
+        reload_for=[COMMON, LOCATION, MAINTENANCE, *_certificate(settings)],
         check=GOOD,
     )
 

@@ -139,11 +139,8 @@ def test_fit_machine_is_entered_and_asked_once_for_all_components() -> None:
 
     done = run(two, answers=answers(), data={"redis_port": 7000})
     assert done.changed == [True, True]
-    assert [command for command in done.commands if "os-release" not in command] == [
-        "touch 7000",
-        "touch 7000",
-    ]
-    assert len(done.commands) == 3
+    assert done.commands.count("touch 7000") == 2
+    assert sum("os-release" in command for command in done.commands) == 1
 
 
 @pytest.mark.parametrize(

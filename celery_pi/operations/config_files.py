@@ -9,10 +9,11 @@ from typing import NamedTuple
 
 from pyinfra import host, logger, state
 from pyinfra.api import FactBase, QuoteString, StringCommand, operation
+from pyinfra.api.operation import OperationMeta
 from pyinfra.facts.files import FileContents
 from pyinfra.operations.util.files import generate_color_diff
 
-from celery_pi.remote import announce_write, replace_file
+from celery_pi.remote import announce_write, declare, replace_file
 
 
 @dataclass(frozen=True)
@@ -74,12 +75,17 @@ class FileStates(FactBase[dict[str, FileState]]):
         return found
 
 
-@operation()
-def config_files(files: Sequence[ConfigFile]) -> Generator[StringCommand]:
+def config_files(name: str, files: Sequence[ConfigFile]) -> OperationMeta:
     """Each file has its declared content, owner and mode; parents are made 0755 root.
 
     Fails, with the live file untouched, when a file's check refuses the candidate.
     """
+    declare(host, [file.path for file in files])
+    return _config_files(name=name, files=files)
+
+
+@operation()
+def _config_files(files: Sequence[ConfigFile]) -> Generator[StringCommand]:
     found = host.get_fact(FileStates, paths=[file.path for file in files])
     stale = [file for file in files if found.get(file.path) != file.state]
     for file in stale:

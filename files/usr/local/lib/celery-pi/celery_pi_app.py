@@ -15,6 +15,7 @@ import beyond_the_limit
 import handover
 import in_hand
 import lookout
+import paused
 import redis_away
 import whole_results
 from celery import Celery
@@ -56,6 +57,7 @@ def load() -> Celery:
     make_safe(app.conf)
     app.Task.Request = in_hand.Request
     lookout.protect(app)
+    paused.protect(app)
     for name, key in URLS:
         if not os.environ.get(name) or os.environ[name] != app.conf[key]:
             sys.exit(

@@ -15,8 +15,18 @@ from celery_pi_checks.table import age, count
 SCHEDULE = Path("/var/lib/celery-beat/schedule")
 MACHINE = Path("/etc/machine-id")
 CGROUPS = Path("/sys/fs/cgroup")
+MAINTENANCE = Path("/var/lib/celery-pi/maintenance/page.html")
 BY_PRIORITY = ("", *(f"\x06\x16{step}" for step in range(1, 10)))  # as kombu names the lists
 WORKER = "journalctl -u celery-worker -n 50; systemctl restart celery-worker"
+
+
+@check("Tasks", "Maintenance")
+def maintenance(_: Look) -> Result | None:
+    if not MAINTENANCE.exists():
+        return None
+    since = int(time.time() - MAINTENANCE.stat().st_mtime)
+    told = f"on for {age(since)}: no task is begun, the site shows a page"
+    return warn(told, "celery-pi maintenance off", seconds=since)
 
 
 @check("Tasks", "Queues")

@@ -1,0 +1,113 @@
+"""One deploy at a time: a lock on the Pi that its holder renews, and that ends with its holder.
+
+A connection that is gone is not always seen to be gone: sshd may hold one for hours, and `docker
+exec` for ever. So nothing on the Pi is tied to it: who deploys says every few seconds it lives.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import NamedTuple
+
+from pyinfra.api import StringCommand
+
+from celery_pi.remote import assign
+
+DIRECTORY = "/run/celery-pi"  # in memory: with the machine every holder ends
+RECORDS = "/var/lib/celery-pi/deploys"
+INTERVAL = 5  # seconds between two signs of life
+LEASE = 20  # seconds without one after which a holder is dead
+
+# Seconds since the start of the machine, because a Pi's clock may be set while a deploy runs.
+LOOK = r"""
+umask 077
+[ -d "$directory" ] || mkdir -p "$directory"
+exec 9>"$directory/lock"
+now() { read -r up _ </proc/uptime; up=${up%%.*}; }
+look() {
+  holder= at=0
+  [ ! -e "$directory/beat" ] || read -r holder at <"$directory/beat"
+  now
+}
+is_dead() { [ -z "$holder" ] || [ $((up - at)) -ge "$lease" ] || [ "$at" -gt "$up" ]; }
+"""
+
+# Name and inode of the newest record, which is another file as soon as its run has ended.
+NEWEST = r"""
+for last in "$records"/*.json; do :; done
+newest=$(ls -i "$last" 2>/dev/null)
+"""
+
+# One that has died a moment ago looks alive: it is watched until it gives a sign, or none in time.
+TAKE = r"""
+sent=$(cat)
+first=
+while flock 9 && look && ! is_dead; do
+  [ "${first:=$holder $at}" = "$holder $at" ] || { echo "held $(cat "$directory/holder")"; exit; }
+  flock -u 9
+  sleep 1
+done
+[ "$newest" = "$seen" ] || { echo overtaken; exit; }
+echo "$sent" >"$directory/holder"
+echo "$token $up" >"$directory/beat"
+echo taken
+"""
+
+RENEW = r"""
+flock 9
+look
+if [ "$holder" = "$token" ]; then echo "$token $up" >"$directory/beat"; else echo lost; fi
+"""
+
+GIVE_BACK = r"""
+flock 9
+look
+[ "$holder" != "$token" ] || rm -f "$directory/beat" "$directory/holder"
+"""
+
+
+class Holder(NamedTuple):
+    """Who deploys, since when (UTC), and what."""
+
+    who: str
+    since: str
+    what: str
+
+
+def take(token: str, seen: str) -> StringCommand:
+    """Command that takes the lock for the token; the holder as JSON is its standard input.
+
+    `seen` is what `NEWEST` said when the run was planned. What it prints is for `refusal`. It waits
+    for a dead holder's lease to end, `LEASE` seconds at most.
+    """
+    return StringCommand(_values(token, seen), LOOK, NEWEST, TAKE)
+
+
+def renew(token: str) -> StringCommand:
+    """Command that gives a sign of life; it prints `lost` where the lock is another's by now."""
+    return StringCommand(_values(token), LOOK, RENEW)
+
+
+def give_back(token: str) -> StringCommand:
+    """Command that ends the holding, if it has not ended already."""
+    return StringCommand(_values(token), LOOK, GIVE_BACK)
+
+
+def refusal(printed: str, host: str) -> str:
+    """Why the lock was not taken, in one sentence; nothing when it was."""
+    word, _, rest = printed.partition(" ")
+    if word == "held":
+        holder = Holder(**json.loads(rest))
+        return (
+            f"{host} is left as it was: {holder.who} deploys to it since {holder.since} "
+            f"({holder.what}); try again when that has ended"
+        )
+    if word == "overtaken":
+        return (
+            f"{host} is left as it was: another deploy was made since this one began; run it again"
+        )
+    return ""
+
+
+def _values(token: str, seen: str = "") -> StringCommand:
+    return assign(directory=DIRECTORY, records=RECORDS, lease=str(LEASE), token=token, seen=seen)

@@ -1,0 +1,119 @@
+"""`make rollback`: deploy again what was deployed before, from its own source and settings.
+
+The record on the Pi names source and settings; the source itself lies in git on this machine.
+Nothing that comes from the Pi is run here, nor can it lead to another machine or read a file here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from celery_pi.deploy_record import NOT_TOLD, DeployRecords, Record
+from celery_pi.settings import Settings
+from celery_pi.source_tree import NoSource, Source, lay_out
+from celery_pi.sources import ROOT
+
+PYINFRA = (sys.executable, "-m", "pyinfra")
+FACT = f"{DeployRecords.__module__}.{DeployRecords.__name__}"
+
+
+class CannotGoBack(Exception):
+    """Why there is no way back, as a sentence for who asked for it."""
+
+
+def main() -> int:
+    """Exit status: 0 all is as it was then, 1 nothing was done or not all."""
+    parser = argparse.ArgumentParser(prog="make rollback")
+    parser.add_argument("--to", type=int, help="number of the deploy, as `celery-pi deploys` says")
+    arguments = parser.parse_args()
+    try:
+        records = read_records()
+        number = target(records, arguments.to)
+        with TemporaryDirectory() as directory:
+            return go_back(number, records[number], Path(directory))
+    except CannotGoBack as error:
+        print(f"No rollback: {error}.", file=sys.stderr)
+        return 1
+
+
+def read_records() -> dict[str, Record]:
+    """The records on the Pi, which must be one."""
+    command = [*PYINFRA, "--json", "inventory.py", "fact", FACT]
+    done = subprocess.run(
+        command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise CannotGoBack(f"the Pi cannot be asked:\n{done.stderr.strip()}\n")
+    hosts = json.loads(done.stdout)[FACT]
+    if len(hosts) != 1:
+        raise CannotGoBack(f"the inventory has {len(hosts)} machines: name one, HOST=pi@address")
+    (shown,) = hosts.values()
+    known = {field.name for field in fields(Record)}
+    return {
+        number: Record(**{name: record[name] for name in known & set(record)})
+        for number, record in shown.items()
+    }
+
+
+def target(records: Mapping[str, Record], to: int | None) -> str:
+    """Number of the deploy to go back to: that one, or the last whole one before the newest."""
+    if to is not None:
+        number = f"{to:06}"
+        if number not in records:
+            raise CannotGoBack(f"there is no deploy {to}; `celery-pi deploys` lists them")
+        if not records[number].is_whole:
+            raise CannotGoBack(f"deploy {to} was not of all components, or did not end well")
+    else:
+        whole = [number for number in sorted(records)[:-1] if records[number].is_whole]
+        if not whole:
+            raise CannotGoBack("the Pi knows of no whole deploy before the newest")
+        number = whole[-1]
+    if not records[number].tree:
+        raise CannotGoBack(f"the source of deploy {int(number)} was not in git")
+    return number
+
+
+def go_back(number: str, record: Record, directory: Path) -> int:
+    """Deploy what the record names; refused, as a plan, it changes nothing."""
+    try:
+        lay_out(Source(record.commit, record.tree), directory)
+    except NoSource as error:
+        raise CannotGoBack(
+            f"this machine does not have the source of deploy {int(number)} (commit "
+            f"{record.commit}), which {record.who} made: {error}"
+        ) from error
+    print(f"Back to deploy {int(number)} of {record.started}, commit {record.commit}", flush=True)
+    command = [*PYINFRA, *given(record.given), "inventory.py", "rollback.py", "deploy.py"]
+    environment = os.environ | {"CELERY_PI_ROLLBACK_TO": number}
+    for how in ("--dry", "-y"):
+        done = subprocess.run(
+            [*command, how], cwd=directory, env=environment, stdin=subprocess.DEVNULL, check=False
+        )
+        if done.returncode:
+            return 1
+    return 0
+
+
+def given(settings: Mapping[str, Any]) -> list[str]:
+    """The settings as arguments for pyinfra, which reads JSON."""
+    for name in settings:
+        if name not in Settings.model_fields or name in NOT_TOLD:
+            raise CannotGoBack(f"its setting {name} is none that this source knows")
+    return [
+        word
+        for name, value in settings.items()
+        for word in ("--data", f"{name}={json.dumps(value)}")
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,346 @@
+"""A run's record: there before the first change, closed at the end, and none without a change."""
+
+from __future__ import annotations
+
+import grp
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
+from shlex import quote
+from typing import Any, cast
+
+import pytest
+from pyinfra import host, state
+from pyinfra.api import Host, OperationError, StringCommand, operation
+
+from celery_pi import deploy_lock, deploy_record, deploy_run, source_tree
+from celery_pi.deploy_record import DeployRecords
+from celery_pi.deploy_run import recorded
+from celery_pi.operations.config_files import ConfigFile, config_files
+from celery_pi.preflight import GIVEN, NEWEST_DEPLOY
+from celery_pi.settings import Settings
+from celery_pi.source_tree import NoSource, Source, kept_source, lay_out
+from tests.fake import ME, Run, mode, run, sh
+
+pytestmark = pytest.mark.fast
+
+
+@pytest.fixture(autouse=True)
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the lock and the records are, on a machine that nobody deploys to."""
+    monkeypatch.setattr(deploy_lock, "DIRECTORY", str(tmp_path / "run"))
+    for module in (deploy_lock, deploy_record):
+        monkeypatch.setattr(module, "RECORDS", str(tmp_path / "records"))
+    monkeypatch.setattr(deploy_run, "kept_source", lambda: Source("c0ffee-dirty", "7ree"))
+    monkeypatch.setattr(deploy_lock, "LEASE", 4)
+    return tmp_path
+
+
+@operation()
+def does(commands: Sequence[str]) -> Generator[StringCommand]:
+    if not commands:
+        host.noop("nothing to do")
+    for command in commands:
+        if command == "raise" and state.is_executing:
+            raise OperationError("it cannot be done")
+        yield StringCommand(command)
+
+
+def deploy(*operations: tuple[str, ...], dry: bool = False, **given: Any) -> Run:
+    """A run that consists of these operations."""
+
+    def task() -> None:
+        host.connector_data[GIVEN] = Settings(**given)
+        host.connector_data.setdefault(NEWEST_DEPLOY, newest())
+        recorded().includes("dir/deploy.py", "Thing")
+        for number, commands in enumerate(operations):
+            does(commands=commands, name=f"Do {number}")
+
+    return run(task, dry=dry)
+
+
+def newest() -> str:
+    text = 'for last in "$records"/*.json; do :; done; ls -i "$last" 2>/dev/null || true'
+    lines = sh(StringCommand(f"records={deploy_record.RECORDS};", text))
+    return lines[0] if lines else ""
+
+
+def records() -> dict[str, dict[str, Any]]:
+    fact = DeployRecords()
+    return fact.process(sh(fact.command()))
+
+
+def is_free(directory: Path) -> bool:
+    return not (directory / "run/beat").exists()
+
+
+def test_run_that_changes_nothing_leaves_no_record_and_no_lock(directory: Path) -> None:
+    assert deploy((), ()).changed == [False, False]
+    assert records() == {}
+    assert not (directory / "records").exists()
+    assert is_free(directory)
+
+
+def test_plan_takes_no_lock(directory: Path) -> None:
+    deploy(("true",), dry=True)
+    assert list(directory.iterdir()) == []
+
+
+def test_record_tells_what_was_deployed_and_what_it_changed(directory: Path) -> None:
+    given: dict[str, Any] = {"redis_port": 7000, "celery_concurrency": 2}
+    deploy(
+        (),
+        ("true", "true"),
+        ("true",),
+        **given,
+        app_writable=("media",),
+        redis_password_file="/root/s3cret",  # noqa: S106
+    )
+    (record,) = records().values()
+    assert record["what"] == ["deploy.py"]
+    assert record["changed"] == ["Do 1", "Do 2"]
+    assert record["result"] == "completed"
+    assert (record["commit"], record["tree"]) == ("c0ffee-dirty", "7ree")
+    assert record["settings"] == {"redis_port": 7000, "app_writable": ["media"]}
+    assert record["given"] == record["settings"] | {"celery_concurrency": 2}
+    assert "@" in record["who"]
+    assert record["started"] <= record["ended"]
+    assert "s3cret" not in json.dumps(record)
+    assert mode(directory / "records") == 0o700
+    assert mode(directory / "records/000001.json") == 0o600
+
+
+def test_record_is_there_before_the_first_command_that_changes_something(directory: Path) -> None:
+    kept = directory / "kept"
+    deploy((), (f"cp {directory}/records/000001.json {kept}",), (f"[ ! -e {directory}/none ]",))
+    then = json.loads(kept.read_text())
+    assert (then["result"], then["changed"], then["ended"]) == ("running", ["Do 1"], "")
+
+
+@pytest.mark.parametrize("failure", ["false", "raise"])
+def test_failed_run_says_where_and_gives_the_lock_back(directory: Path, failure: str) -> None:
+    done = deploy(("true",), (failure,), ("true",))
+    assert done.error
+    (record,) = records().values()
+    assert record["result"] == "failed: Do 1"
+    assert is_free(directory)
+
+
+def test_run_that_fails_before_it_changes_anything_leaves_no_record(directory: Path) -> None:
+    assert deploy((), ("raise",)).error
+    assert records() == {}
+    assert is_free(directory)
+
+
+@pytest.fixture
+def another(directory: Path) -> Iterator[None]:
+    """A run that holds the lock, and lives."""
+    assert directory
+    take, renew = deploy_lock.take("another", ""), deploy_lock.renew("another")
+    holder = '{"who": "ann@desk", "since": "noon", "what": "deploy.py"}'
+    subprocess.run(["sh", "-c", take.get_raw_value()], input=holder, text=True, check=True)
+    loop = f"while sleep 0.3; do sh -c {quote(renew.get_raw_value())}; done"
+    with subprocess.Popen(["sh", "-c", f"exec 0<&-; {loop}"]) as living:
+        yield
+        living.kill()
+
+
+@pytest.mark.usefixtures("another")
+def test_deploy_during_a_deploy_does_nothing_and_says_whose_it_is(directory: Path) -> None:
+    touched = directory / "touched"
+    done = deploy((), (f"touch {touched}",))
+    assert done.error
+    said = "@local is left as it was: ann@desk deploys to it since noon (deploy.py)"
+    assert said in done.shown
+    assert not touched.exists()
+    assert records() == {}
+
+
+def test_deploy_after_one_that_was_killed_goes_on_and_both_are_told(directory: Path) -> None:
+    deploy(("true",))
+    kept = (directory / "records/000001.json").read_text()
+    cut_off = kept.replace('"completed"', '"running"')
+    (directory / "records/000001.json").write_text(cut_off)
+    subprocess.run(["sh", "-c", deploy_lock.take("dead", newest()).get_raw_value()], check=True)
+    assert deploy(("true",)).error == ""
+    assert [record["result"] for record in records().values()] == ["running", "completed"]
+
+
+def test_deploy_that_was_planned_before_another_is_refused(directory: Path) -> None:
+    before = newest()
+    deploy(("true",))
+
+    def task() -> None:
+        host.connector_data[NEWEST_DEPLOY] = before
+        host.connector_data[GIVEN] = Settings()
+        recorded().includes(None, "Thing")
+        does(commands=[f"touch {directory}/touched"], name="Do")
+
+    done = run(task)
+    assert "another deploy was made since this one began; run it again" in done.shown
+    assert not (directory / "touched").exists()
+
+
+def test_run_that_was_taken_for_dead_stops(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deploy_lock, "INTERVAL", 0)
+    beat = directory / "run/beat"
+    other = f"read -r _ at <{beat}; echo other $at >{beat}"
+    done = deploy((other,), ("true",), (f"touch {directory}/touched",))
+    assert "was not reached for 4 s, and another deploy has begun" in done.shown
+    assert not (directory / "touched").exists()
+    assert beat.read_text().startswith("other")
+
+
+def test_twenty_are_kept_in_their_order() -> None:
+    for _ in range(22):
+        deploy(("true",))
+    assert list(records()) == [f"{number:06}" for number in range(3, 23)]
+    assert deploy(("true",)).error == ""
+    assert list(records())[-1] == "000023"
+
+
+def test_single_component_is_known_by_its_name_and_a_file_by_its_own() -> None:
+    alone = deploy_run.DeployRun(cast("Host", None), Settings(), "")
+    for component in ("Rotation", "Redis", "App"):
+        alone.includes(None, component)
+    assert alone.what == ["Rotation"]
+    whole = deploy_run.DeployRun(cast("Host", None), Settings(), "")
+    for file in ("rollback.py", "deploy.py", "deploy.py"):
+        whole.includes(file, "Redis")
+    assert whole.what == ["rollback.py", "deploy.py"]
+
+
+def test_every_file_that_was_declared_is_named_whether_it_changed_or_not(directory: Path) -> None:
+    def task() -> None:
+        host.connector_data[GIVEN], host.connector_data[NEWEST_DEPLOY] = Settings(), newest()
+        recorded().includes("deploy.py", "Thing")
+        group = grp.getgrgid(os.getgid()).gr_name
+        for name in "ba":
+            file = ConfigFile(str(directory / name), "x", user=ME, group=group)
+            config_files(name=f"Configure {name}", files=[file])
+
+    run(task)
+    (directory / "a").unlink()
+    assert run(task).changed == [False, True]
+    for record in records().values():
+        assert record["files"] == [str(directory / "a"), str(directory / "b")]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A checkout with a commit."""
+    root = tmp_path / "project"
+    (root / "tasks").mkdir(parents=True)
+    (root / "tasks/x.py").write_text("committed\n")
+    (root / "deploy.py").write_text("whole\n")
+    git(root, "init", "-q")
+    git(root, "add", ".")
+    git(root, *NAMED, "commit", "-qm", "First")
+    return root
+
+
+NAMED = ("-c", "user.name=ann", "-c", "user.email=ann@desk")
+
+
+def git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_source_is_kept_and_laid_out_to_the_byte(project: Path, tmp_path: Path) -> None:
+    head = git(project, "rev-parse", "HEAD")
+    clean = kept_source(project)
+    assert clean.commit == head
+    (project / "tasks/x.py").write_text("changed\r\n no line end")
+    (project / "tasks/new.py").write_text("not known to git\n")
+    (project / "tasks/new.py").chmod(0o755)
+    (project / "notes.txt").write_text("not deployed\n")
+    changed = kept_source(project)
+    assert changed.commit == f"{head}-dirty"
+    assert changed.tree != clean.tree
+    status = git(project, "status", "--porcelain")
+    assert status.splitlines() == ["M tasks/x.py", "?? notes.txt", "?? tasks/new.py"]
+    git(project, "gc", "-q", "--prune=now")
+    lay_out(changed, out := tmp_path / "out", project)
+    assert (out / "tasks/x.py").read_bytes() == b"changed\r\n no line end"
+    assert mode(out / "tasks/new.py") & 0o100
+    assert not (out / "notes.txt").exists()
+    assert kept_source(out) == changed
+    lay_out(clean, before := tmp_path / "before", project)
+    assert (before / "tasks/x.py").read_text() == "committed\n"
+    assert not (before / "tasks/new.py").exists()
+
+
+def test_without_git_there_is_a_reason_and_the_deploy_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(NoSource, match="not a git repository"):
+        kept_source(tmp_path)
+    with pytest.raises(NoSource):
+        lay_out(Source("x", "0" * 40), tmp_path / "out", source_tree.ROOT)
+    monkeypatch.setattr(deploy_run, "kept_source", lambda: kept_source(tmp_path))
+    done = deploy(("true",))
+    assert "nobody will be able to roll back to this deploy: fatal: not a git" in done.shown
+    assert [record["commit"] for record in records().values()] == [""]
+
+
+FILE = """
+from pyinfra import host, state
+from pyinfra.operations import server
+from celery_pi import deploy_lock, deploy_record, deploy_run
+from celery_pi.preflight import GIVEN, NEWEST_DEPLOY
+from celery_pi.settings import Settings
+from celery_pi.source_tree import Source
+deploy_lock.DIRECTORY, deploy_lock.INTERVAL, deploy_lock.LEASE = {directory!r} + "/run", 0.5, 4
+deploy_lock.RECORDS = deploy_record.RECORDS = {directory!r} + "/records"
+deploy_run.kept_source = Source
+host.connector_data[GIVEN] = Settings()
+host.connector_data[NEWEST_DEPLOY] = {newest!r}
+deploy_run.recorded().includes(state.current_deploy_filename, "Thing")
+server.shell(name="Work", commands=[{command!r}])
+"""
+
+
+def start(directory: Path, command: str, file: str) -> subprocess.Popen[str]:
+    """A run of pyinfra itself, in which only greenlets run beside each other."""
+    code = FILE.format(directory=str(directory), newest=newest(), command=command)
+    (directory / file).write_text(code)
+    return subprocess.Popen(
+        [source_tree.ROOT / ".venv/bin/pyinfra", "-y", "@local", file],
+        cwd=directory,
+        env=os.environ | {"PYTHONPATH": str(source_tree.ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def test_run_lives_as_long_as_its_longest_command_and_no_longer_than_itself(
+    directory: Path,
+) -> None:
+    reached = directory / "reached"
+    first = start(directory, f"touch {reached}; sleep 60", "deploy.py")
+    try:
+        deadline = time.monotonic() + 60
+        while not reached.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        time.sleep(6)  # longer than the lease
+        refused = start(directory, "true", "second.py").communicate(timeout=60)[0]
+        assert "(deploy.py); try again when that has ended" in refused
+        assert "Traceback" not in refused
+    finally:
+        os.killpg(first.pid, signal.SIGKILL)
+        first.communicate()
+    last = start(directory, "true", "third.py")
+    assert "Success" in last.communicate(timeout=60)[0]
+    assert [record["result"] for record in records().values()] == ["running", "completed"]
+    assert is_free(directory)
