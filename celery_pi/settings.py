@@ -177,6 +177,9 @@ Writable = Annotated[
 Relative = Annotated[
     str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*$")
 ]
+Repository = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9_./:@+=~,-]+$"), AfterValidator(_without_password)
+]
 Name = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")]
 Listed = BeforeValidator(_listed)
 Unit = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.@-]+\.(service|target)$")]
@@ -357,10 +360,7 @@ class Settings(BaseModel):
     """Paths of these databases, relative to `app_dir`; one that is missing is told and skipped."""
     backup_mariadb: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]{1,64}$")] | None = None
     """Name of a database of MariaDB on this machine that is in it too."""
-    backup_restic_repository: (
-        Annotated[str, Field(pattern=r"^[A-Za-z0-9_./:@+=~,-]+$"), AfterValidator(_without_password)]
-        | None
-    ) = None
+    backup_restic_repository: Repository | None = None
     """Where restic takes each backup to, encrypted, such as `sftp:user@host:/pi` or
     `s3:https://host/bucket`; keys go into `/etc/celery-pi/restic.env` on the Pi. None: nowhere."""
     backup_restic_password_file: Annotated[str | None, AfterValidator(_both_of_restic)] = Field(
