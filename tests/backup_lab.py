@@ -4,14 +4,15 @@ stand-ins for systemd and for the way to log in. Needs root, to become others.""
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 from celery_pi.settings import Settings
+from tests.harness import wait_for
 from tests.library import LIBRARY
 
 USER = "nobody"
@@ -25,7 +26,7 @@ MOVED = {
     "/var/lib/redis": "redis",
     "/var/tmp": "work",  # noqa: S108
 }
-CLI = '#!/bin/sh\nshift\nexec redis-cli -s {0}/redis.sock "$@"\n'
+CLI = '#!/bin/sh\nshift\nexec redis-cli -s {0}/run/redis.sock "$@"\n'
 # The units that run are files; one word in `trouble` befalls the command that begins with it.
 SYSTEMCTL = r"""#!/bin/sh
 echo "$*" >>{0}/calls
@@ -37,11 +38,11 @@ shift
 case "$verb $1" in
   "show -P") [ -e "{0}/units/$3" ] && echo active || echo inactive; exit ;;
   "start redis-server.service") setpriv --reuid={1} --regid=$(id -g {1}) --clear-groups \
-    redis-server --port 0 --unixsocket {0}/redis.sock --unixsocketperm 777 --dir {0}/redis \
+    redis-server --port 0 --unixsocket {0}/run/redis.sock --unixsocketperm 777 --dir {0}/redis \
     --appendonly yes --save '' --daemonize yes --repl-diskless-sync-delay 0 \
     --enable-debug-command yes --logfile {0}/redis/log >/dev/null; exit ;;
-  "stop redis-server.service") redis-cli -s {0}/redis.sock shutdown nosave 2>/dev/null
-    while [ -S {0}/redis.sock ]; do sleep 0.05; done; exit 0 ;;
+  "stop redis-server.service") redis-cli -s {0}/run/redis.sock shutdown nosave 2>/dev/null
+    for _ in $(seq 100); do [ -S {0}/run/redis.sock ] || exit 0; sleep 0.05; done; exit 1 ;;
 esac
 for unit; do [ $verb = start ] && touch {0}/units/$unit || rm -f {0}/units/$unit; done
 """
@@ -53,11 +54,11 @@ class Lab:
     def __init__(self, root: Path, **settings: Any) -> None:
         self.root = root
         self.backups, self.state = root / "backups", root / "state"
-        for name in ("bin", "lib", "app", "units", "redis", "work", "state"):
+        for name in ("bin", "lib", "app", "units", "redis", "run", "work", "state"):
             (root / name).mkdir(parents=True)
         for path in (root, root / "app", root / "redis", root / "work"):
             path.chmod(0o755)
-        for name in ("app", "redis"):
+        for name in ("app", "redis", "run"):
             shutil.chown(root / name, USER)
         self.set(**settings)
         self._install()
@@ -90,8 +91,10 @@ class Lab:
         self.systemctl("start", "redis-server.service")
         for unit in ("celery-worker.service", "celery-beat.service"):
             (self.root / "units" / unit).touch()
-        while self.redis("ping") != "PONG":
-            pass
+        self.wait()
+
+    def wait(self) -> None:
+        wait_for("Redis answers", lambda: self.redis("ping") == "PONG")
 
     def stop(self) -> None:
         self.systemctl("stop", "redis-server.service")
@@ -104,16 +107,27 @@ class Lab:
         """The next systemctl command that begins so runs the script first."""
         (self.root / "trouble").write_text(f"{command}\n{script}\n")
 
+    def break_once(self, module: str, step: str) -> None:
+        """The first time that the program comes to the step, it fails."""
+        path, mark = self.root / "lib" / module, self.root / "state/broken"
+        text = path.read_text()
+        assert text.count(step) == 1
+        text += f"\n\ndef _break() -> None:\n    if not os.path.exists({str(mark)!r}):\n"
+        text += (
+            f"        open({str(mark)!r}, 'w').close()\n        raise Trouble('it fails once')\n"
+        )
+        path.write_text(text.replace(step, f"_break()\n        {step}"))
+
     def redis(self, *words: str) -> str:
-        asked = ["redis-cli", "-s", str(self.root / "redis.sock"), *words]
+        asked = ["redis-cli", "-s", str(self.root / "run/redis.sock"), *words]
         done = subprocess.run(asked, capture_output=True, text=True, check=False)
         return done.stdout.strip()
 
     def run(self, program: str, *words: str | Path, **given: Any) -> tuple[int, str]:
         """Exit status, and what it says; of one sentence."""
         done = subprocess.run(
-            [sys.executable, "-B", self.root / "lib" / program, *words],
-            env={"PATH": f"{self.root}/bin:{_path()}"},
+            ["/usr/bin/python3", "-B", self.root / "lib" / program, *words],
+            env={"PATH": f"{self.root}/bin:{os.environ['PATH']}"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -128,7 +142,7 @@ class Lab:
         """A backup, which must succeed."""
         status, said = self.run("backup", *words)
         assert status == 0, said
-        return self.files()[-1]
+        return sorted(self.backups.glob("*Z.tar.gz"))[-1]
 
     def files(self) -> list[Path]:
         return sorted(self.backups.iterdir()) if self.backups.exists() else []
@@ -153,9 +167,3 @@ class Lab:
         found = [row[0] for row in database.execute("SELECT name FROM birds")]
         database.close()
         return found
-
-
-def _path() -> str:
-    import os
-
-    return os.environ["PATH"]

@@ -18,6 +18,7 @@ import pytest
 
 from tests.backup_lab import USER, Lab
 from tests.fake import as_root
+from tests.harness import wait_for
 
 pytestmark = [
     pytest.mark.fast,
@@ -105,7 +106,8 @@ def test_as_many_are_kept_as_are_to_be(lab: Lab) -> None:
     newest = lab.make()
     assert lab.files() == [old, newest, lab.backups / "of-the-owner.tar.gz"]
     lab.set(backup_keep=7, backup_app=False)
-    assert len(lab.make().parent.glob("*Z.tar.gz") and lab.files()) == 4
+    lab.make()
+    assert len(lab.files()) == 4
 
 
 def test_new_one_stays_though_the_clock_was_ahead_before(lab: Lab) -> None:
@@ -221,7 +223,7 @@ def test_drill_is_red_for_every_byte_that_is_another(lab: Lab) -> None:
     check += " except archive.Trouble: seen += 1\n"
     check += "print(seen)"
     given = [str(lab.root / "lib"), str(file), json.dumps(places)]
-    found = subprocess.check_output(["python3", "-B", "-c", check, *given], text=True)
+    found = subprocess.check_output(["/usr/bin/python3", "-B", "-c", check, *given], text=True)
     assert int(found) == len(places)
     file.write_bytes(whole)
     flip(file, len(whole) // 2)
@@ -252,7 +254,7 @@ file.unlink()
 members = {{each["name"]: into / each["name"] for each in manifest["members"]}}
 archive.write(file, manifest, members)
 """
-    subprocess.run(["python3", "-B", "-c", code], check=True)
+    subprocess.run(["/usr/bin/python3", "-B", "-c", code], check=True)
     shutil.rmtree(lab.root / "rewritten")
 
 
@@ -293,7 +295,8 @@ def test_restore_on_another_empty_machine_brings_all(lab: Lab, labs: MakeLab) ->
     status, said = other.run("restore", file, "--yes")
     assert status == 0, said
     for command in ("llen celery", "smembers _kombu.binding.celery", "-n 3 get other"):
-        assert other.redis(*command.split()) == lab.redis(*command.split())
+        told = [sorted(each.redis(*command.split()).split()) for each in (lab, other)]
+        assert told[0] == told[1]
     assert int(other.redis("ttl", "celery-task-meta-2")) > 3000
     assert other.rows() == ["kestrel", "owl"]
     env = other.root / "app/.env"
@@ -313,12 +316,10 @@ def test_restored_data_outlive_restarts_and_rewrites(lab: Lab) -> None:
         assert state(lab)[0] == before[0]
         lab.redis("rpush", "new", "x")
         lab.redis("bgrewriteaof")
-        while "aof_rewrite_in_progress:0" not in lab.redis("info", "persistence"):
-            pass
+        wait_for("it is", lambda: "aof_rewrite_in_progress:0" in lab.redis("info", "persistence"))
         lab.stop()
         lab.systemctl("start", "redis-server.service")
-        while lab.redis("ping") != "PONG":
-            pass
+        lab.wait()
         assert lab.redis("del", "new") == "1"
     (aside,) = lab.state.glob("before-restore-*")
     kept = aside / "redis/appendonlydir"
@@ -359,7 +360,7 @@ def test_restore_refuses_what_is_no_whole_backup(
     ("change", "said"),
     [
         ("manifest['versions']['redis'] = '99.0.0'", "which is newer than Redis"),
-        ("archive.FORMAT = 2", "another version of celery-pi"),
+        ("manifest['format'] = 2", "another version of celery-pi"),
         ("manifest['redis']['digest'] = '0' * 40", "but another content"),
         ("(into / 'redis/dump.rdb').write_bytes(b'REDIS0011')", "is not what its manifest says"),
         ("manifest['members'][0]['name'] = '../x'; (into / '../x').touch()", "which its manifest"),
@@ -397,7 +398,7 @@ TROUBLES = {
 }
 
 
-@pytest.mark.parametrize("trouble", [*TROUBLES, "database is read-only"])
+@pytest.mark.parametrize("trouble", [*TROUBLES, ".env cannot be written"])
 def test_restore_that_fails_on_the_way_puts_all_back(lab: Lab, trouble: str) -> None:
     file = lab.make()
     lab.redis("rpush", "celery", "since then")
@@ -406,9 +407,7 @@ def test_restore_that_fails_on_the_way_puts_all_back(lab: Lab, trouble: str) -> 
     if trouble in TROUBLES:
         lab.trouble(*TROUBLES[trouble])
     else:
-        env = lab.root / "lib/celery_pi_backup/app.py"
-        broken = 'elif name == ENV:\n        raise Trouble("it was made to fail")\n        put_env('
-        env.write_text(env.read_text().replace("elif name == ENV:\n        put_env(", broken))
+        lab.break_once("celery_pi_backup/app.py", "put_env(file.read_bytes(), settings)")
     status, said = lab.run("restore", file, "--yes")
     assert status == 1
     assert said.splitlines()[-1].endswith("; all is as it was before")
@@ -447,10 +446,9 @@ data._sync = cut
 data.put(Path("{new}"))
 data.forget_others()
 """
-    subprocess.run(["python3", "-B", "-c", code], check=False)
+    subprocess.run(["/usr/bin/python3", "-B", "-c", code], check=False)
     shutil.chown(lab.root / "redis", USER)
     lab.systemctl("start", "redis-server.service")
-    while lab.redis("ping") != "PONG":
-        pass
+    lab.wait()
     lab.redis("debug", "set-active-expire", "0")
     assert lab.redis("debug", "digest") in digests
