@@ -55,7 +55,7 @@ def note(name: str, **told: Any) -> None:
     """What came of it, for `celery-pi status`."""
     STATE.mkdir(mode=0o755, parents=True, exist_ok=True)
     new = STATE / f"{name}.json.new"
-    new.write_text(json.dumps({"time": int(time.time()), **told}))
+    new.write_text(json.dumps({"time": time.time(), **told}))
     new.replace(STATE / f"{name}.json")
 
 
