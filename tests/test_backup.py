@@ -232,8 +232,8 @@ def test_full_disk_costs_no_backup_and_is_told(pi: VirtualPi, disk: str, reason:
 def test_restore_touches_nothing_for_a_file_that_is_none(pi: VirtualPi) -> None:
     path = make(pi)
     running, keys = pids(pi), redis(pi, "exists", "_kombu.binding.celery")
-    spoilt = f"head -c $(($(stat -c %s {path}) / 2)) {path} >/root/half; head -c 3000 /dev/urandom >/root/foreign"
-    pi.run("sh", "-c", f"{spoilt}; cp {path} /root/flipped")
+    half = f"head -c $(($(stat -c %s {path}) / 2)) {path} >/root/half"
+    pi.run("sh", "-c", f"{half}; cp {path} /root/flipped; head -c 3000 /dev/urandom >/root/foreign")
     pi.run("sh", "-c", "printf x | dd of=/root/flipped bs=1 seek=500 conv=notrunc status=none")
     for name in ("half", "foreign", "flipped", "missing"):
         done = pi.run("celery-pi", "restore", f"/root/{name}", "--yes", check=False)

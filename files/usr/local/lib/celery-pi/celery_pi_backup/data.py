@@ -81,11 +81,6 @@ def put_back(kept: Path) -> None:
             (_aof() / found[0]).unlink()
 
 
-def size() -> int:
-    """Bytes that the server's files take."""
-    return sum(path.stat().st_size for path in DATA.rglob("*") if path.is_file())
-
-
 def _aof() -> Path:
     return DATA / "appendonlydir"
 
