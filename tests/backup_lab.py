@@ -8,6 +8,7 @@ import os
 import shutil
 import sqlite3
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,10 +124,12 @@ class Lab:
         done = subprocess.run(asked, capture_output=True, text=True, check=False)
         return done.stdout.strip()
 
-    def run(self, program: str, *words: str | Path, **given: Any) -> tuple[int, str]:
-        """Exit status, and what it says; of one sentence."""
+    def run(
+        self, program: str, *words: str | Path, within: Sequence[str] = (), **given: Any
+    ) -> tuple[int, str]:
+        """Exit status, and what it says; `within` is a command that runs it."""
         done = subprocess.run(
-            ["/usr/bin/python3", "-B", self.root / "lib" / program, *words],
+            [*within, "/usr/bin/python3", "-B", self.root / "lib" / program, *words],
             env={"PATH": f"{self.root}/bin:{os.environ['PATH']}"},
             stdin=subprocess.DEVNULL,
             capture_output=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import json
 import os
 import resource
@@ -189,6 +190,19 @@ def test_database_in_use_is_copied_whole(lab: Lab) -> None:
     database.close()
     assert lab.run("restore", file, "--yes", "--only", "app")[0] == 0
     assert lab.rows() == ["kestrel", "owl", "wren"]
+
+
+# What the units leave to root: three capabilities, two groups, no network.
+CONFINED = (
+    *("unshare", "--net", "setpriv", "--bounding-set=-all,+chown,+setuid,+setgid"),
+    *("--inh-caps=-all", f"--groups=0,{grp.getgrnam('nogroup').gr_gid}", "--no-new-privs"),
+)
+
+
+def test_backup_and_drill_need_no_more_than_their_units_have(lab: Lab) -> None:
+    for program in ("backup", "drill"):
+        status, said = lab.run(program, within=CONFINED)
+        assert status == 0, said
 
 
 # -- drill
