@@ -23,7 +23,10 @@ PROGRAMS = [
     *(from_file(f"{LIBRARY}/{name}", mode="0755") for name in ("backup", "restore", "drill")),
     *(
         from_file(f"{LIBRARY}/celery_pi_backup/{module}.py")
-        for module in ("__init__", "archive", "scratch", "app", "sqlite", "data", "services")
+        for module in (
+            *("__init__", "hands", "archive", "scratch", "app", "sqlite", "data", "services"),
+            "replacing",
+        )
     ),
 ]
 

@@ -140,7 +140,7 @@ def test_backup_that_fails_says_why_and_leaves_the_old_ones(lab: Lab, trouble: s
             file.seek(8192)
             file.write(os.urandom(4096))
     elif trouble == "no room":
-        shared = lab.root / "lib/celery_pi_backup/__init__.py"
+        shared = lab.root / "lib/celery_pi_backup/hands.py"
         shared.write_text(shared.read_text().replace("64 * 2**20", "2**60"))
     else:
         (lab.root / "bin/cli").write_text("#!/bin/sh\necho NOAUTH Authentication required.\n")

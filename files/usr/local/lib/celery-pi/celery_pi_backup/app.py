@@ -14,7 +14,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from celery_pi_backup import Settings, Trouble, become, hand_over, need, room_for, run, workspace
+from celery_pi_backup import Settings, Trouble
+from celery_pi_backup.hands import become, hand_over, need, room_for, run, workspace
 
 SQLITE = Path(__file__).with_name("sqlite.py")
 ENV = "app/.env"

@@ -18,7 +18,8 @@ import zlib
 from pathlib import Path
 from typing import IO, Any
 
-from celery_pi_backup import Trouble, need
+from celery_pi_backup import Trouble
+from celery_pi_backup.hands import need
 
 FORMAT = 1
 LEVEL = 3  # Redis has compressed most of it already

@@ -16,7 +16,8 @@ from typing import Any
 
 from celery_pi_checks.resp import Connection, Refused
 
-from celery_pi_backup import Trouble, become, hand_over, room_for, run, workspace
+from celery_pi_backup import Trouble
+from celery_pi_backup.hands import become, hand_over, room_for, run, workspace
 
 USER = "redis"
 PATIENCE = 600  # seconds to load all

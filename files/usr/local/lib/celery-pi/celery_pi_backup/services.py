@@ -5,7 +5,8 @@ from __future__ import annotations
 import subprocess
 import time
 
-from celery_pi_backup import Settings, Trouble, run
+from celery_pi_backup import Settings, Trouble
+from celery_pi_backup.hands import run
 
 REDIS = "redis-server.service"
 OURS = ("celery-beat.service", "celery-worker.service", "celery-flower.service")
