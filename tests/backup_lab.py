@@ -38,7 +38,8 @@ verb=$1
 shift
 case "$verb $1" in
   "show -P") [ -e "{0}/units/$3" ] && echo active || echo inactive; exit ;;
-  "start redis-server.service") setpriv --reuid={1} --regid=$(id -g {1}) --clear-groups \
+  "start redis-server.service") [ "$(redis-cli -s {0}/run/redis.sock ping)" = PONG ] && exit
+    setpriv --reuid={1} --regid=$(id -g {1}) --clear-groups \
     redis-server --port 0 --unixsocket {0}/run/redis.sock --unixsocketperm 777 --dir {0}/redis \
     --appendonly yes --save '' --daemonize yes --repl-diskless-sync-delay 0 \
     --enable-debug-command yes --logfile {0}/redis/log >/dev/null; exit ;;

@@ -407,7 +407,9 @@ def test_restore_asks_first(lab: Lab) -> None:
 
 
 TROUBLES = {
-    "interrupted": ("start redis-server.service", "kill -TERM $PPID"),
+    "interrupted at first": ("stop celery-beat.service", "kill -HUP $PPID; sleep 1"),
+    "interrupted at the stop": ("stop redis-server.service", "kill -INT $PPID; sleep 1"),
+    "interrupted at the start": ("start redis-server.service", "kill -TERM $PPID; sleep 1"),
     "Redis does not start": ("start redis-server.service", "exit 1"),
 }
 
@@ -424,7 +426,8 @@ def test_restore_that_fails_on_the_way_puts_all_back(lab: Lab, trouble: str) -> 
         lab.break_once("celery_pi_backup/app.py", "put_env(file.read_bytes(), settings)")
     status, said = lab.run("restore", file, "--yes")
     assert status == 1
-    assert said.splitlines()[-1].endswith("; all is as it was before")
+    ends = " by SIGHUP" if "first" in trouble else "; all is as it was before"
+    assert said.splitlines()[-1].endswith(ends)
     assert state(lab) == before
     assert not list(lab.state.glob("before-restore-*"))
     assert (lab.root / "units/celery-worker.service").exists()

@@ -34,7 +34,8 @@ def replace(
     aside.mkdir(mode=0o700, parents=True)
     undo: list[Undo] = []
     try:
-        for name in names:
+        # Redis last: once it has started, others may give it what must not be taken back.
+        for name in sorted(names, key=lambda name: name.startswith("redis/")):
             if name.startswith("redis/"):
                 replace_redis(unpacked / name, described, aside / "redis", undo)
             else:
@@ -78,8 +79,8 @@ def interrupted(number: int, _: FrameType | None) -> None:
 def replace_redis(rdb: Path, described: archive.Manifest, aside: Path, undo: list[Undo]) -> None:
     """Redis runs with what the RDB holds. A private server has loaded it from the very files that
     Redis then starts with: of those that others may use at once, keys expire and come."""
-    services.stop(services.REDIS)
     undo.append(services.start_redis)
+    services.stop(services.REDIS)
     aside.mkdir(mode=0o700)
     data.keep(aside)
     undo.append(lambda: data.put_back(aside))
