@@ -21,6 +21,7 @@ NOTES = f"{APP}/media/noted"
 DATABASE = f"{APP}/db.sqlite3"
 BACKUP, DRILL = "celery-pi-backup", "celery-pi-drill"
 COMPONENT = ("--json", "-y", "inventory.py", "tasks.backup.deploy")
+OFF = ("--data", "backup=False", *COMPONENT)
 
 # The default path is in a directory that the app cannot write to; its own is behind a link.
 MAKE = """
@@ -105,7 +106,9 @@ def under_load(pi: VirtualPi) -> tuple[str, str, range]:
     """A backup made while the app sends tasks and nobody takes them; the task whose result is in
     it; how many tasks may be in it."""
     task = in_app(pi, RESULT)
-    pi.run("systemctl", "stop", "celery-beat", "celery-worker")
+    pi.run("systemctl", "stop", "celery-beat")
+    wait_for("nothing waits", lambda: length(pi) == 0)
+    pi.run("systemctl", "stop", "celery-worker")
     with ThreadPoolExecutor() as pool:
         sending = pool.submit(in_app, pi, SEND)
         wait_for("tasks come", lambda: length(pi) > 100, 60)
@@ -248,10 +251,10 @@ def test_restore_touches_nothing_for_a_file_that_is_none(pi: VirtualPi) -> None:
 def test_component_settles_goes_and_comes_back(pi: VirtualPi) -> None:
     assert pyinfra(pi, *COMPONENT).changed == set()
     kept = files(pi)
-    assert pyinfra(pi, *COMPONENT, "--data", "backup=False").status == 0
+    assert pyinfra(pi, *OFF).status == 0
     assert pi.run("systemctl", "list-timers", "--all", "celery-pi-*").stdout.startswith("0 timers")
     assert files(pi) == kept
-    assert pyinfra(pi, *COMPONENT, "--data", "backup=False").changed == set()
+    assert pyinfra(pi, *OFF).changed == set()
     assert pyinfra(pi, *COMPONENT).status == 0
     active = ("systemctl", "is-active", f"{BACKUP}.timer", f"{DRILL}.timer")
     assert pi.run(*active).stdout == "active\nactive\n"
