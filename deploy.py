@@ -2,6 +2,7 @@
 
 from tasks import (
     app,
+    backup,
     bans,
     beat,
     board,
@@ -29,4 +30,5 @@ flower.deploy()
 nginx.deploy()
 bans.deploy()
 redis.retire()  # of passwords, once every service has the new one
+backup.deploy()
 updates.deploy()  # a timer that was missed starts them at once

@@ -158,6 +158,7 @@ def supplied_problems(settings: Settings) -> list[str]:
     return [
         *_problems("redis_password_file", settings.redis_password_file, SHORTEST),
         *_problems("flower_password_file", settings.flower_password_file, SHORTEST_TYPED),
+        *_problems("backup_restic_password_file", settings.backup_restic_password_file, SHORTEST),
     ]
 
 

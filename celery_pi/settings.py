@@ -146,6 +146,18 @@ def _may_open(text: str, others: ValidationInfo) -> str:
     return text
 
 
+def _both_of_restic(path: str | None, others: ValidationInfo) -> str | None:
+    if (path is None) != (others.data.get("backup_restic_repository") is None):
+        raise ValueError("must be given together with backup_restic_repository")
+    return path
+
+
+def _without_password(repository: str) -> str:
+    if re.search(r"://[^/@]*:[^/@]*@", repository):
+        raise ValueError("must hold no password: what it needs goes into /etc/celery-pi/restic.env")
+    return repository
+
+
 def _network(text: str) -> str:
     try:
         network = ipaddress.ip_network(text)
@@ -161,6 +173,12 @@ Port = Annotated[int, Field(ge=1024, le=65535)]
 Path = Annotated[str, Field(pattern=r"^/[A-Za-z0-9_./-]+[A-Za-z0-9_]$")]
 Writable = Annotated[
     str, Field(pattern=r"^/?[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*$")
+]
+Relative = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*$")
+]
+Repository = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9_./:@+=~,-]+$"), AfterValidator(_without_password)
 ]
 Name = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")]
 Listed = BeforeValidator(_listed)
@@ -327,6 +345,30 @@ class Settings(BaseModel):
     """Room on the SD card for the journal of the whole machine; the oldest goes first, and what is
     older than a week in any case."""
 
+    # -- backups
+    backup: bool = True
+    """Whether a backup of Redis and the app is made each day, and restored on trial each week."""
+    backup_time: TimeOfDay = "02:00"
+    """Time of day, in the machine's zone, at which it is made; at the next start when the machine
+    was off."""
+    backup_keep: Annotated[int, Field(ge=1, le=366)] = 7
+    """Backups that are kept, the newest ones."""
+    backup_app: bool = True
+    """Whether the app's databases of SQLite and its `.env` are in it. The archives, which only root
+    reads, then hold its secrets."""
+    backup_databases: Annotated[tuple[Relative, ...], Listed] = ("db.sqlite3",)
+    """Paths of these databases, relative to `app_dir`; one that is missing is told and skipped."""
+    backup_mariadb: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]{1,64}$")] | None = None
+    """Name of a database of MariaDB on this machine that is in it too."""
+    backup_restic_repository: Repository | None = None
+    """Where restic takes each backup to, encrypted, such as `sftp:user@host:/pi` or
+    `s3:https://host/bucket`; keys go into `/etc/celery-pi/restic.env` on the Pi. None: nowhere."""
+    backup_restic_password_file: Annotated[str | None, AfterValidator(_both_of_restic)] = Field(
+        default=None, validate_default=True
+    )
+    """Path, on this machine, of a file with the repository's password: printable, 32 characters or
+    more. Who loses it has lost the repository, so it is yours to choose and to keep elsewhere."""
+
     # -- the machine
     board: bool = True
     """Whether, on a Raspberry Pi, its boot line, swap and hardware watchdog are seen to: the memory
@@ -353,6 +395,12 @@ class Settings(BaseModel):
     def paths_at_home(self) -> list[str]:
         """Of the app and what it writes to, what systemd's ProtectHome= would hide."""
         return [path for path in (self.app_dir, *self.writable_paths) if path.startswith(HOMES)]
+
+    @property
+    def database_directories(self) -> list[str]:
+        """Absolute paths of the directories in which `backup_databases` are."""
+        paths = [posixpath.join(self.app_dir, path) for path in self.backup_databases]
+        return sorted({posixpath.dirname(path) for path in paths})
 
     @property
     def app_env(self) -> str:

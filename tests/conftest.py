@@ -227,6 +227,18 @@ def _shared(
 
 
 @pytest.fixture(scope="module")
+def second_pi(request: pytest.FixtureRequest, native_image: str) -> Iterator[VirtualPi]:
+    """Another machine like a native `pi`, for one module."""
+    process = getattr(request.config, "workerinput", {}).get("workerid", "main")
+    name = _name(request, native_platform(), process, "second")
+    machine = VirtualPi(name, native_platform(), native_image)
+    machine.down()
+    machine.up()
+    yield machine
+    machine.down()
+
+
+@pytest.fixture(scope="module")
 def home(pi: VirtualPi, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home directory with a key that the Pi's user accepts."""
     home = tmp_path_factory.mktemp("home")

@@ -163,6 +163,7 @@ def exposure(pi: VirtualPi, unit: str) -> float:
 _LIVELY = (
     *("/proc", "/sys", "/dev", "/run", "/tmp", "/var/tmp", "/var/log", "/var/lib/redis"),  # noqa: S108
     *("/var/lib/celery-beat", "/var/lib/systemd", f"{APP}/media", "/etc/.pwd.lock"),
+    *("/var/backups/celery-pi", "/var/lib/celery-pi/backup.json", "/var/lib/celery-pi/drill.json"),
 )
 
 

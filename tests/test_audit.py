@@ -13,6 +13,7 @@ from tests.virtual_pi import VirtualPi
 pytestmark = pytest.mark.native
 
 SECRETS = "/etc/celery-pi/secrets"
+BACKUPS, NOTED = "/var/backups/celery-pi", "/var/lib/celery-pi"
 BEAT = "/etc/systemd/system/celery-beat.service"
 
 # What is broken by hand, and the checks that must see it.
@@ -30,6 +31,8 @@ BROKEN = {
     "ufw disable": {"Firewall"},
     "systemctl stop fail2ban": {"Bans"},
     "systemctl stop apt-daily-upgrade.timer": {"By themselves"},
+    "systemctl stop celery-pi-drill.timer": {"Timers"},
+    f"chmod 755 {BACKUPS}": {"Access"},
     f"rm -r {APP}/venv/lib/python3*/site-packages/flower-*.dist-info": {"Packages of the app"},
 }
 # The same in the running server.
@@ -40,7 +43,6 @@ BROKEN_IN_REDIS = {
     "config set maxmemory-policy allkeys-lru": {"What goes when memory is full"},
 }
 UNDO = "ufw delete allow 9999/udp"
-BACKUPS = "/var/backups/celery-pi"
 OF_TODAY = {"Security fixes"}  # which may have come out since the image was built
 RESTART = ("systemctl", "restart", "redis-server", "celery-beat")
 
@@ -48,13 +50,13 @@ RESTART = ("systemctl", "restart", "redis-server", "celery-beat")
 @pytest.fixture(scope="module", autouse=True)
 def _as_deployed(pi: VirtualPi) -> Iterator[None]:
     pi.run(*CALM)
-    pi.run("sh", "-c", f"mkdir -p {BACKUPS}; echo data >{BACKUPS}/copy")
+    pi.run("sh", "-c", "celery-pi backup && celery-pi drill")
     told = ask(pi, "audit")
     assert (told.status, told.names("wrong", "warn") - OF_TODAY) == (0, set())
     yield
     told = ask(pi, "audit")
     assert (told.status, told.names("wrong", "warn") - OF_TODAY) == (0, set())
-    pi.run("rm", "-r", BACKUPS)
+    pi.run("sh", "-c", f"rm {BACKUPS}/* {NOTED}/backup.json {NOTED}/drill.json")
     wait_for("all is well", lambda: ask(pi).status == 0, 90)
 
 

@@ -264,24 +264,3 @@ def test_package_of_the_app_that_is_not_as_pinned_is_named(checks: Any, tmp_path
     assert told("redis==5.2.1").evidence == "redis is missing, not 5.2.1"
     pins[1] = "django-celery-results==2.5.1"
     assert told().evidence == "django-celery-results 2.6.0, not 2.5.1"
-
-
-@pytest.mark.parametrize(
-    ("days", "content", "state"), [(0, "data", "ok"), (3, "data", "warn"), (0, "", "warn")]
-)
-def test_backup_that_is_old_or_empty_is_told(
-    checks: Any,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    days: int,
-    content: str,
-    state: str,
-) -> None:
-    monkeypatch.setattr(checks.audit_backups, "PLACE", tmp_path)
-    assert checks.audit_backups.newest(None).evidence == f"none in {tmp_path}"
-    for name, age, text in (("newest", days, content), ("older", 10, "x")):
-        (tmp_path / name).write_text(text)
-        os.utime(tmp_path / name, (0, time.time() - age * 86400))
-    told = checks.audit_backups.newest(None)
-    assert (told.state, told.values["files"]) == (state, 2)
-    assert told.evidence.startswith("newest, ")

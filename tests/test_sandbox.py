@@ -22,6 +22,8 @@ pytestmark = pytest.mark.native
 LIMITS = {
     **{"celery-worker": 1.2, "celery-beat": 0.4, "celery-flower": 0.4},
     **{"redis-memory": 0.5, "redis-logins": 0.5},
+    # Root, who becomes two others.
+    **{"celery-pi-backup": 1.4, "celery-pi-drill": 1.4},
 }
 WITHOUT_NETWORK = 0.4
 

@@ -74,6 +74,14 @@ BAD_VALUES: dict[str, list[Any]] = {
     ],
     "worker_network": ["", "maybe", 2, None],
     "journal_max_use": ["256", 256, "15mb", "1.5gb", "10%"],
+    "backup": ["", "maybe", 2, None],
+    "backup_time": ["", "2:00", "24:00", "02:60", "02:00:00", "02:00\n", None],
+    "backup_keep": [0, -1, 367, "all", None],
+    "backup_app": ["", "maybe", 2, None],
+    "backup_databases": [[""], ["/a"], ["../x"], ["a/../b"], ["a b"], ["a/"], ["a\n"], [1], None],
+    "backup_mariadb": ["", "a-b", "a b", "`", "x" * 65, 1],
+    "backup_restic_repository": ["", "a b", "é", "rest:https://u:p@host/", 1],
+    "backup_restic_password_file": ["/only-the-password", 1, ["a"]],
     "board": ["", "maybe", 2, None],
     "updates": ["", "maybe", 2, None],
     "updates_time": ["", "4:00", "24:00", "04:60", "04:00:00", "0400", "04:00\n", 400, None],
@@ -221,6 +229,10 @@ def test_all_problems_are_told_at_once() -> None:
         ("firewall_allow", "8000/tcp, 53/udp", ("8000/tcp", "53/udp")),
         ("firewall_allow", ["1/tcp from 10.0.0.0/8"], ("1/tcp from 10.0.0.0/8",)),
         ("firewall_allow", "1/tcp from fd00::1", ("1/tcp from fd00::1",)),
+        ("backup_databases", "", ()),
+        ("backup_databases", "a.db,data/db.sqlite3", ("a.db", "data/db.sqlite3")),
+        ("backup_mariadb", None, None),
+        ("backup_mariadb", "nids", "nids"),
         ("updates_time", "00:00", "00:00"),
         ("updates_time", "23:59", "23:59"),
         ("updates_reboot", "04:30", "04:30"),
@@ -306,3 +318,13 @@ def test_pin_that_is_an_option_is_refused() -> None:
 def test_port_that_redis_was_given_is_not_opened() -> None:
     (sentence,) = load_settings({"redis_port": 7000, "firewall_allow": "7000/tcp"})[1]
     assert sentence.startswith("firewall_allow must not open 7000: Redis and Flower are for this")
+
+
+def test_repository_and_its_password_go_together() -> None:
+    both = {"backup_restic_repository": "sftp:pi@nas:/b", "backup_restic_password_file": "/x"}
+    assert load_settings(both)[1] == []
+    for name in both:
+        assert load_settings({name: both[name]})[1] == [
+            "backup_restic_password_file must be given together with backup_restic_repository "
+            f"(it is {both[name] if 'password' in name else None!r})"
+        ]

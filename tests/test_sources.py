@@ -60,7 +60,10 @@ APT = "/etc/apt/apt.conf.d/52celery-pi"
 NEEDRESTART = "/etc/needrestart/conf.d/celery-pi.conf"
 UNITS = "/etc/systemd/system"
 TIMERS = {f"{UNITS}/{name}.timer.d/celery-pi.conf" for name in ("apt-daily", "apt-daily-upgrade")}
-SECRETS = {"redis_password_file", "flower_password_file"}
+SECRETS = {"redis_password_file", "flower_password_file", "backup_restic_password_file"}
+BACKUP, DRILL = f"{UNITS}/celery-pi-backup.service", f"{UNITS}/celery-pi-drill.service"
+BACKUP_TIMER = f"{UNITS}/celery-pi-backup.timer"
+BACKUP_SANDBOX, DRILL_SANDBOX = f"{BACKUP}.d/sandbox.conf", f"{DRILL}.d/sandbox.conf"
 
 
 def render(path: str, **settings: Any) -> str:
@@ -135,7 +138,8 @@ def test_all_templates_are_known_to_the_tests_below() -> None:
     flower = [FLOWER, FLOWER_ENV, SERVER, NAMES, CERTIFICATE, COMMON]
     app = [WORKER, BEAT, *SANDBOXES, RECORD, ROTATION, JOURNAL]
     machine = [JAILS, DEPLOYERS, WATCHDOG, APT, NEEDRESTART, *TIMERS]
-    assert sorted([*redis, *flower, *app, *machine]) == TEMPLATES
+    backup = [BACKUP, BACKUP_SANDBOX, BACKUP_TIMER, DRILL, DRILL_SANDBOX]
+    assert sorted([*redis, *flower, *app, *machine, *backup]) == TEMPLATES
 
 
 @pytest.mark.parametrize("path", FILES)
@@ -151,9 +155,12 @@ READERS: list[tuple[str, Any, set[str]]] = [
     ("updates_time", "05:00", TIMERS),
     ("updates_reboot", "05:00", {APT}),
     ("updates_redis", False, {APT, NEEDRESTART}),
-    ("app_dir", "/srv/other", {WORKER, BEAT, FLOWER, ROTATION, *SANDBOXES}),
+    ("app_dir", "/srv/other", {WORKER, BEAT, FLOWER, ROTATION, *SANDBOXES, BACKUP_SANDBOX}),
     ("app_module", "other", {WORKER, BEAT}),
-    ("app_user", "other", {WORKER, BEAT, FLOWER, ROTATION, *APP_GROUP}),
+    (
+        *("app_user", "other"),
+        {WORKER, BEAT, FLOWER, ROTATION, *APP_GROUP, BACKUP_SANDBOX, DRILL_SANDBOX},
+    ),
     ("app_pins", ("celery==5.5.2",), set()),
     ("app_requirements", "other.txt", set()),
     ("app_units", ("gunicorn.service",), set()),
@@ -194,6 +201,13 @@ READERS: list[tuple[str, Any, set[str]]] = [
     ("ban_find_seconds", 77, {JAILS}),
     ("ban_seconds", 77, {JAILS}),
     ("ban_ignore", ("192.0.2.0/24",), set()),  # goes in as ignored
+    ("backup", False, set()),  # is whether its files are there
+    ("backup_time", "03:00", {BACKUP_TIMER}),
+    ("backup_keep", 9, set()),  # this and the next are read from the record
+    ("backup_app", False, {BACKUP_SANDBOX}),
+    ("backup_databases", ("data/db.sqlite3",), {BACKUP_SANDBOX}),
+    ("backup_mariadb", "nids", set()),
+    ("backup_restic_repository", "sftp:pi@nas:/b", {BACKUP, BACKUP_SANDBOX}),
 ]
 
 
@@ -201,9 +215,11 @@ READERS: list[tuple[str, Any, set[str]]] = [
 def test_changed_setting_changes_exactly_the_files_that_read_it(
     name: str, value: Any, readers: set[str]
 ) -> None:
-    given = {name: value}
+    given: dict[str, Any] = {name: value}
     if name.startswith("nginx_certificate"):  # neither goes without the other
         given = {"nginx_certificate": "/etc/other.pem", "nginx_certificate_key": "/etc/other.key"}
+    if name == "backup_restic_repository":
+        given["backup_restic_password_file"] = "/home/me/own"  # noqa: S105  its path
     changed = {path for path in TEMPLATES if render(path) != render(path, **given)}
     assert changed - {ACL} == readers | {RECORD}  # the list of users has tests of its own
 
@@ -213,9 +229,10 @@ def test_every_setting_has_its_readers_above() -> None:
 
 
 def test_record_on_the_pi_holds_every_setting_but_the_owners_password_file() -> None:
-    told = json.loads(render(RECORD, **dict.fromkeys(SECRETS, "/home/me/own"), redis_port=7000))
-    expected = Settings(redis_port=7000).model_dump(mode="json", exclude=SECRETS)
-    assert told == expected
+    given: dict[str, Any] = dict.fromkeys(SECRETS, "/home/me/own")
+    given["backup_restic_repository"] = "sftp:nas:/b"
+    expected = Settings(**given).model_dump(mode="json", exclude=SECRETS)
+    assert json.loads(render(RECORD, **given)) == expected
 
 
 def directives(path: str, **settings: Any) -> dict[str, list[str]]:

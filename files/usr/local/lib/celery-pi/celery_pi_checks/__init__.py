@@ -5,7 +5,10 @@ standard library alone, so that they work when the app or its packages are broke
 """
 
 MODULES = {
-    "status": ("status_redis", "status_tasks", "status_units", "status_machine"),
+    "status": (
+        *("status_redis", "status_tasks", "status_units", "status_machine"),
+        "status_backups",
+    ),
     "audit": (
         *("audit_network", "audit_secrets", "audit_redis", "audit_units"),
         *("audit_updates", "audit_backups"),

@@ -42,6 +42,7 @@ for file, *wanted in (
     (str(STORE), "700", "root", "root"),
     ("/etc/redis/celery-pi.acl", "640", "root", "redis"),
     ("/etc/celery-pi/flower.env", "600", "root", "root"),
+    ("/etc/celery-pi/restic.env", "600", "root", "root"),
     ("/etc/nginx/celery-pi.htpasswd", "640", "root", "www-data"),
     ("/etc/celery-pi/site.pem", "600", "root", "root"),
     ("/etc/celery-pi/tls/private/ca.key", "600", "root", "root"),

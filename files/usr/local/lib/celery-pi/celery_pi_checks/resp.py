@@ -16,12 +16,12 @@ class Refused(Exception):
 
 
 class Connection:
-    """One connection by the unix socket; OSError when there is no answer within the time-out."""
+    """One connection by a unix socket; OSError when there is no answer within the time-out."""
 
-    def __init__(self, timeout: float) -> None:
+    def __init__(self, timeout: float, path: str = "") -> None:
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(timeout)
-        self._socket.connect(SOCKET)
+        self._socket.connect(path or SOCKET)
         self._file = self._socket.makefile("rb")
 
     def ask(self, *words: str) -> Any:

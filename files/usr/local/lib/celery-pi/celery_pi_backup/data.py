@@ -1,0 +1,117 @@
+"""Managed by celery-pi. Redis' files on the disk: another content, in one step.
+
+With the append-only file on, the server reads no dump.rdb and overwrites it. So an RDB becomes the
+base of a new append-only file, beside the old one; which of both counts is what the manifest says,
+and that is replaced by one rename. Whenever the power is cut, the old data are there or the new.
+https://redis.io/docs/latest/operate/oss_and_stack/management/persistence/
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+from pwd import getpwnam
+
+DATA = Path("/var/lib/redis")
+NAME = "appendonly.aof"
+NUMBERED = re.compile(rf"{re.escape(NAME)}\.(\d+)\.(?:base|incr)\.(?:rdb|aof)")
+USER = "redis"
+
+
+def put(rdb: Path) -> None:
+    """A stopped server starts with what the RDB holds. The files of before lie there still."""
+    directory = _aof()
+    target = directory if directory.exists() else directory.with_name("appendonlydir.celery-pi")
+    if target != directory:
+        shutil.rmtree(target, ignore_errors=True)  # left by a restore that was cut off
+        target.mkdir(mode=0o750)
+        _own(target)
+    number = 1 + max((int(found[1]) for found in _numbered(directory)), default=0)
+    base, further = f"{NAME}.{number}.base.rdb", f"{NAME}.{number}.incr.aof"
+    _copy(rdb, target / base)
+    _write(target / further, b"")  # without it the server would take up the old one of that name
+    lines = f"file {base} seq {number} type b\nfile {further} seq {number} type i\n"
+    _write(target / f"{NAME}.manifest.celery-pi", lines.encode())
+    (target / f"{NAME}.manifest.celery-pi").replace(target / f"{NAME}.manifest")
+    _sync(target)
+    if target != directory:
+        target.replace(directory)
+        _sync(DATA)
+
+
+def forget_others() -> None:
+    """What the manifest does not name goes, and so does the snapshot that is older than it."""
+    named = (_aof() / f"{NAME}.manifest").read_text()
+    for found in _numbered(_aof()):
+        if found[0] not in named.split():
+            (_aof() / found[0]).unlink()
+    (DATA / "dump.rdb").unlink(missing_ok=True)
+
+
+def keep(into: Path) -> None:
+    """The files as they are now, there as well; where it can be, without a second copy."""
+    for path in (*sorted(_aof().glob(f"{NAME}.*")), DATA / "dump.rdb"):
+        if path.exists():
+            target = into / path.relative_to(DATA)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(path, target)
+            except OSError:  # another file system
+                shutil.copyfile(path, target)
+
+
+def put_back(kept: Path) -> None:
+    """A stopped server starts with what was kept of it before `put`."""
+    manifest = kept / "appendonlydir" / f"{NAME}.manifest"
+    if not manifest.exists():
+        shutil.rmtree(_aof(), ignore_errors=True)  # there was none
+        return
+    for path in manifest.parent.iterdir():
+        if path != manifest and not (_aof() / path.name).exists():
+            _copy(path, _aof() / path.name)
+    _write(_aof() / f"{NAME}.manifest.celery-pi", manifest.read_bytes())
+    (_aof() / f"{NAME}.manifest.celery-pi").replace(_aof() / f"{NAME}.manifest")
+    _sync(_aof())
+    if (kept / "dump.rdb").exists() and not (DATA / "dump.rdb").exists():
+        _copy(kept / "dump.rdb", DATA / "dump.rdb")
+    for found in _numbered(_aof()):
+        if not (manifest.parent / found[0]).exists():
+            (_aof() / found[0]).unlink()
+
+
+def _aof() -> Path:
+    return DATA / "appendonlydir"
+
+
+def _numbered(directory: Path) -> list[re.Match[str]]:
+    paths = directory.iterdir() if directory.exists() else ()
+    return [found for path in paths if (found := NUMBERED.fullmatch(path.name))]
+
+
+def _copy(source: Path, target: Path) -> None:
+    shutil.copyfile(source, target)
+    _own(target)
+    _sync(target)
+
+
+def _write(target: Path, content: bytes) -> None:
+    target.write_bytes(content)
+    _own(target)
+    _sync(target)
+
+
+def _own(path: Path) -> None:
+    entry = getpwnam(USER)
+    os.chown(path, entry.pw_uid, entry.pw_gid)
+    if path.is_file():
+        path.chmod(0o600)
+
+
+def _sync(path: Path) -> None:
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)

@@ -1,0 +1,102 @@
+"""Managed by celery-pi. The step of a restore that touches something: all of it, or nothing."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from celery_pi_backup import Settings, Trouble, app, archive, data, scratch, services
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+Undo = Callable[[], None]
+
+
+@contextmanager
+def stopped(told: Settings) -> Iterator[None]:
+    """Nothing of ours or the site's uses the data; afterwards all that ran does."""
+    units = services.users(told)
+    try:
+        services.stop(*units)
+        yield
+    finally:
+        be_deaf()
+        services.start(*units)
+
+
+def replace(
+    described: archive.Manifest, unpacked: Path, names: list[str], told: Settings, aside: Path
+) -> None:
+    """All of it or nothing: what fails on the way takes back what was done before it."""
+    aside.mkdir(mode=0o700, parents=True)
+    undo: list[Undo] = []
+    try:
+        # Redis last: once it has started, others may give it what must not be taken back.
+        for name in sorted(names, key=lambda name: name.startswith("redis/")):
+            if name.startswith("redis/"):
+                replace_redis(unpacked / name, described, aside / "redis", undo)
+            else:
+                replace_app(name, unpacked / name, told, aside, undo)
+        be_deaf()
+    except Exception as error:  # whatever it is, the data come back
+        be_deaf()
+        take_back(undo, aside, str(error))
+        raise Trouble(f"{error}; all is as it was before") from error
+    if any(name.startswith("redis/") for name in names):
+        data.forget_others()
+
+
+def take_back(undo: list[Undo], aside: Path, reason: str) -> None:
+    try:
+        for step in reversed(undo):
+            step()
+    except Exception as error:  # told, with where the data are
+        told = f"{reason}; and it could not be taken back: {error}; the data are in {aside}"
+        raise Trouble(told) from error
+    shutil.rmtree(aside)
+
+
+def listen() -> None:
+    """Whoever ends us gets what was there before."""
+    for number in SIGNALS:
+        signal.signal(number, interrupted)
+
+
+def be_deaf() -> None:
+    """Nobody ends us until what has begun is done."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def interrupted(number: int, _: FrameType | None) -> None:
+    be_deaf()
+    raise Trouble(f"interrupted by {signal.Signals(number).name}")
+
+
+def replace_redis(rdb: Path, described: archive.Manifest, aside: Path, undo: list[Undo]) -> None:
+    """Redis runs with what the RDB holds. A private server has loaded it from the very files that
+    Redis then starts with: of those that others may use at once, keys expire and come."""
+    undo.append(services.start_redis)
+    services.stop(services.REDIS)
+    aside.mkdir(mode=0o700)
+    data.keep(aside)
+    undo.append(lambda: data.put_back(aside))
+    undo.append(lambda: services.stop(services.REDIS))
+    data.put(rdb)
+    differs = scratch.difference(scratch.look_in(data.DATA, "yes"), described["redis"])
+    if differs:
+        raise Trouble(f"Redis would start with something else: {differs}")
+    services.start_redis()
+
+
+def replace_app(name: str, file: Path, told: Settings, aside: Path, undo: list[Undo]) -> None:
+    """The app has what the member holds."""
+    place = aside / Path(name).parent
+    place.mkdir(mode=0o700, exist_ok=True, parents=True)
+    kept = app.keep(name, place, told)
+    if kept:
+        undo.append(lambda: app.put(name, kept, told))
+    app.put(name, file, told)

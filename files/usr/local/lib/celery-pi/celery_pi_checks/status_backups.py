@@ -1,0 +1,79 @@
+"""Managed by celery-pi. Backups: whether there is one of today, and whether it could be restored.
+
+A file that bears a backup's name was whole when it got it; whether it still is, the drill finds.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from celery_pi_checks.look import Look
+from celery_pi_checks.registry import Result, check, ok, warn, wrong
+from celery_pi_checks.table import age, size
+
+PLACE = Path("/var/backups/celery-pi")
+PATTERN = "????-??-??T??????Z.tar.gz"
+STATE = Path("/var/lib/celery-pi")
+UNIT = Path("/etc/systemd/system/celery-pi-backup.service")
+OLD = 26 * 3600  # seconds; one a day, and two hours for a late one
+DRILL_OLD = 8 * 86400  # seconds; one a week
+NOW = "celery-pi backup; journalctl -u celery-pi-backup -n 20"
+TRY = "celery-pi drill; journalctl -u celery-pi-drill -n 20"
+
+
+@check("Backups", "Newest")
+def newest(look: Look) -> Result | None:
+    daily = look.settings["backup"]
+    files = sorted(PLACE.glob(PATTERN))
+    if not files:
+        return none_yet(look) if daily else None
+    shown = files[-1].stat()
+    since = time.time() - shown.st_mtime
+    told = f"{files[-1].name}, {size(shown.st_size)}, {age(since)} old; {len(files)} kept"
+    values = {"files": len(files), "seconds": int(since), "size": shown.st_size}
+    last = read("backup")
+    if not last.get("well", True) and last["time"] > shown.st_mtime:
+        return wrong(f"{told}; the last try failed: {last['said']}", NOW, **values)
+    return wrong(told, NOW, **values) if daily and since > OLD else ok(told, **values)
+
+
+def none_yet(look: Look) -> Result:
+    """None is no fault until the first should have been made."""
+    last = read("backup")
+    if not last.get("well", True):
+        return wrong(f"none; the last try failed: {last['said']}", NOW, files=0)
+    if time.time() - UNIT.stat().st_mtime > OLD:
+        return wrong(f"none in {PLACE}", NOW, files=0)
+    told = f"none yet; the first comes at {look.settings['backup_time']}"
+    return warn(told, "celery-pi backup", files=0)
+
+
+@check("Backups", "Last drill")
+def drill(look: Look) -> Result | None:
+    last = read("drill")
+    if not last:
+        return not_tried(look) if any(PLACE.glob(PATTERN)) else None
+    since = time.time() - last["time"]
+    told = f"{age(since)} ago: {last['said']}"
+    values = {"well": last["well"], "seconds": int(since)}
+    if not last["well"] or (look.settings["backup"] and since > DRILL_OLD):
+        return wrong(told, TRY, **values)
+    return ok(told, **values)
+
+
+def not_tried(look: Look) -> Result:
+    judge = wrong if is_late(UNIT, look) else warn
+    return judge("no backup was restored on trial yet", "celery-pi drill", well=None)
+
+
+def is_late(unit: Path, look: Look) -> bool:
+    return bool(look.settings["backup"]) and time.time() - unit.stat().st_mtime > DRILL_OLD
+
+
+def read(name: str) -> dict[str, Any]:
+    """What the last run of it has noted, if there was one."""
+    file = STATE / f"{name}.json"
+    return json.loads(file.read_text()) if file.exists() else {}

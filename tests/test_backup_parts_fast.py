@@ -1,0 +1,279 @@
+"""Parts of backup and restore that need no Redis: `.env`, MariaDB, restic, what `status` tells."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from celery_pi.settings import Settings
+from celery_pi.sources import ROOT
+from tasks.backup import PROGRAMS
+from tests.fake import ME, Programs
+from tests.library import LIBRARY
+
+pytestmark = pytest.mark.fast
+
+NAME = "2026-11-24T020000Z.tar.gz"
+
+
+@pytest.fixture
+def backup(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The package, as its programs import it."""
+    monkeypatch.syspath_prepend(str(LIBRARY))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    for module in ("app", "archive", "data"):
+        import_module(f"celery_pi_backup.{module}")
+    return import_module("celery_pi_backup")
+
+
+def test_every_program_and_module_is_installed() -> None:
+    there = set((LIBRARY / "celery_pi_backup").glob("*.py"))
+    there |= {LIBRARY / name for name in ("backup", "restore", "drill")}
+    assert {Path(file.path) for file in PROGRAMS} == {
+        Path("/") / path.relative_to(ROOT / "files") for path in there
+    }
+
+
+# -- .env
+
+
+@pytest.mark.parametrize(
+    ("text", "current", "wanted"),
+    [
+        (b"A=1\n", b"", b"A=1\n"),
+        (b"A=1\nCELERY_BROKER_URL=x\n", b"CELERY_BROKER_URL=y\n", b"A=1\nCELERY_BROKER_URL=y\n"),
+        (b"CELERY_BROKER_URL=x\nA=1", b"A=2\n", b"A=1"),
+        (b"A=1", b"CELERY__RESULT_BACKEND=y\n", b"A=1\nCELERY__RESULT_BACKEND=y\n"),
+        (
+            b"# CELERY_KEY_PREFIX=\n",
+            b"CELERY_KEY_PREFIX=b:\n",
+            b"# CELERY_KEY_PREFIX=\nCELERY_KEY_PREFIX=b:\n",
+        ),
+        (b"CELERY_BROKER_URLS=x\n", b"CELERY_BROKER_URLS=y\n", b"CELERY_BROKER_URLS=x\n"),
+    ],
+)
+def test_variables_of_ours_stay_this_machines(
+    backup: Any, text: bytes, current: bytes, wanted: bytes
+) -> None:
+    assert backup.app.with_ours(text, current) == wanted
+
+
+# -- MariaDB
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Programs:
+    return Programs(tmp_path, monkeypatch)
+
+
+def settings(**given: Any) -> dict[str, Any]:
+    return Settings(**{"app_user": "www-data", **given}).model_dump(mode="json")
+
+
+def test_mariadb_is_dumped_and_restored_without_a_password(
+    backup: Any, programs: Programs, tmp_path: Path
+) -> None:
+    programs.add("mariadb-dump", "echo 'CREATE TABLE birds'; echo '-- Dump completed on 2026'")
+    programs.add("mariadb", f"cat >{tmp_path}/restored")
+    told = settings(backup_app=False, backup_mariadb="nids")
+    ((name, file),) = backup.app.gather(told, tmp_path)
+    assert name == "mariadb/nids.sql"
+    backup.app.check(name, file, told)
+    backup.app.put(name, file, told)
+    assert (tmp_path / "restored").read_text() == file.read_text()
+    options = "--single-transaction --routines --triggers --events"
+    assert programs.calls() == [f"mariadb-dump {options} nids", "mariadb nids"]
+
+
+def test_mariadb_that_fails_or_ends_early_is_a_trouble(
+    backup: Any, programs: Programs, tmp_path: Path
+) -> None:
+    told = settings(backup_app=False, backup_mariadb="nids")
+    programs.add("mariadb-dump", "echo half; echo 'Unknown database' >&2; exit 2")
+    with pytest.raises(backup.Trouble, match=r"^mariadb-dump: Unknown database$"):
+        list(backup.app.gather(told, tmp_path))
+    (tmp_path / "half.sql").write_text("CREATE TABLE birds")
+    with pytest.raises(backup.Trouble, match="is not a whole dump"):
+        backup.app.check("mariadb/nids.sql", tmp_path / "half.sql", told)
+
+
+# -- SQLite
+
+
+def test_database_that_is_damaged_is_told(backup: Any, tmp_path: Path) -> None:
+    script = [sys.executable, backup.app.SQLITE, "check"]
+    (tmp_path / "none").write_text("no database at all, but long enough to look like one" * 20)
+    done = subprocess.run([*script, tmp_path / "none"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "not a database" in done.stderr
+
+
+# -- the archive
+
+
+def test_archive_holds_what_was_put_in_and_says_when_not(backup: Any, tmp_path: Path) -> None:
+    file, member = tmp_path / NAME, tmp_path / "dump.rdb"
+    member.write_bytes(os.urandom(3000))
+    described = {"members": [backup.archive.described(member, "redis/dump.rdb")], "host": "pi"}
+    backup.archive.write(file, described, {"redis/dump.rdb": member})
+    into = tmp_path / "into"
+    into.mkdir()
+    assert backup.archive.unpack(file, into)["host"] == "pi"
+    assert (into / "redis/dump.rdb").read_bytes() == member.read_bytes()
+    assert subprocess.run(["gzip", "-t", file], check=False).returncode == 0
+    whole = file.read_bytes()
+    for place in range(len(whole)):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(backup.Trouble, match=r"damaged|is no backup of celery-pi"):
+            backup.archive.check_seal(file)
+    for length in range(0, len(whole), 7):
+        file.write_bytes(whole[:length])
+        with pytest.raises(backup.Trouble, match=r"cut off|damaged|is no backup of celery-pi"):
+            backup.archive.check_seal(file)
+    file.write_bytes(whole + b"x")
+    with pytest.raises(backup.Trouble):
+        backup.archive.check_seal(file)
+
+
+# -- off-site
+
+
+@pytest.fixture
+def off_site(programs: Programs, tmp_path: Path) -> Any:
+    """The script with a place of its own, and a restic that has files for its repository."""
+    text = (LIBRARY / "backup-off-site").read_text()
+    script, place = tmp_path / "off-site", tmp_path / "backups"
+    script.write_text(text.replace("/var/backups/celery-pi", str(place)))
+    place.mkdir()
+    programs.add(
+        "restic",
+        f"""cd {tmp_path}
+case $1 in
+  cat) [ -e config ] ;;
+  init) [ ! -e unreachable ] && touch config || {{ echo Fatal: no route to host >&2; exit 1; }} ;;
+  backup) cat >taken ;;
+esac""",
+    )
+
+    def run() -> tuple[int, str]:
+        environment = {**os.environ, "KEEP": "7"}
+        done = subprocess.run(
+            ["sh", script], env=environment, capture_output=True, text=True, check=False
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    return run
+
+
+def test_newest_is_taken_off_site_into_a_repository_that_is_made_once(
+    off_site: Any, programs: Programs, tmp_path: Path
+) -> None:
+    for day in ("23", "24"):
+        (tmp_path / f"backups/2026-11-{day}T020000Z.tar.gz").write_text(day)
+    for _ in range(2):
+        assert off_site()[0] == 0
+    assert (tmp_path / "taken").read_text() == "24"
+    verbs = [call.split()[1] for call in programs.calls()]
+    assert verbs == ["cat", "init", "backup", "forget", "cat", "backup", "forget"]
+
+
+def test_repository_that_is_out_of_reach_is_told_in_one_sentence(
+    off_site: Any, tmp_path: Path
+) -> None:
+    assert off_site() == (1, "celery-pi: there is no backup to take away\n")
+    (tmp_path / "backups" / NAME).touch()
+    (tmp_path / "unreachable").touch()
+    assert off_site() == (1, "celery-pi: restic init: Fatal: no route to host\n")
+
+
+# -- what status and audit tell
+
+
+@pytest.fixture
+def place(checks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Directories of the checks' own; deployed just now."""
+    for name in ("PLACE", "STATE"):
+        (tmp_path / name).mkdir(mode=0o700)
+        monkeypatch.setattr(checks.status_backups, name, tmp_path / name)
+    (tmp_path / "unit").touch()
+    monkeypatch.setattr(checks.status_backups, "UNIT", tmp_path / "unit")
+    return tmp_path
+
+
+def made(place: Path, hours: float) -> None:
+    (place / "PLACE" / NAME).touch(mode=0o600)
+    os.utime(place / "PLACE" / NAME, (0, time.time() - hours * 3600))
+
+
+def noted(place: Path, name: str, hours: float, **told: Any) -> None:
+    text = json.dumps({"time": time.time() - hours * 3600, "said": "so it was", **told})
+    (place / f"STATE/{name}.json").write_text(text)
+
+
+def state(checks: Any, check: str, **given: Any) -> str:
+    result = getattr(checks.status_backups, check)(checks.look.Look(settings(**given)))
+    return result.state if result else ""
+
+
+@pytest.mark.parametrize(
+    ("hours", "deployed", "wanted"),
+    [(None, 0, "warn"), (None, 27, "wrong"), (1, 99, "ok"), (25, 99, "ok"), (27, 99, "wrong")],
+)
+def test_backup_that_is_late_is_wrong(
+    checks: Any, place: Path, hours: float | None, deployed: float, wanted: str
+) -> None:
+    os.utime(place / "unit", (0, time.time() - deployed * 3600))
+    if hours is not None:
+        made(place, hours)
+    assert state(checks, "newest") == wanted
+    assert state(checks, "newest", backup=False) == ("ok" if hours else "")
+
+
+def test_try_that_failed_since_then_is_wrong(checks: Any, place: Path) -> None:
+    noted(place, "backup", 1, well=False)
+    assert state(checks, "newest") == "wrong"
+    made(place, 2)
+    assert state(checks, "newest") == "wrong"
+    made(place, 0.5)
+    assert state(checks, "newest") == "ok"
+
+
+@pytest.mark.parametrize(
+    ("well", "days", "wanted"), [(True, 7, "ok"), (True, 9, "wrong"), (False, 0, "wrong")]
+)
+def test_drill_that_is_red_or_late_is_wrong(
+    checks: Any, place: Path, well: bool, days: float, wanted: str
+) -> None:
+    assert state(checks, "drill") == ""
+    made(place, 1)
+    assert state(checks, "drill") == "warn"
+    os.utime(place / "unit", (0, time.time() - 9 * 86400))
+    assert state(checks, "drill") == "wrong"
+    noted(place, "drill", days * 24, well=well)
+    assert state(checks, "drill") == wanted
+
+
+@pytest.mark.skipif(ME != "root", reason="they are root's")
+def test_backup_that_others_can_read_is_wrong(checks: Any, place: Path) -> None:
+    look = checks.look.Look(settings())
+    made(place, 1)
+    assert checks.audit_backups.private(look).state == "ok"
+    (place / "PLACE" / NAME).chmod(0o640)
+    assert checks.audit_backups.private(look).values == {"files": [NAME]}
+
+
+@pytest.mark.parametrize(("second", "wanted"), [("active", "ok"), ("inactive", "wrong")])
+def test_timer_that_does_not_run_is_wrong(
+    checks: Any, programs: Programs, second: str, wanted: str
+) -> None:
+    programs.add("systemctl", f"echo active; echo; echo {second}")
+    assert checks.audit_backups.timers(checks.look.Look(settings())).state == wanted
+    assert checks.audit_backups.timers(checks.look.Look(settings(backup=False))).state == "warn"
