@@ -23,7 +23,7 @@ CHECKS = [
 DOCTOR = [
     from_file(f"{LIBRARY}/celery_pi_doctor/{module}.py")
     for module in (
-        *("__init__", "registry", "report", "act", "look", "queues"),
+        *("__init__", "registry", "examination", "report", "act", "look", "queues"),
         *("disk", "clock", "packages", "processes", "permissions"),
         *("redis_server", "redis_settings", "redis_memory", "env", "app"),
         *("services", "worker", "tasks", "leftovers", "certificates", "restarts"),

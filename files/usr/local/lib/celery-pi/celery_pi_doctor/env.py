@@ -82,15 +82,18 @@ def different(there: str | None, right: str) -> str:
     """In what it differs; no part of it that could be a secret is told."""
     if there is None:
         return "is missing"
-    if "://" not in right or "://" not in there:
+    if "://" not in right:
         return "is another"
-    now, then = parts(there), parts(right)
+    try:
+        now, then = parts(there), parts(right)
+    except ValueError:
+        return "is no URL"
     found = [what for what in then if now[what] != then[what]]
     return f"has another {' and '.join(found)}" if found else "is another"
 
 
 def parts(text: str) -> dict[str, str]:
-    """What a URL of Redis is made of; of one that cannot be read only the scheme is right."""
+    """What a URL of Redis is made of. Raises ValueError."""
     shown = urlsplit(text)
     login, _, place = shown.netloc.rpartition("@")
     user, _, password = login.partition(":")

@@ -11,7 +11,6 @@ from typing import Any
 from celery_pi_checks import look as checks
 from celery_pi_checks.control import Told, tell
 from celery_pi_checks.look import output
-from celery_pi_checks.status_tasks import processes
 
 RECENT = 3600  # seconds
 JOURNAL_PATIENCE = 10  # seconds
@@ -25,8 +24,6 @@ SAID = (
     "celery-pi: |Watchdog timeout"
 )
 CGROUPS = Path("/sys/fs/cgroup")
-
-__all__ = ["Look", "output", "processes"]
 
 
 class Look(checks.Look):

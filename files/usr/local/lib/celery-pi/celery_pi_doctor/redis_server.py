@@ -103,8 +103,8 @@ def passwords(look: Look) -> Found | None:
 def set_users(look: Look) -> None:
     """As a deploy does: connections that are open stay open, unlike with ACL LOAD."""
     for line in ACL.read_text().splitlines():
-        word, name, *rules = line.split() or [""]
-        if word == "user":
+        if line.startswith("user "):
+            name, *rules = line.split()[1:]
             look.ask("ACL", "SETUSER", name, "reset", *rules, user="admin")
 
 

@@ -12,8 +12,9 @@ from celery_pi_checks.table import count
 
 from celery_pi_doctor import MODULES
 from celery_pi_doctor.act import Failed, do
+from celery_pi_doctor.examination import examine
 from celery_pi_doctor.look import Look
-from celery_pi_doctor.registry import PROBLEMS, Outcome, examine
+from celery_pi_doctor.registry import PROBLEMS, Outcome
 
 ANSWERS = {
     "fixable": "--fix",

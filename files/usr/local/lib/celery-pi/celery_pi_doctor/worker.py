@@ -91,11 +91,11 @@ def role_of(look: Look, pid: int) -> str:
     """`worker` or `beat`, if the process is one of this app, of which another one is none."""
     try:
         words = (PROC / str(pid) / "cmdline").read_bytes().decode(errors="replace").split("\0")
-        place = os.readlink(PROC / str(pid) / "cwd")  # noqa: PTH115
+        asked = [word for word in words if word in ROLES]
+        if not asked or "celery" not in (Path(word).name for word in words[:2]):
+            return ""
+        named = {word.rpartition("=")[2] for word in words}
+        ours = {look.value("app_module"), "celery_pi_app"}
+        return "" if named.isdisjoint(ours) else asked[0]
     except (FileNotFoundError, ProcessLookupError):
         return ""  # it has just ended
-    programs = [Path(word).name for word in words[:2]]
-    asked = [word for word in words if word in ROLES]
-    apps = {look.value("app_module"), "celery_pi_app"}
-    is_ours = place == look.value("app_dir") or any(word.split("=")[-1] in apps for word in words)
-    return asked[0] if "celery" in programs and asked and is_ours else ""
