@@ -131,7 +131,12 @@ def test_results_that_are_off_are_told(doctor: Any) -> None:
     ],
 )
 def test_refused_queue_is_told(doctor: Any, entry: dict[str, str], told_of: bool) -> None:
-    refused = {"reason": "key", "object": "wrong", "username": "celery", "age-seconds": "3.2"}
+    refused = {
+        "reason": "key",
+        "object": "wrong\x06\x163",
+        "username": "celery",
+        "age-seconds": "3.2",
+    }
     flat = [word for pair in ({**refused, **entry}).items() for word in pair]
     found = doctor.tasks.refused(look_at(doctor, {"ACL LOG": [flat]}))
     assert (found is not None) is told_of

@@ -10,7 +10,7 @@ from datetime import datetime
 from celery_pi_checks.table import age, count
 
 from celery_pi_doctor.look import RECENT, Look
-from celery_pi_doctor.queues import forgotten
+from celery_pi_doctor.queues import forgotten, queue_of
 from celery_pi_doctor.registry import Found, problem
 
 ABOVE = ("Redis", "celery-worker is down", "Worker")
@@ -41,7 +41,7 @@ def refused(look: Look) -> Found | None:
         dict(zip(flat[::2], flat[1::2], strict=True)) for flat in look.ask("ACL", "LOG", ENTRIES)
     ]
     keys = {
-        entry["object"]
+        queue_of(entry["object"])
         for entry in entries
         if entry["reason"] == "key"
         and entry["username"] == "celery"
@@ -51,7 +51,7 @@ def refused(look: Look) -> Found | None:
         return None
     return Found(
         f"within the last hour Redis has refused it: {', '.join(sorted(keys))}",
-        "its call failed with NoPermissionError, and the task was not accepted",
+        "its call failed, and the task was not accepted",
         "a queue: put it into celery_queues; another key of the app: into redis_app_keys; deploy",
     )
 
