@@ -238,8 +238,9 @@ def test_directory_outside_the_app_is_its_owners(doctor: Any, tmp_path: Path) ->
     ("shown", "saw", "passing"),
     [
         ({}, None, 0),
-        ({"ActiveState": "failed", "SubState": "failed"}, "nginx is failed (failed)", 2),
+        ({"ActiveState": "failed", "SubState": "failed"}, "nginx is failed (failed)", 0.5),
         ({"ActiveState": "activating", "SubState": "start"}, "nginx is activating (start)", 45),
+        ({"ActiveState": "deactivating"}, "nginx is deactivating (running)", 45),
         ({"ActiveState": "inactive", "LoadState": "masked"}, "nginx is masked", 0),
     ],
 )
@@ -248,6 +249,7 @@ def test_service_that_is_down_is_told(
 ) -> None:
     look = look_at(doctor)
     look.units = {"nginx": {**UP, **shown}}
+    look.down_for = lambda _: 1.5
     found = doctor.services.down("nginx", "why")(look)
     assert (found and (found.saw, found.passing)) == (saw and (saw, passing))
     assert doctor.services.down("fail2ban", "why")(look) is None, "it was not deployed"

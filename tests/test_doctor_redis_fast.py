@@ -177,3 +177,58 @@ def test_what_fills_memory_is_named_with_its_largest_key(doctor: Any) -> None:
 def test_what_was_not_seen_is_extrapolated(doctor: Any) -> None:
     look = memory(doctor, {"celery": (MIB, -1)}, 80 * MIB, there=10)
     assert doctor.redis_memory.contents(look).kinds["tasks in the queue celery"] == 10 * MIB
+
+
+# -- answers
+
+
+class Server:
+    """Stands for a connection; PING is answered, refused, or not answered."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.asked: list[tuple[str, ...]] = []
+
+    def ask(self, *words: str) -> str:
+        self.asked.append(words)
+        if self.error:
+            raise self.error
+        return "PONG"
+
+
+def test_redis_that_answers_is_well_whatever_it_says(
+    doctor: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for error in (None, doctor.resp.Refused("LOADING Redis is loading the dataset in memory")):
+        monkeypatch.setattr(doctor.redis_server, "login", lambda *_, e=error: Server(e))
+        assert doctor.redis_server.silent(look_at(doctor)) is None
+
+
+def test_redis_that_is_silent_is_left_to_a_person(
+    doctor: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor.redis_server, "login", lambda *_: Server(TimeoutError("timed out")))
+    found = doctor.redis_server.silent(look_at(doctor))
+    assert found.saw == "no answer within 1 s: timed out"
+    assert found.fix is None
+
+
+def test_script_that_blocks_redis_is_ended(doctor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Server(doctor.resp.Refused("BUSY Redis is busy running a script."))
+    monkeypatch.setattr(doctor.redis_server, "login", lambda *_: server)
+    found = doctor.redis_server.silent(look_at(doctor))
+    server.error = None
+    found.fix()
+    assert server.asked[-1] == ("SCRIPT", "KILL")
+    assert doctor.redis_server.silent(look_at(doctor)) is None
+
+
+def test_write_that_failed_is_tried_again(doctor: Any) -> None:
+    look = look_at(doctor)
+    look.info = dict.fromkeys(doctor.redis_server.STATUSES.values(), "ok")
+    assert doctor.redis_server.unwritten(look) is None
+    look.info["rdb_last_bgsave_status"] = "err"
+    found = doctor.redis_server.unwritten(look)
+    assert found.saw == "the last try failed: the snapshot"
+    found.fix()
+    assert look.asked == ["BGSAVE SCHEDULE", "BGREWRITEAOF"]

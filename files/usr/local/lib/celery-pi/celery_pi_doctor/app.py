@@ -101,8 +101,10 @@ def replaced(look: Look) -> Found | None:
     """What was removed and made again while it runs is read-only to it."""
     pid = look.units["celery-worker"]["MainPID"]
     root = Path("/proc", pid, "root")
+    if not os.access(root, os.X_OK):
+        return None  # it does not run
     found = [path for path in writable(look) if Path(path).is_dir() and is_other(root, path)]
-    if pid == "0" or not found:
+    if not found:
         return None
     return Found(
         f"{', '.join(found)} was made anew since the worker was started",

@@ -17,7 +17,7 @@ JOURNAL_PATIENCE = 10  # seconds
 PROPERTIES = (
     *("Id", "LoadState", "ActiveState", "SubState", "Result", "UnitFileState"),
     *("NeedDaemonReload", "NRestarts", "MainPID", "ControlGroup"),
-    *("ActiveEnterTimestampMonotonic", "ExecMainStartTimestampMonotonic"),
+    *("InactiveEnterTimestampMonotonic", "ExecMainStartTimestampMonotonic"),
 )
 SAID = (
     "Received unregistered task of type|(Soft|Hard) time limit .* exceeded for|"
@@ -46,6 +46,10 @@ class Look(checks.Look):
 
     def up(self, unit: str) -> bool:
         return self.units[unit]["ActiveState"] == "active"
+
+    def down_for(self, unit: str) -> float:
+        """Seconds since it ended."""
+        return time.monotonic() - int(self.units[unit]["InactiveEnterTimestampMonotonic"]) / 1e6
 
     def since(self, unit: str) -> float:
         """Time at which its main process was started, by the clock as it is now."""

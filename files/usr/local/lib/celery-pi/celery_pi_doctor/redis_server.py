@@ -14,6 +14,7 @@ from celery_pi_doctor.registry import Found, problem
 UNIT = "redis-server"
 ACL = Path("/etc/redis/celery-pi.acl")
 PATIENCE = 1  # second that a login may take
+STARTING = 10  # seconds
 BUSY = 10  # seconds for which a Redis on a slow card may be silent
 STATUSES = {
     "the append-only file": "aof_last_write_status",
@@ -33,7 +34,7 @@ def down(look: Look) -> Found | None:
         "no task is accepted and none can be run",
         "start it; if it fails again, journalctl -u redis-server -n 50 says why",
         start,
-        passing=10 if shown["ActiveState"] == "activating" else 2,
+        passing=STARTING if shown["ActiveState"] == "activating" else 2 - look.down_for(UNIT),
     )
 
 
@@ -58,9 +59,9 @@ def socket_missing(_: Look) -> Found | None:
 @problem("Redis", "Redis does not answer", needs=("Redis is down", "Redis' socket is missing"))
 def silent(_: Look) -> Found | None:
     try:
-        login("monitor", PATIENCE)
-    except Refused:
-        return None  # which is an answer
+        login("monitor", PATIENCE).ask("PING")
+    except Refused as error:
+        return busy() if str(error).startswith("BUSY") else None
     except OSError as error:
         return Found(
             f"no answer within {PATIENCE} s: {error.strerror or error}",
@@ -70,6 +71,16 @@ def silent(_: Look) -> Found | None:
             passing=BUSY,
         )
     return None
+
+
+def busy() -> Found:
+    return Found(
+        "it answers BUSY: a script runs for longer than it may",
+        "it does nothing else meanwhile",
+        "end the script, which Redis does only while that has written nothing (SCRIPT KILL)",
+        lambda: login("admin", PATIENCE).ask("SCRIPT", "KILL"),
+        passing=2,
+    )
 
 
 def users(look: Look) -> list[str]:

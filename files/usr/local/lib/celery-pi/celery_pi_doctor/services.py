@@ -9,6 +9,7 @@ from celery_pi_doctor.look import Look, output
 from celery_pi_doctor.registry import Find, Found, problem
 
 STARTING = 45  # seconds that a Pi may take to start the worker
+BETWEEN = 2  # seconds for which it may be away when it is started again
 ABOVE = ("Disk", "A process is stopped", "A package is half installed", "Permissions")
 APP = ("Redis", "App", *ABOVE)
 # What each service is for, and what would take it down with it.
@@ -34,12 +35,20 @@ def down(name: str, why: str) -> Find:
         if shown["LoadState"] != "loaded":
             by_hand = "systemctl unmask it, if nobody meant that; deploy again"
             return Found(f"{name} is {shown['LoadState']}", why, by_hand)
-        coming = shown["ActiveState"] in ("activating", "deactivating", "reloading")
-        passing = STARTING if coming else 2
+        if shown["ActiveState"] == "deactivating":
+            wait = "wait: the worker lets its tasks finish; start it then, if nothing else does"
+            return Found(saw, why, wait, passing=STARTING)
         will = f"start it; if it fails again, journalctl -u {name} -n 50 says why"
-        return Found(saw, why, will, partial(start, name), passing)
+        return Found(saw, why, will, partial(start, name), patience(look, name))
 
     return find
+
+
+def patience(look: Look, name: str) -> float:
+    """Seconds within which a service that is not up may come up by itself."""
+    if look.units[name]["ActiveState"] in ("activating", "reloading"):
+        return STARTING
+    return max(0, BETWEEN - look.down_for(name))
 
 
 def start(name: str) -> None:

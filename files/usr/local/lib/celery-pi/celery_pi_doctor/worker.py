@@ -59,7 +59,7 @@ def paused(look: Look) -> Found | None:
         "they wait there; somebody has said cancel_consumer, by Flower or celery control",
         "have the worker take them again (add_consumer)",
         all_of(*(partial(consume, look, name, queue) for queue in missing)),
-        passing=2,
+        passing=5,
     )
 
 
