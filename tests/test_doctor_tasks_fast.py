@@ -50,6 +50,16 @@ def test_queue_that_nobody_consumes_is_paused(
     assert (found and found.saw) == (missing and f"no worker takes tasks from {missing}")
 
 
+def test_queue_that_is_paused_for_maintenance_is_left_so(
+    doctor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor.worker, "MAINTENANCE", tmp_path / "page.html")
+    look = told(look_at(doctor), active_queues=consuming("other"))
+    assert doctor.worker.paused(look)
+    (tmp_path / "page.html").touch()
+    assert doctor.worker.paused(look) is None
+
+
 def message(task: str) -> str:
     return json.dumps({"body": "", "headers": {"task": task}})
 

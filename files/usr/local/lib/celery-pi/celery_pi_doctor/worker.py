@@ -18,6 +18,8 @@ CONNECTING = 20  # seconds; 15 are its longest pause between two tries
 ANSWERING = 10  # seconds
 ABOVE = ("Redis", f"{UNIT} is down", "A process is stopped")
 PROC = Path("/proc")
+# There while `celery-pi maintenance` keeps the queues paused.
+MAINTENANCE = Path("/var/lib/celery-pi/maintenance/page.html")
 ROLES = ("worker", "beat")
 
 
@@ -48,6 +50,8 @@ def deaf(look: Look) -> Found | None:
 
 @problem("Worker", "A queue is paused", needs=(*ABOVE, "Worker"))
 def paused(look: Look) -> Found | None:
+    if MAINTENANCE.exists():
+        return None
     answers = look.told[0]["active_queues"]
     there = {queue["name"] for each in answers.values() for queue in each}
     missing = [queue for queue in look.value("celery_queues") if queue not in there]
