@@ -64,35 +64,46 @@ def test_clock_behind_the_newest_file_is_wrong(
     assert (doctor.clock.behind(None) is not None) is wrong
 
 
+OFF, LATE = "network time is switched off", "no network time has come since the start"
+
+
 @pytest.mark.parametrize(
-    ("told", "uptime", "saw"),
+    ("load", "active", "synchronized", "uptime", "saw"),
     [
-        ("NTP=yes\nNTPSynchronized=yes\nCanNTP=yes", 9999, None),
-        ("NTP=no\nNTPSynchronized=no\nCanNTP=no", 9999, None),
-        ("NTP=yes\nNTPSynchronized=no\nCanNTP=yes", 60, None),
-        ("NTP=yes\nNTPSynchronized=no\nCanNTP=yes", 9999, "no network time has come"),
-        ("NTP=no\nNTPSynchronized=no\nCanNTP=yes", 60, "network time is switched off"),
+        ("loaded", "active", True, 9999, None),
+        ("loaded", "active", False, 60, None),
+        ("loaded", "active", False, 9999, LATE),
+        ("loaded", "inactive", False, 60, OFF),
+        ("not-found", "inactive", False, 9999, None),
     ],
 )
 def test_clock_that_nobody_sets_is_told(
     doctor: Any,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    told: str,
+    load: str,
+    active: str,
+    synchronized: bool,
     uptime: int,
     saw: str | None,
 ) -> None:
-    Programs(tmp_path, monkeypatch).add("timedatectl", f"echo '{told}'")
+    said = f"echo LoadState={load}; echo ActiveState={active}"
+    programs = Programs(tmp_path, monkeypatch)
+    programs.add("systemctl", said)
     (tmp_path / "uptime").write_text(f"{uptime}.12 99.0\n")
-    monkeypatch.setattr(doctor.clock, "UPTIME", tmp_path / "uptime")
+    for name in ("UPTIME", "SYNCHRONIZED", "CONTAINER"):
+        monkeypatch.setattr(doctor.clock, name, tmp_path / name.lower())
+    if synchronized:
+        (tmp_path / "synchronized").touch()
     found = doctor.clock.unset(None)
-    assert found is None if saw is None else found.saw.startswith(saw)
-
-
-LISTED = """install ok installed
-hold installed ok redis-server
-hold installed ok linux-image
-"""
+    assert (found and found.saw) == saw
+    (tmp_path / "container").touch()
+    assert doctor.clock.unset(None) is None, "it has its host's clock"
+    if saw == OFF:
+        programs.calls()
+        found.fix()
+        (call,) = programs.calls()
+        assert call == "systemctl enable --quiet --now systemd-timesyncd.service"
 
 
 @pytest.fixture
