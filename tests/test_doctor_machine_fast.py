@@ -266,6 +266,59 @@ def test_service_that_is_down_is_told(
     assert doctor.services.down("fail2ban", "why")(look) is None, "it was not deployed"
 
 
+@pytest.mark.parametrize(
+    ("state", "calls"),
+    [
+        ("inactive", ["systemctl start nginx"]),
+        ("failed", ["systemctl reset-failed nginx", "systemctl start nginx"]),
+    ],
+)
+def test_service_that_failed_too_often_is_started_all_the_same(
+    doctor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str, calls: list[str]
+) -> None:
+    """systemd knows nothing to reset of a unit that it has put out of its mind."""
+    programs = Programs(tmp_path, monkeypatch)
+    programs.add("systemctl")
+    doctor.act.start("nginx", state)
+    assert programs.calls() == calls
+
+
+@pytest.mark.parametrize(
+    ("script", "lines"),
+    [
+        ("echo newer; echo older", ["newer", "older"]),
+        ("exit 1", []),
+        ("echo newest; exec sleep 60", ["newest"]),
+    ],
+    ids=["found", "none", "slow"],
+)
+def test_journal_is_read_within_its_time(
+    doctor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, lines: list[str]
+) -> None:
+    Programs(tmp_path, monkeypatch).add("journalctl", script)
+    monkeypatch.setattr(doctor.look, "JOURNAL_PATIENCE", 1)
+    assert doctor.look.journal("celery-worker", "-1h", "x") == lines
+
+
+def test_journal_that_cannot_be_read_is_told(
+    doctor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Programs(tmp_path, monkeypatch).add("journalctl", "echo 'no PCRE2' >&2; exit 1")
+    with pytest.raises(doctor.act.Failed, match="no PCRE2"):
+        doctor.look.journal("celery-worker", "-1h", "x")
+
+
+@as_root
+def test_program_runs_as_a_user_who_may_not_be_where_root_is(
+    doctor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path.chmod(0o700)
+    monkeypatch.chdir(tmp_path)
+    found = doctor.act.do("find", "/", "-maxdepth", "0", **doctor.act.as_user("daemon"))
+    assert found == "/\n"
+    assert doctor.act.do("id", "-Gn", **doctor.act.as_user("daemon")) == "daemon\n"
+
+
 def test_service_that_is_not_enabled_is_enabled(
     doctor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

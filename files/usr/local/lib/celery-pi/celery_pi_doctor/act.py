@@ -60,10 +60,17 @@ def all_of(*steps: Callable[[], object]) -> Callable[[], None]:
     return make
 
 
+def start(unit: str, state: str) -> None:
+    """Start a unit that is in that state; one that has failed too often, systemd would refuse."""
+    if state == "failed":
+        do("systemctl", "reset-failed", unit)
+    do("systemctl", "start", unit)
+
+
 def as_user(user: str) -> dict[str, object]:
-    """Options by which a program runs as that user, with his group alone."""
+    """Options by which a program runs as that user, with his group alone, and where he may be."""
     known = getpwnam(user)
-    return {"user": known.pw_uid, "group": known.pw_gid, "extra_groups": []}
+    return {"user": known.pw_uid, "group": known.pw_gid, "extra_groups": [], "cwd": "/"}
 
 
 def replace(path: Path, content: str, user: str) -> None:

@@ -12,6 +12,8 @@ from celery_pi_checks import look as checks
 from celery_pi_checks.control import Told, tell
 from celery_pi_checks.look import output
 
+from celery_pi_doctor.act import Failed
+
 RECENT = 3600  # seconds
 JOURNAL_PATIENCE = 10  # seconds
 PROPERTIES = (
@@ -93,9 +95,13 @@ def journal(unit: str, since: str, pattern: str) -> list[str]:
     the newest is what counts."""
     command = ["journalctl", "-q", "-r", "-o", "cat", "-u", unit, "--since", since, "-g", pattern]
     try:
-        done = subprocess.run(
-            command, capture_output=True, timeout=JOURNAL_PATIENCE, check=False
-        ).stdout
+        done = subprocess.run(command, capture_output=True, timeout=JOURNAL_PATIENCE, check=False)
     except subprocess.TimeoutExpired as error:
-        done = error.stdout or b""
-    return done.decode(errors="replace").splitlines()
+        return lines(error.stdout or b"")
+    if done.stderr:  # its status does not tell an error from no match
+        raise Failed(lines(done.stderr)[-1])
+    return lines(done.stdout)
+
+
+def lines(text: bytes) -> list[str]:
+    return text.decode(errors="replace").splitlines()

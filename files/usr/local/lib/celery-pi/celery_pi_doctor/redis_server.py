@@ -7,7 +7,7 @@ from pathlib import Path
 from celery_pi_checks.registry import CannotLook
 from celery_pi_checks.resp import SOCKET, Refused, login
 
-from celery_pi_doctor.act import all_of, do
+from celery_pi_doctor.act import all_of, do, start
 from celery_pi_doctor.look import Look
 from celery_pi_doctor.registry import Found, problem
 
@@ -33,14 +33,9 @@ def down(look: Look) -> Found | None:
         f"redis-server is {shown['ActiveState']} ({shown['SubState']})",
         "no task is accepted and none can be run",
         "start it; if it fails again, journalctl -u redis-server -n 50 says why",
-        start,
+        lambda: start(UNIT, shown["ActiveState"]),
         passing=STARTING if shown["ActiveState"] == "activating" else 2 - look.down_for(UNIT),
     )
-
-
-def start() -> None:
-    do("systemctl", "reset-failed", UNIT)
-    do("systemctl", "start", UNIT)
 
 
 @problem("Redis", "Redis' socket is missing", needs=("Redis is down", *ABOVE))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from celery_pi_doctor.act import all_of, do
+from celery_pi_doctor.act import all_of, do, start
 from celery_pi_doctor.look import Look, output
 from celery_pi_doctor.registry import Find, Found, problem
 
@@ -39,7 +39,8 @@ def down(name: str, why: str) -> Find:
             wait = "wait: the worker lets its tasks finish; start it then, if nothing else does"
             return Found(saw, why, wait, passing=STARTING)
         will = f"start it; if it fails again, journalctl -u {name} -n 50 says why"
-        return Found(saw, why, will, partial(start, name), patience(look, name))
+        fix = partial(start, name, shown["ActiveState"])
+        return Found(saw, why, will, fix, patience(look, name))
 
     return find
 
@@ -49,11 +50,6 @@ def patience(look: Look, name: str) -> float:
     if look.units[name]["ActiveState"] in ("activating", "reloading"):
         return STARTING
     return max(0, BETWEEN - look.down_for(name))
-
-
-def start(name: str) -> None:
-    do("systemctl", "reset-failed", name)
-    do("systemctl", "start", name)
 
 
 for each, (reason, causes) in SERVICES.items():
