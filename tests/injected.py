@@ -127,13 +127,13 @@ QUICK = [
         "The app's .env leads elsewhere",
         edited(f"{APP}/.env", "s/celery:[^@]*@/celery:mistyped@/"),
         at_its_time(f"{APP}/.env"),
-        saw="CELERY_BROKER_URL has another password",
+        saw="another password in CELERY_BROKER_URL",
     ),
     Injected(
         "The app's .env leads elsewhere",
         edited(f"{APP}/.env", "s/:6379/:7000/", "s,/0$,/5,"),
         at_its_time(f"{APP}/.env"),
-        saw="CELERY_BROKER_URL has another port and database",
+        saw="another port and database in CELERY_BROKER_URL",
     ),
     Injected(
         "A PID file is stale",

@@ -89,16 +89,20 @@ def test_old_password_is_right_while_passwords_change(doctor: Any, site: Any) ->
 @pytest.mark.parametrize(
     ("before", "after", "told"),
     [
-        ("s3cret-new", "s3cret-other", "has another password"),
-        (":6379/0", ":7000/0", "has another port"),
-        (":6379/0", ":6379/5", "has another database"),
-        ("127.0.0.1", "10.0.0.1", "has another host"),
+        (
+            "s3cret-new",
+            "s3cret-other",
+            "another password in CELERY_BROKER_URL, CELERY_RESULT_BACKEND, CELERY__",
+        ),
+        (":6379/0", ":7000/0", "another port"),
+        (":6379/0", ":6379/5", "another database"),
+        ("127.0.0.1", "10.0.0.1", "another host"),
         ("celery:s3cret-new@127.0.0.1:6379", ":s3cret-new@127.0.0.1", "another user and port"),
-        ("redis://", "amqp://", "has another scheme"),
-        ("CELERY_BROKER_URL=", "#CELERY_BROKER_URL=", "CELERY_BROKER_URL is missing"),
-        ("CELERY_KEY_PREFIX=", "CELERY_KEY_PREFIX=birds:", "CELERY_KEY_PREFIX is another"),
-        ("redis://celery", "redis://[", "CELERY_BROKER_URL is no URL"),
-        ("redis://celery", "none ", "has another scheme"),
+        ("redis://", "amqp://", "another scheme"),
+        ("CELERY_BROKER_URL=", "#CELERY_BROKER_URL=", "no value in CELERY_BROKER_URL"),
+        ("CELERY_KEY_PREFIX=", "CELERY_KEY_PREFIX=birds:", "another value in CELERY_KEY_PREFIX"),
+        ("redis://celery", "redis://[", "no URL in CELERY_BROKER_URL, CELERY"),
+        ("redis://celery", "none ", "another scheme"),
     ],
 )
 def test_wrong_env_is_told_without_a_secret_and_written_back(

@@ -23,9 +23,7 @@ URLS = (
 ASSIGNED = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=")
 LINE = re.compile(r"[^\n]*\n|[^\n]+")
 LAST_GOES_ON = re.compile(r"\\\r?\n\Z")  # systemd would take the next line for the rest of it
-WHY = (
-    "the site's tasks are refused or go where no worker takes them; so is a worker that is started"
-)
+WHY = "the site's tasks are refused, or go where no worker takes them"
 
 
 def url(look: Look, password: str) -> str:
@@ -50,7 +48,9 @@ def leads_elsewhere(look: Look) -> Found | None:
     wrong = {name: right[name][0] for name in right if there.get(name) not in right[name]}
     if not wrong:
         return None
-    saw = "; ".join(f"{name} {different(there.get(name), wrong[name])}" for name in wrong)
+    reasons = {name: different(there.get(name), wrong[name]) for name in wrong}
+    names = {each: [name for name in wrong if reasons[name] == each] for each in reasons.values()}
+    saw = "; ".join(f"{each} in {', '.join(names[each])}" for each in names)
     will = f"write {', '.join(wrong)} as deployed, and nothing else of it"
     fix = partial(write, path, wrong, look.value("app_user"))
     return Found(saw, WHY, f"{will}; a site that runs reads it when it is started again", fix)
@@ -81,15 +81,15 @@ def unquoted(text: str) -> str:
 def different(there: str | None, right: str) -> str:
     """In what it differs; no part of it that could be a secret is told."""
     if there is None:
-        return "is missing"
+        return "no value"
     if "://" not in right:
-        return "is another"
+        return "another value"
     try:
         now, then = parts(there), parts(right)
     except ValueError:
-        return "is no URL"
+        return "no URL"
     found = [what for what in then if now[what] != then[what]]
-    return f"has another {' and '.join(found)}" if found else "is another"
+    return f"another {' and '.join(found)}" if found else "another value"
 
 
 def parts(text: str) -> dict[str, str]:
