@@ -18,14 +18,13 @@ COMMAND = "/usr/local/bin/celery-pi"
 SERVICES = ("celery-worker", "celery-beat")
 NO_CODE = {"venv", ".venv", "node_modules", "__pycache__", "static", "staticfiles"}
 PATIENCE = 150  # seconds; `celery-pi check` itself gives up after 120
-CHANGED = 60  # seconds
 ABOVE = ("Redis", "The app's .env leads elsewhere", "Permissions")
 
 
 def changed(look: Look) -> tuple[float, Path]:
     """When its newest Python file came here, and that file. A copy may keep the time at which it
     was written, so it is the time at which this disk was told of it."""
-    found = [(path.stat().st_ctime, path) for path in code(look)]
+    found = [(path.lstat().st_ctime, path) for path in code(look)]
     return max(found, default=(0, Path(look.value("app_dir"))))
 
 

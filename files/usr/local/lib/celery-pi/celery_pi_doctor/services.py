@@ -69,7 +69,7 @@ def disabled(look: Look) -> Found | None:
     )
 
 
-@problem("Services", "Something else has failed")
+@problem("Services", "Something else has failed", needs=("Disk",))
 def others(look: Look) -> Found | None:
     listed = output("systemctl", "list-units", "--failed", "--plain", "--no-legend", "--no-pager")
     names = [line.split()[0] for line in listed.splitlines() if line]

@@ -30,8 +30,8 @@ def away(look: Look) -> Found | None:
     return Found(
         "its unit is active, and Redis does not see it",
         "it runs no task",
-        "start it again; what it has in hand goes on",
-        lambda: do("systemctl", "restart", UNIT),
+        "start it again, which lets its tasks finish first",
+        lambda: do("systemctl", "--no-block", "restart", UNIT),
         passing=CONNECTING,
     )
 
