@@ -182,10 +182,15 @@ def test_owner_and_mode_are_set_and_no_link_leads_astray(doctor: Any, tmp_path: 
     doctor.act.give(str(file), 0o600, "root", "daemon")
     assert doctor.permissions.access(file) == "600 root:daemon"
     (tmp_path / "link").symlink_to(file)
-    os.link(file, tmp_path / "second")
-    for path, error in (("link", OSError), ("second", doctor.act.Failed)):
-        with pytest.raises(error):
-            doctor.act.give(str(tmp_path / path), 0o644, "daemon", "daemon")
+    (tmp_path / "elsewhere").symlink_to(tmp_path)
+    give = doctor.act.give
+    with pytest.raises(OSError, match="symbolic links"):
+        give(f"{tmp_path}/link", 0o644, "daemon", "daemon")
+    with pytest.raises(doctor.act.Failed, match="a link leads to"):
+        give(f"{tmp_path}/elsewhere/file", 0o644, "daemon", "daemon")
+    os.link(file, tmp_path / "other")
+    with pytest.raises(doctor.act.Failed, match="second name"):
+        give(f"{tmp_path}/other", 0o644, "daemon", "daemon")
     assert doctor.permissions.access(file) == "600 root:daemon"
 
 

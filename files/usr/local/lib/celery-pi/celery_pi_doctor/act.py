@@ -102,6 +102,8 @@ def give(path: str, mode: int, user: str, group: str) -> None:
     """
     place = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
+        if os.readlink(f"/proc/self/fd/{place}") != path:  # noqa: PTH115
+            raise Failed(f"a link leads to {path}: set it there, to {mode:o} {user}:{group}")
         shown = os.fstat(place)
         if stat.S_ISREG(shown.st_mode) and shown.st_nlink > 1:
             raise Failed(f"{path} has a second name")
