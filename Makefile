@@ -17,7 +17,7 @@ virtual_pi_args = --name $(VIRTUAL_PI) --platform $(PLATFORM) --release $(RELEAS
 python_works := python3 -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
 
 .DEFAULT_GOAL := help
-.PHONY: help deploy plan rotate rollback prove status audit up shell down test test-fast faults lint
+.PHONY: help deploy plan rotate rollback prove status audit doctor up shell down test test-fast faults lint
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -44,6 +44,9 @@ status: .venv/installed ## Tell how Redis, Celery and the machine are
 
 audit: .venv/installed ## Tell whether the machine is as closed as the deploy left it
 	@$(pyinfra) inventory.py exec -- /usr/local/bin/celery-pi audit
+
+doctor: .venv/installed ## Find the known problems; with FIX=1 repair those that it safely can
+	@$(pyinfra) inventory.py exec -- /usr/local/bin/celery-pi doctor $(if $(FIX),--fix)
 
 up: .venv/installed ## Bring up the virtual Pi
 	@$(virtual_pi) up $(virtual_pi_args)

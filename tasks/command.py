@@ -20,6 +20,16 @@ CHECKS = [
     )
 ]
 
+DOCTOR = [
+    from_file(f"{LIBRARY}/celery_pi_doctor/{module}.py")
+    for module in (
+        *("__init__", "registry", "examination", "report", "act", "look", "queues"),
+        *("disk", "clock", "packages", "processes", "permissions"),
+        *("redis_server", "redis_settings", "redis_memory", "env", "app"),
+        *("services", "worker", "tasks", "leftovers", "certificates", "restarts"),
+    )
+]
+
 
 @component("Command")
 def deploy(settings: Settings) -> None:
@@ -34,7 +44,9 @@ def deploy(settings: Settings) -> None:
             from_file(f"{LIBRARY}/set-aside", mode="0755"),
             from_file(f"{LIBRARY}/deploys", mode="0755"),
             from_file(f"{LIBRARY}/maintenance", mode="0755"),
+            from_file(f"{LIBRARY}/doctor", mode="0755"),
             *CHECKS,
+            *DOCTOR,
             from_template("/etc/celery-pi/settings.json", settings=settings),
         ],
     )

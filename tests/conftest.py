@@ -313,3 +313,20 @@ def checks(monkeypatch: pytest.MonkeyPatch) -> Any:
     )
     monkeypatch.setattr(found.registry, "CHECKS", [])
     return found
+
+
+@pytest.fixture
+def doctor(checks: Any) -> Any:
+    """The modules of `celery-pi doctor`, each by its name, as that imports them."""
+    names = sorted(path.stem for path in (LIBRARY / "celery_pi_doctor").glob("[a-z]*.py"))
+    listed = import_module("celery_pi_doctor").MODULES
+    for name in listed:
+        import_module(f"celery_pi_doctor.{name}")
+    return SimpleNamespace(
+        **{name: import_module(f"celery_pi_doctor.{name}") for name in names},
+        MODULES=listed,
+        PROBLEMS=import_module("celery_pi_doctor.registry").PROBLEMS,
+        checks=checks.registry,
+        control=checks.control,
+        resp=checks.resp,
+    )

@@ -68,11 +68,12 @@ def _run(pi: VirtualPi, *words: str) -> subprocess.CompletedProcess[str]:
     done = pi.run("celery-pi", *words, check=False)
     assert done.returncode in (0, 1), done.stderr
     assert done.stderr == ""
-    assert not [secret for secret in _secrets(pi) if secret in done.stdout]
+    assert not [secret for secret in secrets_of(pi) if secret in done.stdout]
     return done
 
 
-def _secrets(pi: VirtualPi) -> list[str]:
+def secrets_of(pi: VirtualPi) -> list[str]:
+    """Every stored password."""
     listed = pi.run("sh", "-c", "grep -h '' /etc/celery-pi/secrets/*").stdout.splitlines()
     assert listed
     return [

@@ -68,12 +68,18 @@ def _next(look: Look, mine: str, deadline: float) -> str | None:
     return None
 
 
-def question(method: str, ticket: str, me: str) -> str:
-    """A message as kombu sends it."""
+def question(
+    method: str,
+    ticket: str,
+    me: str,
+    arguments: dict[str, str] | None = None,
+    destination: list[str] | None = None,
+) -> str:
+    """A message as kombu sends it, to the workers of these names or else to all."""
     body = {
         "method": method,
-        "arguments": {},
-        "destination": None,
+        "arguments": arguments or {},
+        "destination": destination,
         "pattern": None,
         "matcher": None,
         "ticket": ticket,

@@ -1,0 +1,11 @@
+"""Managed by celery-pi. The problems that `celery-pi doctor` finds, and what it does about them.
+
+A problem is one function in a module that is named here. The order is that of causes: what may
+follow from another problem comes behind it, and names it among its `needs`.
+"""
+
+MODULES = (
+    *("disk", "clock", "packages", "processes", "permissions"),
+    *("redis_server", "redis_settings", "redis_memory", "env", "app"),
+    *("services", "worker", "tasks", "leftovers", "certificates", "restarts"),
+)

@@ -1,0 +1,119 @@
+"""Managed by celery-pi. The app's code: whether the worker could run it, and whether it does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from celery_pi_checks.table import age
+
+from celery_pi_doctor.act import Failed, all_of, do
+from celery_pi_doctor.disk import writable
+from celery_pi_doctor.look import Look
+from celery_pi_doctor.registry import Found, problem
+
+COMMAND = "/usr/local/bin/celery-pi"
+SERVICES = ("celery-worker", "celery-beat")
+NO_CODE = {"venv", ".venv", "node_modules", "__pycache__", "static", "staticfiles"}
+PATIENCE = 150  # seconds; `celery-pi check` itself gives up after 120
+ABOVE = ("Redis", "The app's .env leads elsewhere", "Permissions")
+
+
+def changed(look: Look) -> tuple[float, Path]:
+    """When its newest Python file came here, and that file. A copy may keep the time at which it
+    was written, so it is the time at which this disk was told of it."""
+    found = [(path.lstat().st_ctime, path) for path in code(look)]
+    return max(found, default=(0, Path(look.value("app_dir"))))
+
+
+def code(look: Look) -> Iterator[Path]:
+    data = writable(look)
+    for place, directories, files in os.walk(look.value("app_dir")):
+        directories[:] = [
+            name
+            for name in directories
+            if name not in NO_CODE and name[0] != "." and os.path.join(place, name) not in data  # noqa: PTH118
+        ]
+        yield from (Path(place, name) for name in files if name.endswith(".py"))
+
+
+def behind(look: Look) -> list[str]:
+    """Services that were started before the newest code came."""
+    newest = changed(look)[0]
+    return [unit for unit in SERVICES if look.up(unit) and look.since(unit) < newest]
+
+
+def complaints() -> list[str]:
+    """What `celery-pi check` says against the app, as it lies on the disk."""
+    done = subprocess.run(
+        [COMMAND, "check"], capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    said = [line.removeprefix("celery-pi: ") for line in done.stderr.splitlines()]
+    return (said or ["celery-pi check ended without a word"]) if done.returncode else []
+
+
+@problem("App", "The worker would not run the app", needs=ABOVE)
+def unfit(look: Look) -> Found | None:
+    """To load the app takes seconds, so it is done where there is a reason to."""
+    if all(look.up(unit) for unit in SERVICES) and not behind(look):
+        return None
+    found = complaints()
+    if not found:
+        return None
+    return Found(
+        "; ".join(found),
+        "the worker ends as it is started, or loses tasks; one that runs still has the old code",
+        "mend the app; celery-pi check says when it is well",
+    )
+
+
+@problem("App", "A service runs old code", needs=(*ABOVE, "The worker would not run the app"))
+def old(look: Look) -> Found | None:
+    units = behind(look)
+    if not units:
+        return None
+    when, path = changed(look)
+    since = age(when - min(look.since(unit) for unit in units))
+    return Found(
+        f"{' and '.join(units)} started {since} before {path} came",
+        "what was changed has no effect, and tasks that are new are thrown away as unknown",
+        "check the app and start them again; the worker lets its tasks finish first, for "
+        f"{look.value('celery_time_limit')} s at most",
+        all_of(fit, *(lambda unit=unit: restart(unit) for unit in units)),
+    )
+
+
+def fit() -> None:
+    if found := complaints():
+        raise Failed("; ".join(found))
+
+
+def restart(unit: str) -> None:
+    """Not waited for: a task of the worker's may run for half an hour."""
+    do("systemctl", "--no-block", "restart", unit)
+
+
+@problem("App", "The worker has another directory", needs=(*ABOVE, "A service runs old code"))
+def replaced(look: Look) -> Found | None:
+    """What was removed and made again while it runs is read-only to it."""
+    pid = look.units["celery-worker"]["MainPID"]
+    root = Path("/proc", pid, "root")
+    if not os.access(root, os.X_OK):
+        return None  # it does not run
+    found = [path for path in writable(look) if Path(path).is_dir() and is_other(root, path)]
+    if not found:
+        return None
+    return Found(
+        f"{', '.join(found)} was made anew since the worker was started",
+        "it is read-only to the worker: tasks that write there fail",
+        "start the worker again, which lets its tasks finish first",
+        lambda: restart("celery-worker"),
+        passing=2,
+    )
+
+
+def is_other(root: Path, path: str) -> bool:
+    there = root / path.lstrip("/")
+    return not there.is_dir() or not os.access(there, os.W_OK)

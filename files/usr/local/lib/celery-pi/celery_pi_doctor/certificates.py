@@ -1,0 +1,55 @@
+"""Managed by celery-pi. Certificates that end soon, although they are renewed in time elsewhere."""
+
+from __future__ import annotations
+
+import subprocess
+from functools import partial
+from pathlib import Path
+
+from celery_pi_doctor.act import all_of, do
+from celery_pi_doctor.look import Look
+from celery_pi_doctor.registry import Found, problem
+
+SOON = 14 * 86400  # seconds; ours are renewed 30 days before their end
+LIBRARY = "/usr/local/lib/celery-pi"
+SITE = "/etc/celery-pi/site.pem"
+REDIS = ("/etc/celery-pi/tls/redis.pem", "/etc/celery-pi/tls/ca.crt")
+
+
+@problem("Certificates", "A certificate ends soon", needs=("The clock is wrong",))
+def ends(look: Look) -> Found | None:
+    found = [path for path in served(look) if Path(path).exists() and ends_soon(path)]
+    if not found:
+        return None
+    saw = f"within two weeks: {', '.join(found)}"
+    why = "after that browsers and clients refuse the connection"
+    fixes = [fix for fix in map(renewal, found) if fix]
+    if len(fixes) < len(found):
+        return Found(saw, why, "renew it where you had it made; certbot renew, if it is certbot's")
+    return Found(saw, why, "make a new one and have it served", all_of(*fixes))
+
+
+def served(look: Look) -> list[str]:
+    own = look.value("nginx_certificate") or SITE
+    site = [own] if look.value("flower") and look.value("nginx_server") else []
+    return [*site, *(REDIS if look.value("redis_tls") else ())]
+
+
+def ends_soon(path: str) -> bool:
+    """Or cannot be read as a certificate."""
+    asked = ("openssl", "x509", "-noout", "-checkend", str(SOON), "-in", path)
+    return subprocess.run(asked, capture_output=True, check=False).returncode != 0
+
+
+def renewal(path: str) -> partial[None] | None:
+    """What makes a new one; nothing can for one of the owner's."""
+    if path == SITE:
+        return partial(renew, f"{LIBRARY}/nginx-certificate", "reload", "nginx")
+    if path in REDIS:
+        return partial(renew, "true", "start", "redis-certificates")
+    return None
+
+
+def renew(program: str, *then: str) -> None:
+    do(program)
+    do("systemctl", *then)

@@ -1,0 +1,107 @@
+"""Managed by celery-pi. What several problems look at, each read once."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from celery_pi_checks import look as checks
+from celery_pi_checks.control import Told, tell
+from celery_pi_checks.look import output
+
+from celery_pi_doctor.act import Failed
+
+RECENT = 3600  # seconds
+JOURNAL_PATIENCE = 10  # seconds
+PROPERTIES = (
+    *("Id", "LoadState", "ActiveState", "SubState", "Result", "UnitFileState"),
+    *("NeedDaemonReload", "NRestarts", "MainPID", "ControlGroup"),
+    *("InactiveEnterTimestampMonotonic", "ExecMainStartTimestampMonotonic"),
+)
+SAID = (
+    "Received unregistered task of type|(Soft|Hard) time limit .* exceeded for|"
+    "celery-pi: |Watchdog timeout"
+)
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+class Look(checks.Look):
+    """This Pi, as the deployed settings describe it, at one moment."""
+
+    def again(self) -> Look:
+        """A look at it as it is now."""
+        return Look(self.settings)
+
+    @cached_property
+    def units(self) -> dict[str, dict[str, str]]:
+        """What systemd says of each unit of ours, by its name without `.service`."""
+        flower = ("celery-flower", "nginx") if self.settings["flower"] else ()
+        bans = ("redis-logins", "fail2ban") if self.settings["bans"] else ()
+        ours = ("redis-server", "redis-memory", "celery-worker", "celery-beat")
+        asked = ("systemctl", "show", "-p", ",".join(PROPERTIES), *ours, *flower, *bans)
+        blocks = output(*asked).strip().split("\n\n")
+        shown = [dict(line.split("=", 1) for line in block.splitlines()) for block in blocks]
+        return {unit["Id"].removesuffix(".service"): unit for unit in shown}
+
+    def up(self, unit: str) -> bool:
+        return self.units[unit]["ActiveState"] == "active"
+
+    def down_for(self, unit: str) -> float:
+        """Seconds since it ended."""
+        return time.monotonic() - int(self.units[unit]["InactiveEnterTimestampMonotonic"]) / 1e6
+
+    def since(self, unit: str) -> float:
+        """Time at which its main process was started, by the clock as it is now."""
+        started = int(self.units[unit]["ExecMainStartTimestampMonotonic"]) / 1e6
+        return time.time() - (time.monotonic() - started)
+
+    @cached_property
+    def told(self) -> tuple[Told, int]:
+        """What each worker answers: its queues, what it keeps for later, how it is set up."""
+        return tell(self, ("active_queues", "scheduled", "conf"))
+
+    @cached_property
+    def said(self) -> list[str]:
+        """What the worker said of the things that we look for, since it was started and within
+        the last hour; the newest first."""
+        start = max(self.since("celery-worker"), time.time() - RECENT)
+        return journal("celery-worker", f"@{start:.0f}", SAID)
+
+    def is_alive(self) -> bool:
+        """Whether Redis sees this machine's worker."""
+        machine = Path("/etc/machine-id").read_text().strip()
+        channel = self.key(f"celery-pi.alive.{machine}/{self.units['celery-worker']['Id']}/")
+        return bool(self.ask("PUBSUB", "CHANNELS", f"{channel}*"))
+
+    def pids(self, unit: str) -> list[int]:
+        """Processes of that unit."""
+        group = self.units[unit]["ControlGroup"]
+        file = CGROUPS / group.lstrip("/") / "cgroup.procs"
+        return [int(pid) for pid in file.read_text().split()] if group and file.exists() else []
+
+    def config(self, name: str) -> str:
+        """A setting of the running Redis."""
+        return str(self.ask("CONFIG", "GET", name)[1])
+
+    def value(self, name: str) -> Any:
+        return self.settings[name]
+
+
+def journal(unit: str, since: str, pattern: str) -> list[str]:
+    """Lines of the unit that match, the newest first. What takes too long to read is left out:
+    the newest is what counts."""
+    command = ["journalctl", "-q", "-r", "-o", "cat", "-u", unit, "--since", since, "-g", pattern]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=JOURNAL_PATIENCE, check=False)
+    except subprocess.TimeoutExpired as error:
+        return lines(error.stdout or b"")
+    if done.stderr:  # its status does not tell an error from no match
+        raise Failed(lines(done.stderr)[-1])
+    return lines(done.stdout)
+
+
+def lines(text: bytes) -> list[str]:
+    return text.decode(errors="replace").splitlines()

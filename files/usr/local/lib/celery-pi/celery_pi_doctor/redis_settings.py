@@ -1,0 +1,129 @@
+"""Managed by celery-pi. Redis' settings: in its files, in the running server, and on its port."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import socket
+from functools import partial
+from pathlib import Path
+
+from celery_pi_doctor.act import all_of, replace
+from celery_pi_doctor.look import Look
+from celery_pi_doctor.registry import Found, problem
+
+AT_START = Path("/etc/redis/celery-pi.conf")
+LIVE = Path("/etc/redis/celery-pi-live.conf")
+FACTORS = {"k": 2**10, "m": 2**20, "g": 2**30}
+PATIENCE = 2  # seconds
+LOOPBACK = re.compile(r"^-A .*(-i lo\b|127\.)")
+Changes = dict[str, tuple[str, str]]
+
+
+def size_in_bytes(text: str) -> int:
+    """Bytes in a size as the settings have it: 256mb."""
+    return int(text[:-2]) * FACTORS[text[-2].lower()]
+
+
+def wanted(look: Look) -> dict[Path, dict[str, str]]:
+    """What a deploy writes into each file, as far as tasks depend on it."""
+    tls, by_socket = look.value("redis_tls"), look.value("redis_socket")
+    port = {"port": "0" if tls or by_socket else str(look.value("redis_port"))}
+    tls_port = {"tls-port": str(look.value("redis_tls_port"))} if tls else {}
+    live = {
+        "appendonly": "yes",
+        "appendfsync": "everysec",
+        "save": "900 1 300 10 60 10000",
+        "maxmemory": str(size_in_bytes(look.value("redis_maxmemory"))),
+        "maxmemory-policy": look.value("redis_maxmemory_policy"),
+        "timeout": "0",
+    }
+    start = {"bind": "127.0.0.1 -::1", "protected-mode": "yes", **port, **tls_port}
+    return {AT_START: start, LIVE: live}
+
+
+def told(changes: Changes) -> str:
+    """What is there, and what was deployed."""
+    return "; ".join(f"{name} is {now}, not {then}" for name, (now, then) in changes.items())
+
+
+@problem("Redis' settings", "Redis' files were changed", needs=("Permissions",))
+def in_files(look: Look) -> Found | None:
+    found = {path: in_file(path, values) for path, values in wanted(look).items()}
+    if not any(found.values()):
+        return None
+    return Found(
+        "; ".join(f"{path}: {told(changes)}" for path, changes in found.items() if changes),
+        "the next start of Redis goes by it: clients do not find it, or tasks are lost",
+        "write back what was deployed",
+        all_of(*(partial(write, path, changes) for path, changes in found.items() if changes)),
+    )
+
+
+def in_file(path: Path, values: dict[str, str]) -> Changes:
+    """What the file says otherwise; the last of several lines counts for Redis."""
+    lines = [line.split(maxsplit=1) for line in path.read_text().splitlines()]
+    there = {line[0]: line[1].strip() for line in lines if len(line) == 2}
+    different = {name: there.get(name, "missing") for name in values}
+    return {name: (now, values[name]) for name, now in different.items() if now != values[name]}
+
+
+def write(path: Path, changes: Changes) -> None:
+    text = path.read_text()
+    for name, (_, value) in changes.items():
+        line = re.compile(rf"^{name}\s.*\n", re.MULTILINE)
+        first, text = line.search(text), line.sub("", text)
+        place = first.start() if first else len(text)
+        text = f"{text[:place]}{name} {value}\n{text[place:]}"
+    replace(path, text, "root")
+
+
+@problem(
+    "Redis' settings", "Redis was told other settings", needs=("Redis", "Redis' files were changed")
+)
+def in_server(look: Look) -> Found | None:
+    values = {name: value for each in wanted(look).values() for name, value in each.items()}
+    running = {name: look.config(name) for name in values}
+    found = {
+        name: (running[name], values[name]) for name in values if running[name] != values[name]
+    }
+    if not found:
+        return None
+    return Found(
+        f"in the running server {told(found)}",
+        "clients do not find it, or it loses tasks when it ends or its memory is full",
+        "set what was deployed; it is not started again for it",
+        lambda: set_back(look.again(), found),
+    )
+
+
+def set_back(look: Look, changes: Changes) -> None:
+    for name, (_, value) in changes.items():
+        look.ask("CONFIG", "SET", name, value, user="admin")
+
+
+@problem("Redis' settings", "Redis' port cannot be reached", needs=("Redis", "Redis' settings"))
+def unreachable(look: Look) -> Found | None:
+    if look.value("redis_socket"):
+        return None
+    port = look.value("redis_tls_port" if look.value("redis_tls") else "redis_port")
+    try:
+        socket.create_connection(("127.0.0.1", port), PATIENCE).close()
+    except OSError as error:
+        reason = error.strerror or "no answer"
+        return Found(
+            f"127.0.0.1:{port} cannot be reached ({reason}), while Redis answers by its socket",
+            "the site cannot send tasks; the worker, which uses the socket, does not notice",
+            f"a firewall is in the way: {'; '.join(in_the_way(look)) or 'see iptables-save'}; "
+            "remove that rule, or ufw reload",
+            passing=2,
+        )
+    return None
+
+
+def in_the_way(look: Look) -> list[str]:
+    """Rules that speak of loopback and do not let through."""
+    if not shutil.which("iptables-save"):
+        return []
+    rules = look.filters[4].splitlines()
+    return [rule for rule in rules if LOOPBACK.search(rule) and "-j ACCEPT" not in rule]

@@ -1,0 +1,143 @@
+"""`celery-pi doctor` and the app's `.env`: what differs is told without a secret, and put right."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from celery_pi.operations.env_file import HEADING, with_variables
+from celery_pi.secrets import redis_url
+from celery_pi.settings import Settings
+from tests.fake import ME, as_root, mode
+from tests.patient import look_at
+
+pytestmark = pytest.mark.fast
+
+
+PASSWORDS = ["plain-password", "a/b+c=%41:@#?é'\" "]
+
+
+@pytest.mark.parametrize("password", PASSWORDS)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"redis_port": 7000, "redis_database": 3},
+        {"redis_socket": True, "redis_database": 2},
+        {"redis_tls": True, "redis_tls_port": 7001},
+    ],
+)
+def test_url_is_the_one_that_a_deploy_writes(
+    doctor: Any, settings: dict[str, Any], password: str
+) -> None:
+    assert doctor.env.url(look_at(doctor, **settings), password) == redis_url(
+        password, Settings(**settings)
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A=1\nB=old\n# note\nC=3",
+        "B=old\r\nC='3'\r\n",
+        "export B=old\nB=older\n\n  C = 3\n",
+        "A=\x0b\x1c1\nB='it''s'\nC=\n",
+        "B=1\nC=2\nD=x\\\n",
+    ],
+)
+def test_env_is_changed_as_a_deploy_changes_it(doctor: Any, text: str) -> None:
+    wanted = {"B": "redis://u:p@h/0", "C": ""}
+    assert doctor.env.with_variables(text, wanted) == with_variables(text.encode(), wanted).decode()
+
+
+def test_what_env_lacks_is_added_at_its_end(doctor: Any) -> None:
+    for text in ("", "A=1", "A=1\n", "A=1\\\n"):
+        ours = with_variables(text.encode(), {"B": "2"}).replace(HEADING + b"\n", b"")
+        assert doctor.env.with_variables(text, {"B": "2"}) == ours.decode()
+
+
+@pytest.fixture
+def site(doctor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A project whose `.env` is right, and a look at it."""
+    (tmp_path / "redis_celery_password").write_text("s3cret-new")
+    monkeypatch.setattr(doctor.resp, "SECRETS", str(tmp_path))
+    look = look_at(doctor, app_dir=str(tmp_path), app_user=ME)
+    right = doctor.env.url(look, "s3cret-new")
+    path = tmp_path / ".env"
+    lines = [f"{name}={doctor.env.quote(right)}\n" for name in doctor.env.URLS]
+    path.write_text("KEEP='é ✓'\n" + "".join(lines) + "CELERY_KEY_PREFIX=\n")
+    path.chmod(0o640)
+    return SimpleNamespace(look=look, path=path, text=path.read_text())
+
+
+def test_right_env_is_no_problem(doctor: Any, site: Any) -> None:
+    assert doctor.env.leads_elsewhere(site.look) is None
+    site.path.write_text(site.text.replace("=redis:", '="redis:').replace("/0\n", '/0"\n'))
+    assert doctor.env.leads_elsewhere(site.look) is None, "quotes are the owner's choice"
+
+
+def test_old_password_is_right_while_passwords_change(doctor: Any, site: Any) -> None:
+    (site.path.parent / "redis_celery_password.old").write_text("s3cret-old\n")
+    site.path.write_text(site.text.replace("s3cret-new", "s3cret-old"))
+    assert doctor.env.leads_elsewhere(site.look) is None
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        (
+            "s3cret-new",
+            "s3cret-other",
+            "another password in CELERY_BROKER_URL, CELERY_RESULT_BACKEND, CELERY__",
+        ),
+        (":6379/0", ":7000/0", "another port"),
+        (":6379/0", ":6379/5", "another database"),
+        ("127.0.0.1", "10.0.0.1", "another host"),
+        ("celery:s3cret-new@127.0.0.1:6379", ":s3cret-new@127.0.0.1", "another user and port"),
+        ("redis://", "amqp://", "another scheme"),
+        ("CELERY_BROKER_URL=", "#CELERY_BROKER_URL=", "no value in CELERY_BROKER_URL"),
+        ("CELERY_KEY_PREFIX=", "CELERY_KEY_PREFIX=birds:", "another value in CELERY_KEY_PREFIX"),
+        ("redis://celery", "redis://[", "no URL in CELERY_BROKER_URL, CELERY"),
+        ("redis://celery", "none ", "another scheme"),
+    ],
+)
+def test_wrong_env_is_told_without_a_secret_and_written_back(
+    doctor: Any, site: Any, before: str, after: str, told: str
+) -> None:
+    site.path.write_text(site.text.replace(before, after))
+    found = doctor.env.leads_elsewhere(site.look)
+    assert told in found.saw
+    assert "s3cret" not in "".join(found[:3])
+    if ME == "root":
+        found.fix()
+        assert doctor.env.leads_elsewhere(site.look) is None
+        assert "KEEP='é ✓'\n" in site.path.read_text()
+        assert mode(site.path) == 0o640
+        assert {file.name for file in site.path.parent.iterdir()} == {
+            *(".env", "redis_celery_password")
+        }
+
+
+@as_root
+def test_env_behind_a_link_is_written_where_it_is(doctor: Any, site: Any) -> None:
+    shared = site.path.parent / "shared"
+    shared.mkdir()
+    real = site.path.rename(shared / ".env")
+    os.chown(real, 1234, 1235)
+    site.path.symlink_to(real)
+    real.write_bytes(site.text.replace("s3cret-new", "x").encode() + b"LATIN=\xe9\n")
+    doctor.env.leads_elsewhere(site.look).fix()
+    assert site.path.is_symlink()
+    assert real.read_bytes() == site.text.encode() + b"LATIN=\xe9\n"
+    assert (real.stat().st_uid, real.stat().st_gid) == (1234, 1235)
+
+
+def test_env_that_is_missing_is_not_made_up(doctor: Any, site: Any) -> None:
+    site.path.unlink()
+    found = doctor.env.leads_elsewhere(site.look)
+    assert "is missing" in found.saw
+    assert found.fix is None

@@ -1,0 +1,498 @@
+"""`celery-pi doctor` and the machine: disks, clock, packages, owners, services, code."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.fake import ME, Programs, as_root, mode
+from tests.harness import wait_for
+from tests.patient import UP, look_at
+
+pytestmark = pytest.mark.fast
+
+
+# -- disk, clock, packages, processes
+
+
+@pytest.mark.parametrize(
+    ("free", "whole", "told"),
+    [
+        (8 * 2**30, 16 * 2**30, ""),
+        (300 * 2**20, 16 * 2**30, ""),
+        (100 * 2**20, 16 * 2**30, "100.0 MiB of 16.0 GiB free"),
+        (60 * 2**20, 128 * 2**20, ""),
+        (10 * 2**20, 128 * 2**20, "10.0 MiB of 128.0 MiB free"),
+    ],
+)
+def test_disk_is_judged(doctor: Any, free: int, whole: int, told: str) -> None:
+    shown = SimpleNamespace(f_bavail=free, f_blocks=whole, f_frsize=1, f_files=0, f_favail=0)
+    assert doctor.disk.left(shown) == told
+
+
+def test_disk_without_room_for_files_is_full(doctor: Any) -> None:
+    shown = SimpleNamespace(f_bavail=2**33, f_blocks=2**34, f_frsize=1, f_files=1000, f_favail=5)
+    assert doctor.disk.left(shown) == "5 of 1000 files free"
+
+
+def test_each_disk_is_looked_at_once(doctor: Any, tmp_path: Path) -> None:
+    (tmp_path / "media").mkdir()
+    found = list(doctor.disk.disks(look_at(doctor, app_dir=str(tmp_path))))
+    devices = [Path(path).stat().st_dev for path, _ in found]
+    assert len(devices) == len(set(devices))
+    assert found[0][0] == "/"
+
+
+@pytest.mark.parametrize(("ahead", "wrong"), [(-10, False), (3600, False), (90000, True)])
+def test_clock_behind_the_newest_file_is_wrong(
+    doctor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: int, wrong: bool
+) -> None:
+    witness = tmp_path / "clock"
+    witness.touch()
+    os.utime(witness, (time.time() + ahead,) * 2)
+    monkeypatch.setattr(doctor.clock, "WITNESSES", (tmp_path / "none", witness))
+    assert (doctor.clock.behind(None) is not None) is wrong
+
+
+OFF, LATE = "network time is switched off", "no network time has come since the start"
+
+
+@pytest.mark.parametrize(
+    ("load", "active", "synchronized", "uptime", "saw"),
+    [
+        ("loaded", "active", True, 9999, None),
+        ("loaded", "active", False, 60, None),
+        ("loaded", "active", False, 9999, LATE),
+        ("loaded", "inactive", False, 60, OFF),
+        ("not-found", "inactive", False, 9999, None),
+    ],
+)
+def test_clock_that_nobody_sets_is_told(
+    doctor: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    load: str,
+    active: str,
+    synchronized: bool,
+    uptime: int,
+    saw: str | None,
+) -> None:
+    said = f"echo LoadState={load}; echo ActiveState={active}"
+    programs = Programs(tmp_path, monkeypatch)
+    programs.add("systemctl", said)
+    (tmp_path / "uptime").write_text(f"{uptime}.12 99.0\n")
+    for name in ("UPTIME", "SYNCHRONIZED", "CONTAINER"):
+        monkeypatch.setattr(doctor.clock, name, tmp_path / name.lower())
+    if synchronized:
+        (tmp_path / "synchronized").touch()
+    found = doctor.clock.unset(None)
+    assert (found and found.saw) == saw
+    (tmp_path / "container").touch()
+    assert doctor.clock.unset(None) is None, "it has its host's clock"
+    if saw == OFF:
+        programs.calls()
+        found.fix()
+        (call,) = programs.calls()
+        assert call == "systemctl enable --quiet --now systemd-timesyncd.service"
+
+
+@pytest.fixture
+def dpkg(doctor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Says what dpkg-query lists; nobody holds dpkg's lock."""
+    programs = Programs(tmp_path, monkeypatch)
+    lock = tmp_path / "lock"
+    lock.touch()
+    monkeypatch.setattr(doctor.packages, "LOCKS", (lock,))
+    return SimpleNamespace(
+        list=lambda text: programs.add("dpkg-query", f"printf '{text}'"),
+        programs=programs,
+        lock=lock,
+    )
+
+
+def test_half_installed_package_is_brought_to_its_end(doctor: Any, dpkg: Any) -> None:
+    dpkg.list("install installed ok a\\ndeinstall config-files ok b\\n")
+    assert doctor.packages.half_installed(None) is None
+    dpkg.list("install half-configured ok a\\ninstall unpacked ok b\\n")
+    found = doctor.packages.half_installed(None)
+    assert found.saw == "not fully installed: a, b"
+    dpkg.programs.add("dpkg", "env | grep DEBIAN_FRONTEND=noninteractive")
+    dpkg.programs.calls()
+    found.fix()
+    assert dpkg.programs.calls() == ["dpkg --force-confold --configure -a"]
+
+
+HOLD = "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); "
+HOLD += "print('held', flush=True); time.sleep(60)"
+
+
+def test_package_that_is_being_installed_is_no_problem(doctor: Any, dpkg: Any) -> None:
+    dpkg.list("install half-configured ok a\\n")
+    argv = [sys.executable, "-c", HOLD, str(dpkg.lock)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as apt:
+        assert apt.stdout
+        assert apt.stdout.readline() == "held\n"
+        assert doctor.packages.half_installed(None) is None
+        apt.kill()
+    assert doctor.packages.half_installed(None)
+    with dpkg.lock.open("w") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # it keeps none itself
+
+
+def test_package_of_ours_that_is_held_is_told(doctor: Any, dpkg: Any) -> None:
+    dpkg.list("hold installed ok redis-server\\nhold installed ok vim\\n")
+    assert doctor.packages.held(None).saw == "held back: redis-server"
+    dpkg.list("hold installed ok vim\\n")
+    assert doctor.packages.held(None) is None
+
+
+def test_stopped_process_is_found_and_goes_on(doctor: Any) -> None:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        look = look_at(doctor)
+        look.units = {"celery-beat": UP}
+        look.pids = lambda _: [process.pid, 2**22 + 1]
+        assert doctor.processes.stopped(look) is None
+        process.send_signal(signal.SIGSTOP)
+        found = wait_for("it is stopped", lambda: doctor.processes.stopped(look))
+        assert f"celery-beat, process {process.pid}" in found.saw
+        found.fix()
+        wait_for("it goes on", lambda: doctor.processes.stopped(look) is None)
+        process.kill()
+
+
+# -- permissions
+
+
+@as_root
+def test_owner_and_mode_are_set_and_no_link_leads_astray(doctor: Any, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("x")
+    os.chown(file, 54321, 54321)
+    assert doctor.permissions.access(file) == f"{mode(file):o} 54321:54321"
+    doctor.act.give(str(file), 0o600, "root", "daemon")
+    assert doctor.permissions.access(file) == "600 root:daemon"
+    (tmp_path / "link").symlink_to(file)
+    (tmp_path / "elsewhere").symlink_to(tmp_path)
+    give = doctor.act.give
+    with pytest.raises(OSError, match="symbolic links"):
+        give(f"{tmp_path}/link", 0o644, "daemon", "daemon")
+    with pytest.raises(doctor.act.Failed, match="a link leads to"):
+        give(f"{tmp_path}/elsewhere/file", 0o644, "daemon", "daemon")
+    os.link(file, tmp_path / "other")
+    with pytest.raises(doctor.act.Failed, match="second name"):
+        give(f"{tmp_path}/other", 0o644, "daemon", "daemon")
+    assert doctor.permissions.access(file) == "600 root:daemon"
+
+
+@as_root
+def test_what_drifted_is_set_back(
+    doctor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, missing = tmp_path / ".env", tmp_path / "missing"
+    there.touch()
+    there.chmod(0o644)
+    wanted = [doctor.permissions.Wanted(path, 0o600, "root", "root") for path in (there, missing)]
+    monkeypatch.setattr(doctor.permissions, "wanted", lambda _: wanted)
+    found = doctor.permissions.drifted(look_at(doctor))
+    assert found.saw == f"{there} is 644 root:root, not 600 root:root"
+    found.fix()
+    assert mode(there) == 0o600
+    assert doctor.permissions.drifted(look_at(doctor)) is None
+    there.unlink()
+    there.symlink_to("/etc/passwd")
+    assert doctor.permissions.drifted(look_at(doctor)).fix is None
+
+
+@as_root
+def test_directories_and_logs_of_the_app_are_given_to_it(doctor: Any, tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    for parent in tmp_path.parents[:3]:
+        parent.chmod(parent.stat().st_mode | 0o111)
+    look = look_at(doctor, app_dir=str(tmp_path), app_user="daemon")
+    for name in ("media", "logs"):
+        (tmp_path / name).mkdir()
+        shutil.chown(tmp_path / name, "daemon", "daemon")
+    assert doctor.permissions.unwritable(look) is None
+    (tmp_path / "logs/django.log").touch(mode=0o640)
+    (tmp_path / "logs/old.log.1").touch(mode=0o640)
+    shutil.chown(tmp_path / "media", "root", "root")
+    found = doctor.permissions.unwritable(look)
+    assert found.saw == f"daemon cannot write {tmp_path}/media, {tmp_path}/logs/django.log"
+    found.fix()
+    assert doctor.permissions.unwritable(look) is None
+    assert doctor.permissions.access(tmp_path / "logs/django.log") == "640 daemon:daemon"
+    assert doctor.permissions.access(tmp_path / "logs/old.log.1") == "640 root:root"
+
+
+@as_root
+def test_directory_outside_the_app_is_its_owners(doctor: Any, tmp_path: Path) -> None:
+    (tmp_path / "app").mkdir()
+    (tmp_path / "photos").mkdir(mode=0o700)
+    look = look_at(
+        doctor,
+        app_dir=f"{tmp_path}/app",
+        app_user="daemon",
+        app_writable=(f"{tmp_path}/photos", "media"),
+    )
+    assert doctor.permissions.unwritable(look).fix is None
+
+
+# -- services
+
+
+@pytest.mark.parametrize(
+    ("shown", "saw", "passing"),
+    [
+        ({}, None, 0),
+        ({"ActiveState": "failed", "SubState": "failed"}, "nginx is failed (failed)", 0.5),
+        ({"ActiveState": "activating", "SubState": "start"}, "nginx is activating (start)", 45),
+        ({"ActiveState": "deactivating"}, "nginx is deactivating (running)", 45),
+        ({"ActiveState": "inactive", "LoadState": "masked"}, "nginx is masked", 0),
+    ],
+)
+def test_service_that_is_down_is_told(
+    doctor: Any, shown: dict[str, str], saw: str | None, passing: float
+) -> None:
+    look = look_at(doctor)
+    look.units = {"nginx": {**UP, **shown}}
+    look.down_for = lambda _: 1.5
+    found = doctor.services.down("nginx", "why")(look)
+    assert (found and (found.saw, found.passing)) == (saw and (saw, passing))
+    assert doctor.services.down("fail2ban", "why")(look) is None, "it was not deployed"
+
+
+@pytest.mark.parametrize(
+    ("state", "calls"),
+    [
+        ("inactive", ["systemctl start nginx"]),
+        ("failed", ["systemctl reset-failed nginx", "systemctl start nginx"]),
+    ],
+)
+def test_service_that_failed_too_often_is_started_all_the_same(
+    doctor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str, calls: list[str]
+) -> None:
+    """systemd knows nothing to reset of a unit that it has put out of its mind."""
+    programs = Programs(tmp_path, monkeypatch)
+    programs.add("systemctl")
+    doctor.act.start("nginx", state)
+    assert programs.calls() == calls
+
+
+@pytest.mark.parametrize(
+    ("script", "lines"),
+    [
+        ("echo newer; echo older", ["newer", "older"]),
+        ("exit 1", []),
+        ("echo newest; exec sleep 60", ["newest"]),
+    ],
+    ids=["found", "none", "slow"],
+)
+def test_journal_is_read_within_its_time(
+    doctor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, lines: list[str]
+) -> None:
+    Programs(tmp_path, monkeypatch).add("journalctl", script)
+    monkeypatch.setattr(doctor.look, "JOURNAL_PATIENCE", 1)
+    assert doctor.look.journal("celery-worker", "-1h", "x") == lines
+
+
+def test_journal_that_cannot_be_read_is_told(
+    doctor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Programs(tmp_path, monkeypatch).add("journalctl", "echo 'no PCRE2' >&2; exit 1")
+    with pytest.raises(doctor.act.Failed, match="no PCRE2"):
+        doctor.look.journal("celery-worker", "-1h", "x")
+
+
+@as_root
+def test_program_runs_as_a_user_who_may_not_be_where_root_is(
+    doctor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path.chmod(0o700)
+    monkeypatch.chdir(tmp_path)
+    found = doctor.act.do("find", "/", "-maxdepth", "0", **doctor.act.as_user("daemon"))
+    assert found == "/\n"
+    assert doctor.act.do("id", "-Gn", **doctor.act.as_user("daemon")) == "daemon\n"
+
+
+def test_service_that_is_not_enabled_is_enabled(
+    doctor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs = Programs(tmp_path, monkeypatch)
+    programs.add("systemctl")
+    look = look_at(doctor)
+    look.units = {"a": {"UnitFileState": "enabled"}, "b": {"UnitFileState": "disabled"}}
+    doctor.services.disabled(look).fix()
+    assert programs.calls() == ["systemctl enable --quiet b"]
+
+
+@pytest.mark.parametrize(
+    ("restarts", "age", "told"), [(0, 10, False), (2, 10, True), (2, 7200, False)]
+)
+def test_restarts_of_the_last_hour_are_told(
+    doctor: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    restarts: int,
+    age: int,
+    told: bool,
+) -> None:
+    Programs(tmp_path, monkeypatch).add("journalctl", "echo 'Watchdog timeout (limit 30s)!'")
+    look = look_at(doctor)
+    look.units = {"celery-worker": {**UP, "NRestarts": str(restarts)}}
+    look.since = lambda _: time.time() - age
+    found = doctor.restarts.restarts(look)
+    assert (found is not None) is told
+    assert not told or "celery-worker (2 times)" in found.saw
+    assert not told or "Watchdog timeout" in found.saw
+
+
+# -- code, leftovers, certificates
+
+
+@pytest.fixture
+def project(doctor: Any, tmp_path: Path) -> Any:
+    """An app, which its services have loaded."""
+    (tmp_path / "app/venv").mkdir(parents=True)
+    (tmp_path / "media").mkdir()
+    (tmp_path / "app/tasks.py").touch()
+    look = look_at(doctor, app_dir=str(tmp_path))
+    look.units = {"celery-worker": {**UP, "MainPID": str(os.getpid())}, "celery-beat": UP}
+    started = time.time() + 1
+    look.since = lambda _: started
+    return SimpleNamespace(look=look, path=tmp_path)
+
+
+def test_newer_code_is_old_to_the_services(
+    doctor: Any, project: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Programs(project.path, monkeypatch).add("systemctl")
+    assert doctor.app.old(project.look) is None
+    project.look.since = lambda _: time.time() - 70
+    found = doctor.app.old(project.look)
+    assert "celery-worker and celery-beat started 1 min" in found.saw
+    assert "app/tasks.py came" in found.saw
+    project.look.units["celery-worker"]["ActiveState"] = "failed"
+    assert doctor.app.old(project.look).saw.startswith("celery-beat started")
+
+
+def test_only_code_of_the_app_counts(doctor: Any, project: Any) -> None:
+    for name in ("app/venv/x.py", "media/upload.py", ".git/x.py", "app/page.html"):
+        path = project.path / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    assert [path.name for path in doctor.app.code(project.look)] == ["tasks.py"]
+
+
+def test_code_that_keeps_its_age_is_new_here(doctor: Any, project: Any) -> None:
+    """As rsync and tar leave it."""
+    copied = project.path / "app/models.py"
+    copied.touch()
+    os.utime(copied, (1, 1))
+    assert time.time() - doctor.app.changed(project.look)[0] < 60
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("exit 0", []),
+        ("echo 'celery-pi: no queue ocr' >&2; exit 1", ["no queue ocr"]),
+        ("exit 1", ["celery-pi check ended without a word"]),
+    ],
+)
+def test_check_says_why_the_worker_would_not_run(
+    doctor: Any, project: Any, monkeypatch: pytest.MonkeyPatch, script: str, said: list[str]
+) -> None:
+    programs = Programs(project.path, monkeypatch)
+    programs.add("celery-pi", script)
+    monkeypatch.setattr(doctor.app, "COMMAND", "celery-pi")
+    assert doctor.app.unfit(project.look) is None
+    assert programs.calls() == [], "there is no reason to load the app"
+    project.look.units["celery-worker"]["ActiveState"] = "failed"
+    found = doctor.app.unfit(project.look)
+    assert (found.saw if found else "") == "; ".join(said)
+    programs.add("systemctl")
+    project.look.units["celery-worker"]["ActiveState"] = "active"
+    project.look.since = lambda _: 0
+    if said:
+        with pytest.raises(doctor.act.Failed, match=said[0]):
+            doctor.app.old(project.look).fix()
+    else:
+        programs.calls()
+        doctor.app.old(project.look).fix()
+        assert programs.calls() == [
+            "celery-pi check",
+            "systemctl --no-block restart celery-worker",
+            "systemctl --no-block restart celery-beat",
+        ]
+
+
+def test_directory_that_was_made_anew_is_found(doctor: Any, project: Any) -> None:
+    if ME == "root":
+        assert doctor.app.replaced(project.look) is None
+    assert doctor.app.is_other(Path("/nonexistent"), str(project.path))
+
+
+def test_stale_pid_file_is_removed_and_no_other(
+    doctor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor.leftovers, "PLACES", ())
+    texts = {
+        **{"celerybeat.pid": "4194999", "celery-alive.pid": str(os.getpid())},
+        **{"gunicorn.pid": "4194999", "celery-empty.pid": ""},
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+        os.utime(tmp_path / name, (1, 1))
+    (tmp_path / "celery-fresh.pid").write_text("4194999")
+    look = look_at(doctor, app_dir=str(tmp_path))
+    found = doctor.leftovers.stale(look)
+    assert found.saw.startswith(f"{tmp_path}/celerybeat.pid names")
+    found.fix()
+    assert doctor.leftovers.stale(look) is None
+    assert {path.name for path in tmp_path.iterdir()} == {*texts, "celery-fresh.pid"} - {
+        "celerybeat.pid"
+    }
+
+
+def test_damaged_schedule_is_told(
+    doctor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor.leftovers, "DAMAGED", tmp_path / "schedule.damaged")
+    assert doctor.leftovers.damaged(None) is None
+    (tmp_path / "schedule.damaged").touch()
+    assert doctor.leftovers.damaged(None)
+
+
+@pytest.mark.parametrize(("days", "soon"), [(90, False), (13, True)])
+def test_certificate_that_ends_soon_is_told(
+    doctor: Any, tmp_path: Path, days: int, soon: bool
+) -> None:
+    path = tmp_path / "pair.pem"
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=x"]
+    made = ["openssl", "req", "-x509", *key, "-days", str(days), "-keyout", "/dev/null"]
+    subprocess.run([*made, "-out", path], check=True, capture_output=True)
+    assert doctor.certificates.ends_soon(str(path)) is soon
+    path.write_text("no certificate")
+    assert doctor.certificates.ends_soon(str(path))
+
+
+def test_certificates_that_are_served_are_looked_at(doctor: Any) -> None:
+    served = doctor.certificates.served
+    assert served(look_at(doctor)) == [doctor.certificates.SITE]
+    assert served(look_at(doctor, flower=False)) == []
+    assert served(look_at(doctor, nginx_server=False, redis_tls=True)) == list(
+        doctor.certificates.REDIS
+    )
+    own: Any = {"nginx_certificate": "/etc/own.pem", "nginx_certificate_key": "/etc/own.key"}
+    assert served(look_at(doctor, **own)) == ["/etc/own.pem"]
+    assert doctor.certificates.renewal("/etc/own.pem") is None
