@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from pyinfra.api import QuoteString, StringCommand
@@ -70,14 +70,15 @@ def as_user(user: str, *bits: str | QuoteString) -> StringCommand:
     return StringCommand("runuser -u", QuoteString(user), "--", *bits)
 
 
-def declare(host: Host, paths: Iterable[str]) -> None:
-    """Note, while planning, that the files are this run's, whether it writes them or not."""
-    host.connector_data.setdefault(DECLARED, set()).update(paths)
+def declare(host: Host, files: Mapping[str, list[str] | None]) -> None:
+    """Note, while planning, how this run has each file, whether it writes it or not: its mode,
+    user, group and SHA-256, which is empty for a secret; nothing for one that it removes."""
+    host.connector_data.setdefault(DECLARED, {}).update(files)
 
 
-def declared(host: Host) -> list[str]:
-    """Paths of all files that are this run's."""
-    return sorted(host.connector_data.get(DECLARED, ()))
+def declared(host: Host) -> dict[str, list[str] | None]:
+    """All that was declared, by path."""
+    return dict(sorted(host.connector_data.get(DECLARED, {}).items()))
 
 
 def announce_write(host: Host, path: str) -> None:

@@ -3,7 +3,6 @@
 from pathlib import PurePath
 
 from pyinfra import host
-from pyinfra.operations import files
 
 from celery_pi.component import component
 from celery_pi.deployers import PATH as DEPLOYERS
@@ -70,7 +69,7 @@ def _ban(settings: Settings) -> None:
         ready=_watch_over("sshd", *(PurePath(file.path).stem for file in filters)),
     )
     if not settings.flower:
-        files.file(name="Remove Flower's", path=FLOWER.path, present=False)
+        absent_units(name="Remove Flower's", units=[], files=[FLOWER.path])
 
 
 def _watch_over(*jails: str) -> str:

@@ -27,6 +27,7 @@ DOCTOR = [
         *("disk", "clock", "packages", "processes", "permissions"),
         *("redis_server", "redis_settings", "redis_memory", "env", "app"),
         *("services", "worker", "tasks", "leftovers", "certificates", "restarts"),
+        "drift",
     )
 ]
 

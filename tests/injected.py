@@ -11,6 +11,8 @@ CLI = "/usr/local/lib/celery-pi/redis-cli admin"
 CONF, LIVE = "/etc/redis/celery-pi.conf", "/etc/redis/celery-pi-live.conf"
 SETTINGS = "/etc/celery-pi/settings.json"
 SITE = "/etc/celery-pi/site.pem"
+JOURNALD = "/etc/systemd/journald.conf.d/celery-pi.conf"
+SYSCTL = "/etc/sysctl.d/60-celery-pi.conf"
 BEAT = "/etc/systemd/system/celery-beat.service.d/zz-doctor.conf"
 TASK = '{"body":"","headers":{"task":"a"}}'
 # A deploy takes a file for changed that was written since a service was started.
@@ -238,6 +240,12 @@ EXPLAINED = [
         "Beat's schedule was damaged",
         "touch /var/lib/celery-beat/schedule.damaged",
         "rm /var/lib/celery-beat/schedule.damaged",
+    ),
+    explained(
+        "Files differ from what was deployed",
+        keeping(JOURNALD, f"echo '# by hand' >>{JOURNALD}; chmod 600 {SYSCTL}"),
+        f"sed -i '$d' {JOURNALD}; chmod 644 {SYSCTL}; " + at_its_time(JOURNALD),
+        saw=f"{SYSCTL} is 600 root:root, not 644 root:root, {JOURNALD} was changed",
     ),
     explained(
         "A service is started again and again",

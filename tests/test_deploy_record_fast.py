@@ -229,7 +229,7 @@ def test_every_file_that_was_declared_is_named_whether_it_changed_or_not(directo
     (directory / "a").unlink()
     assert run(task).changed == [False, True]
     for record in records().values():
-        assert record["files"] == [str(directory / "a"), str(directory / "b")]
+        assert list(record["files"]) == [str(directory / "a"), str(directory / "b")]
 
 
 @pytest.fixture

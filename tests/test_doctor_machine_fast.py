@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
+import json
 import os
 import shutil
 import signal
@@ -496,3 +498,70 @@ def test_certificates_that_are_served_are_looked_at(doctor: Any) -> None:
     own: Any = {"nginx_certificate": "/etc/own.pem", "nginx_certificate_key": "/etc/own.key"}
     assert served(look_at(doctor, **own)) == ["/etc/own.pem"]
     assert doctor.certificates.renewal("/etc/own.pem") is None
+
+
+# -- drift
+
+
+@pytest.fixture
+def declared(doctor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Deploys that have declared files: `deploy("deploy.py", a=True, b=None)`."""
+    monkeypatch.setattr(doctor.drift, "RECORDS", tmp_path / "deploys")
+    (tmp_path / "deploys").mkdir()
+
+    def deploy(what: str, **files: bool | None) -> None:
+        number = len(list((tmp_path / "deploys").iterdir())) + 1
+        text = {"what": [what], "files": {str(tmp_path / n): state(n, h) for n, h in files.items()}}
+        (tmp_path / f"deploys/{number:06}.json").write_text(json.dumps(text))
+
+    def state(name: str, has: bool | None) -> list[str] | None:
+        path = tmp_path / name
+        if has is None:
+            path.unlink(missing_ok=True)
+            return None
+        path.write_text(name)
+        digest = hashlib.sha256(name.encode()).hexdigest() if has else ""
+        return [*doctor.permissions.access(path).replace(":", " ").split(), digest]
+
+    return SimpleNamespace(deploy=deploy, look=lambda: doctor.drift.drift(look_at(doctor)))
+
+
+def test_file_that_is_as_it_was_deployed_is_no_drift(declared: Any, tmp_path: Path) -> None:
+    assert declared.look() is None
+    declared.deploy("deploy.py", a=True, b=True, secret=False)
+    declared.deploy("Bans", b=None)
+    (tmp_path / "secret").write_text("another one")
+    assert declared.look() is None
+
+
+@pytest.mark.parametrize(
+    ("change", "how"),
+    [
+        (lambda path: path.write_text("by hand"), "was changed"),
+        (lambda path: path.chmod(0o601), "is 601 "),
+        (lambda path: path.unlink(), "is missing"),
+        (lambda path: path.rename(path.with_name("x")) and path.symlink_to("x"), "is no file"),
+    ],
+)
+def test_file_that_is_another_is_told(declared: Any, tmp_path: Path, change: Any, how: str) -> None:
+    declared.deploy("deploy.py", a=True, b=True)
+    declared.deploy("Bans", b=True)
+    change(tmp_path / "b")
+    found = declared.look()
+    assert found.saw.startswith(f"{tmp_path / 'b'} {how}")
+    assert found.fix is None
+
+
+def test_file_of_an_earlier_deploy_is_no_longer_looked_for(declared: Any, tmp_path: Path) -> None:
+    declared.deploy("deploy.py", a=True, b=True)
+    (tmp_path / "b").unlink()
+    assert declared.look()
+    declared.deploy("deploy.py", a=True)
+    assert declared.look() is None
+
+
+def test_few_of_many_are_named(declared: Any, tmp_path: Path) -> None:
+    declared.deploy("deploy.py", **dict.fromkeys("abcdef", True))
+    for name in "abcdef":
+        (tmp_path / name).write_text("by hand")
+    assert declared.look().saw.endswith("c was changed and 3 others")

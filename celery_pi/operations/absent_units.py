@@ -6,9 +6,12 @@ from collections.abc import Generator, Sequence
 
 from pyinfra import host
 from pyinfra.api import FactBase, StringCommand, operation
+from pyinfra.api.operation import OperationMeta
 
 from celery_pi.operations.service import RECORDS
-from celery_pi.remote import assign
+from celery_pi.remote import assign, declare
+
+UNITS = "/etc/systemd/system"
 
 SHOW = r"""
 for unit in $units; do
@@ -45,15 +48,22 @@ class Left(FactBase[list[str]]):
         return output
 
 
-@operation()
 def absent_units(
-    units: Sequence[str], files: Sequence[str], check: str = "true"
-) -> Generator[StringCommand]:
+    name: str, units: Sequence[str], files: Sequence[str], check: str = "true"
+) -> OperationMeta:
     """The units, if any, are stopped, disabled and unknown; the files are gone as well.
 
     Names are without blanks, and the units lie in /etc/systemd/system. Nothing is removed while
     the shell command `check` fails.
     """
+    declare(host, dict.fromkeys([*files, *(f"{UNITS}/{unit}" for unit in units)]))
+    return _absent_units(name=name, units=units, files=files, check=check)
+
+
+@operation()
+def _absent_units(
+    units: Sequence[str], files: Sequence[str], check: str
+) -> Generator[StringCommand]:
     left = host.get_fact(Left, units=list(units), files=list(files))
     if not left:
         host.noop(f"there is no {' and no '.join([*units, *files])}")
@@ -62,6 +72,6 @@ def absent_units(
 
 
 def _variables(units: Sequence[str], files: Sequence[str]) -> StringCommand:
-    made = [path for unit in units for path in (f"/etc/systemd/system/{unit}", f"{RECORDS}/{unit}")]
+    made = [path for unit in units for path in (f"{UNITS}/{unit}", f"{RECORDS}/{unit}")]
     stamps = [f"/var/lib/systemd/timers/stamp-{unit}" for unit in units]
     return assign(units=" ".join(units), paths=" ".join([*files, *made, *stamps]))

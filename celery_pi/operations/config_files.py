@@ -38,6 +38,11 @@ class ConfigFile:
         digest = hashlib.sha256(self.content.encode()).hexdigest()
         return FileState(self.mode.lstrip("0"), self.user, self.group, digest)
 
+    @property
+    def told_digest(self) -> str:
+        """What may be told of the content: nothing of a secret, which could be guessed by it."""
+        return "" if self.secret else self.state.sha256
+
 
 class FileState(NamedTuple):
     """Mode (octal, no leading zero), owner, group and SHA-256 of a regular file."""
@@ -80,7 +85,7 @@ def config_files(name: str, files: Sequence[ConfigFile]) -> OperationMeta:
 
     Fails, with the live file untouched, when a file's check refuses the candidate.
     """
-    declare(host, [file.path for file in files])
+    declare(host, {file.path: [*file.state[:3], file.told_digest] for file in files})
     return _config_files(name=name, files=files)
 
 

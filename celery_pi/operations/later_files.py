@@ -10,7 +10,7 @@ from pyinfra import host
 from pyinfra.api import OperationError, StringCommand, operation
 
 from celery_pi.deploy_record import DeployRecords
-from celery_pi.operations.absent_units import Left, absent_units
+from celery_pi.operations.absent_units import Left, _absent_units
 from celery_pi.operations.service import RECORDS
 from celery_pi.remote import assign
 
@@ -47,10 +47,16 @@ def later_files_absent(to: str) -> Generator[StringCommand]:
     yield StringCommand(assign(notes=RECORDS, gone="\n".join(paths)), FORGET)
     theirs = " ".join(path for path in files if path.startswith(NGINX))
     check = f"[ ! -e {CHECK} ] || {CHECK} --without {theirs}" if theirs else "true"
-    yield from absent_units._inner(units=units, files=files, check=check)
+    yield from _absent_units._inner(units=units, files=files, check=check)
 
 
 def later_files(records: Mapping[str, Mapping[str, Any]], to: str) -> list[str]:
     """Paths that were declared after that deploy and not by it."""
-    later = {path for number, record in records.items() if number > to for path in record["files"]}
-    return sorted(later - set(records[to]["files"]))
+    later = {
+        path for number, record in records.items() if number > to for path in _had(record["files"])
+    }
+    return sorted(later - _had(records[to]["files"]))
+
+
+def _had(files: Mapping[str, list[str] | None]) -> set[str]:
+    return {path for path, state in files.items() if state}

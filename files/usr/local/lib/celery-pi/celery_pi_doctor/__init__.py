@@ -8,4 +8,5 @@ MODULES = (
     *("disk", "clock", "packages", "processes", "permissions"),
     *("redis_server", "redis_settings", "redis_memory", "env", "app"),
     *("services", "worker", "tasks", "leftovers", "certificates", "restarts"),
+    "drift",
 )
