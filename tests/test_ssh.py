@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.harness import Outcome, run
 from tests.virtual_pi import VirtualPi
+
+# Emulated, each session costs seconds of sshd, PAM and sudo: three deploys took ten minutes.
+pytestmark = pytest.mark.native
 
 
 def make(target: str, pi: VirtualPi, home: Path) -> Outcome:
