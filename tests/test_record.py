@@ -185,5 +185,6 @@ def test_rollback_brings_back_every_byte_and_services_run_with_it(
 
 
 def worker(pi: VirtualPi) -> list[str]:
-    """What the running worker was started with."""
-    return pi.run("systemctl", "show", "-P", "Nice,TasksMax", "celery-worker").stdout.split()
+    """What the running worker was started with: `Nice` and `TasksMax`."""
+    shown = pi.run("systemctl", "show", "-P", "Nice,TasksMax", "celery-worker").stdout
+    return sorted(shown.split())
