@@ -65,6 +65,10 @@ class Lab:
         self.set(**settings)
         self._install()
 
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"PATH": f"{self.root}/bin:{os.environ['PATH']}"}
+
     def set(self, **settings: Any) -> None:
         wanted = {"app_dir": str(self.root / "app"), "app_user": USER, **settings}
         (self.root / "settings.json").write_text(Settings(**wanted).model_dump_json())
@@ -81,6 +85,9 @@ class Lab:
             path = self.root / "bin" / name
             path.write_text(script.replace("{0}", str(self.root)).replace("{1}", USER))
             path.chmod(0o755)
+        server = shutil.which("redis-check-rdb")  # Debian's redis-tools has it by this name only
+        assert server
+        (self.root / "bin/redis-server").symlink_to(server)
         for path in (self.root / "lib", *(self.root / "lib").iterdir(), self.root / "bin"):
             path.chmod(0o755)
 
@@ -102,7 +109,7 @@ class Lab:
         self.systemctl("stop", "redis-server.service")
 
     def systemctl(self, *words: str) -> None:
-        subprocess.run([self.root / "bin/systemctl", *words], check=True)
+        subprocess.run([self.root / "bin/systemctl", *words], check=True, env=self.environment)
         (self.root / "calls").unlink()
 
     def trouble(self, command: str, script: str) -> None:
@@ -131,7 +138,7 @@ class Lab:
         """Exit status, and what it says; `within` is a command that runs it."""
         done = subprocess.run(
             [*within, "/usr/bin/python3", "-B", self.root / "lib" / program, *words],
-            env={"PATH": f"{self.root}/bin:{os.environ['PATH']}"},
+            env=self.environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
