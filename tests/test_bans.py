@@ -283,6 +283,20 @@ def test_no_client_can_have_another_banned(pi: VirtualPi, outside: Outside) -> N
     assert VICTIM in matched(pi, ERRORS, "nginx-http-auth"), "fail2ban's own filter believes it"
 
 
+@pytest.mark.usefixtures("strict")
+def test_only_root_speaks_for_sshd(pi: VirtualPi) -> None:
+    said = ("logger", "-t", "sshd", f"Invalid user x from {VICTIM} port 7")
+    before = status(pi, "sshd", "Total failed")
+    for _ in range(TRIES):
+        pi.run(*said, user="pi")
+    time.sleep(3)
+    assert status(pi, "sshd", "Total failed") == before
+    for _ in range(TRIES):
+        pi.run(*said)
+    wait_for("root is believed", lambda: VICTIM in status(pi, "sshd", "Banned IP list"))
+    wait_for("it is over", lambda: VICTIM not in status(pi, "sshd", "Banned IP list"), 60)
+
+
 def over_restarts(pi: VirtualPi) -> None:
     """Fail just before and just after restarts; each try is told once."""
     before, tries = told(pi, "the socket"), 0
