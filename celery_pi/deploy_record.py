@@ -60,7 +60,7 @@ done
 @dataclass
 class Record:
     """One deploy. Times are UTC; `settings` are those that differ from their defaults, `given` all
-    that the owner gave; `files` are those that it declared, as `remote.declare` has them."""
+    that the owner gave; `files` are the paths of ours that it declared."""
 
     who: str
     started: str
@@ -72,7 +72,7 @@ class Record:
     result: str = RUNNING
     ended: str = ""
     changed: list[str] = field(default_factory=list)
-    files: dict[str, list[str] | None] = field(default_factory=dict)
+    files: list[str] = field(default_factory=list)
 
     @property
     def text(self) -> str:

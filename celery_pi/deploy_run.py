@@ -17,7 +17,7 @@ from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.exceptions import PyinfraError
 from pyinfra.context import ctx_host, ctx_state
 
-from celery_pi import deploy_lock, deploy_record
+from celery_pi import declared_files, deploy_lock, deploy_record
 from celery_pi.preflight import GIVEN, NEWEST_DEPLOY
 from celery_pi.remote import declared
 from celery_pi.settings import Settings
@@ -70,11 +70,18 @@ class DeployRun:
         try:
             if self.number:
                 self.record.result, self.record.ended = result, deploy_record.now()
-                self.record.files = declared(self.host)
+                self.record.files = self._files()
                 self._say(deploy_record.closed(self.number), self.record.text)
+            if result == deploy_record.COMPLETED:
+                whole = deploy_record.WHOLE in self.what
+                self._say(declared_files.noted(whole), declared_files.lines(declared(self.host)))
             self._say(deploy_lock.give_back(self.token))
         except (OSError, SSHException, PyinfraError) as error:
             logger.warning(f"{self.host.name}: the end of this deploy is not recorded: {error}")
+
+    def _files(self) -> list[str]:
+        """Paths that this run declares to be there."""
+        return sorted(path for path, state in declared(self.host).items() if state)
 
     def _take(self, record: deploy_record.Record) -> None:
         holder = deploy_lock.Holder(record.who, record.started, ", ".join(self.what))
@@ -125,7 +132,7 @@ class DeployRun:
             self.record.come_from(kept_source())
         except NoSource as error:
             logger.warning(f"nobody will be able to roll back to this deploy: {error}")
-        self.record.files = declared(self.host)
+        self.record.files = self._files()
         self.number = self._say(deploy_record.opened(), self.record.text)
 
     def _say(self, command: StringCommand, sent: str = "") -> str:

@@ -72,13 +72,13 @@ def as_user(user: str, *bits: str | QuoteString) -> StringCommand:
 
 def declare(host: Host, files: Mapping[str, list[str] | None]) -> None:
     """Note, while planning, how this run has each file, whether it writes it or not: its mode,
-    user, group and SHA-256, which is empty for a secret; nothing for one that it removes."""
+    user, group and SHA-256, which is a dash for a secret; nothing for one that it removes."""
     host.connector_data.setdefault(DECLARED, {}).update(files)
 
 
 def declared(host: Host) -> dict[str, list[str] | None]:
     """All that was declared, by path."""
-    return dict(sorted(host.connector_data.get(DECLARED, {}).items()))
+    return cast("dict[str, list[str] | None]", host.connector_data.get(DECLARED, {}))
 
 
 def announce_write(host: Host, path: str) -> None:

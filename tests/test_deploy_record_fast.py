@@ -15,9 +15,9 @@ from typing import Any, cast
 
 import pytest
 from pyinfra import host, state
-from pyinfra.api import Host, OperationError, StringCommand, operation
+from pyinfra.api import Host, OperationError, QuoteString, StringCommand, operation
 
-from celery_pi import deploy_lock, deploy_record, deploy_run, source_tree
+from celery_pi import declared_files, deploy_lock, deploy_record, deploy_run, source_tree
 from celery_pi.deploy_record import DeployRecords
 from celery_pi.deploy_run import recorded
 from celery_pi.operations.config_files import ConfigFile, config_files
@@ -32,7 +32,9 @@ pytestmark = pytest.mark.fast
 @pytest.fixture(autouse=True)
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the lock and the records are, on a machine that nobody deploys to."""
-    monkeypatch.setattr(deploy_lock, "DIRECTORY", str(tmp_path / "run"))
+    for user in (deploy_lock, declared_files):
+        monkeypatch.setattr(user, "DIRECTORY", str(tmp_path / "run"))
+    monkeypatch.setattr(declared_files, "FILE", str(tmp_path / "declared"))
     for module in (deploy_lock, deploy_record):
         monkeypatch.setattr(module, "RECORDS", str(tmp_path / "records"))
     monkeypatch.setattr(deploy_run, "kept_source", lambda: Source("c0ffee-dirty", "7ree"))
@@ -228,8 +230,51 @@ def test_every_file_that_was_declared_is_named_whether_it_changed_or_not(directo
     run(task)
     (directory / "a").unlink()
     assert run(task).changed == [False, True]
+    lines = (directory / "declared").read_text().splitlines()
+    assert [line.split("\t")[0] for line in lines] == [str(directory / "a"), str(directory / "b")]
     for record in records().values():
-        assert list(record["files"]) == [str(directory / "a"), str(directory / "b")]
+        assert record["files"] == [str(directory / "a"), str(directory / "b")]
+
+
+A, B = ["644", "root", "root", "1"], ["600", "root", "root", "-"]
+
+
+def test_what_was_declared_is_kept_until_a_deploy_says_otherwise(directory: Path) -> None:
+    def note(files: dict[str, list[str] | None], whole: bool = False) -> list[str]:
+        sent = QuoteString(declared_files.lines(files))
+        sh(StringCommand("printf %s", sent, "| (", declared_files.noted(whole), ")"))
+        return (directory / "declared").read_text().splitlines()
+
+    a, b = "\t".join(["/a", *A]), "\t".join(["/b", *B])
+    assert note({"/b": B, "/a": A}, whole=True) == [a, b]
+    assert mode(directory / "declared") == 0o600
+    written = (directory / "declared").stat().st_ino
+    assert note({"/a": A}) == note({"/no": None}) == [a, b]
+    assert (directory / "declared").stat().st_ino == written, "nothing new, and nothing written"
+    assert note({"/a": B}) == ["\t".join(["/a", *B]), b]
+    assert note({"/b": None}) == ["\t".join(["/a", *B])]
+    assert note({"/b": B}, whole=True) == [b]
+    assert list((directory / "run").iterdir()) == []
+
+
+def test_run_that_changes_nothing_keeps_what_it_declared_and_a_failed_one_nothing(
+    directory: Path,
+) -> None:
+    def task() -> None:
+        host.connector_data[GIVEN], host.connector_data[NEWEST_DEPLOY] = Settings(), newest()
+        recorded().includes("deploy.py", "Thing")
+        file = ConfigFile(
+            str(directory / "a"), "x", user=ME, group=grp.getgrgid(os.getgid()).gr_name
+        )
+        config_files(name="Configure", files=[file])
+        does(commands=end, name="End")
+
+    end: tuple[str, ...] = ("false",)
+    assert run(task).error
+    assert not (directory / "declared").exists()
+    end = ()
+    assert run(task).changed == [False, False]
+    assert (directory / "declared").read_text().startswith(f"{directory / 'a'}\t644\t")
 
 
 @pytest.fixture

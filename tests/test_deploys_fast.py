@@ -90,7 +90,7 @@ def test_line_tells_who_when_what_from_which_commit_and_the_result(
 def test_programs_get_all_of_it(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["--json"]) == 0
     assert json.loads(capsys.readouterr().out) == []
-    keep(command, 7, result="completed", files={"/etc/x": None})
+    keep(command, 7, result="completed", files=["/etc/x"])
     command.main(["--json"])
     (told,) = json.loads(capsys.readouterr().out)
-    assert (told["number"], told["files"]) == (7, {"/etc/x": None})
+    assert (told["number"], told["files"]) == (7, ["/etc/x"])

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.harness import APP, in_app, plan, redis, run, wait_for
+from tests.harness import APP, deploy, in_app, plan, redis, run, wait_for
 from tests.injected import CLI, EXPLAINED, LIVE, QUICK, SERVICES, SETTINGS, Injected
 from tests.onlooker import CALM, secrets_of
 from tests.virtual_pi import VirtualPi
@@ -78,6 +78,7 @@ def is_healthy(pi: VirtualPi) -> bool:
 @pytest.fixture(scope="module", autouse=True)
 def _calm(pi: VirtualPi) -> Iterator[None]:
     """What other modules have left is no concern of this one."""
+    assert deploy(pi).status == 0
     pi.run(*CALM)
     redis(pi, "acl", "log", "reset")
     pi.run("sh", "-c", f"rm -f /var/lib/celery-beat/schedule.damaged {APP}/*.pid")

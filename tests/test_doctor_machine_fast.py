@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import os
 import shutil
 import signal
@@ -505,31 +504,25 @@ def test_certificates_that_are_served_are_looked_at(doctor: Any) -> None:
 
 @pytest.fixture
 def declared(doctor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Deploys that have declared files: `deploy("deploy.py", a=True, b=None)`."""
-    monkeypatch.setattr(doctor.drift, "RECORDS", tmp_path / "deploys")
-    (tmp_path / "deploys").mkdir()
+    """Files as a deploy has left them: `declared.left(a="sha256 or not")`."""
+    monkeypatch.setattr(doctor.drift, "DECLARED", tmp_path / "declared")
 
-    def deploy(what: str, **files: bool | None) -> None:
-        number = len(list((tmp_path / "deploys").iterdir())) + 1
-        text = {"what": [what], "files": {str(tmp_path / n): state(n, h) for n, h in files.items()}}
-        (tmp_path / f"deploys/{number:06}.json").write_text(json.dumps(text))
+    def left(**files: bool) -> None:
+        lines = [state(tmp_path / name, told) for name, told in files.items()]
+        (tmp_path / "declared").write_text("".join(lines))
 
-    def state(name: str, has: bool | None) -> list[str] | None:
-        path = tmp_path / name
-        if has is None:
-            path.unlink(missing_ok=True)
-            return None
-        path.write_text(name)
-        digest = hashlib.sha256(name.encode()).hexdigest() if has else ""
-        return [*doctor.permissions.access(path).replace(":", " ").split(), digest]
+    def state(path: Path, told: bool) -> str:
+        path.write_text(path.name)
+        digest = hashlib.sha256(path.name.encode()).hexdigest() if told else "-"
+        access = doctor.permissions.access(path).replace(":", " ").split()
+        return "\t".join([str(path), *access, digest]) + "\n"
 
-    return SimpleNamespace(deploy=deploy, look=lambda: doctor.drift.drift(look_at(doctor)))
+    return SimpleNamespace(left=left, look=lambda: doctor.drift.drift(look_at(doctor)))
 
 
 def test_file_that_is_as_it_was_deployed_is_no_drift(declared: Any, tmp_path: Path) -> None:
-    assert declared.look() is None
-    declared.deploy("deploy.py", a=True, b=True, secret=False)
-    declared.deploy("Bans", b=None)
+    assert declared.look() is None, "before the first deploy that tells"
+    declared.left(a=True, secret=False)
     (tmp_path / "secret").write_text("another one")
     assert declared.look() is None
 
@@ -544,24 +537,15 @@ def test_file_that_is_as_it_was_deployed_is_no_drift(declared: Any, tmp_path: Pa
     ],
 )
 def test_file_that_is_another_is_told(declared: Any, tmp_path: Path, change: Any, how: str) -> None:
-    declared.deploy("deploy.py", a=True, b=True)
-    declared.deploy("Bans", b=True)
+    declared.left(a=True, b=True)
     change(tmp_path / "b")
     found = declared.look()
     assert found.saw.startswith(f"{tmp_path / 'b'} {how}")
     assert found.fix is None
 
 
-def test_file_of_an_earlier_deploy_is_no_longer_looked_for(declared: Any, tmp_path: Path) -> None:
-    declared.deploy("deploy.py", a=True, b=True)
-    (tmp_path / "b").unlink()
-    assert declared.look()
-    declared.deploy("deploy.py", a=True)
-    assert declared.look() is None
-
-
 def test_few_of_many_are_named(declared: Any, tmp_path: Path) -> None:
-    declared.deploy("deploy.py", **dict.fromkeys("abcdef", True))
+    declared.left(**dict.fromkeys("abcdef", True))
     for name in "abcdef":
         (tmp_path / name).write_text("by hand")
     assert declared.look().saw.endswith("c was changed and 3 others")

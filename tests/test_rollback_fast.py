@@ -33,7 +33,6 @@ def records(*more: dict[str, Any]) -> dict[str, Record]:
     return {f"{number:06}": record(**each) for number, each in enumerate(more, 1)}
 
 
-STATE = ["644", "root", "root", "d1gest"]
 WHOLE: dict[str, Any] = {}
 FAILED = {"result": "failed: Redis | Run"}
 CUT_OFF = {"result": "running"}
@@ -186,7 +185,7 @@ class Pi:
 
     def knows(self, *files: list[str]) -> None:
         for number, paths in enumerate(files, 1):
-            text = record(files=dict.fromkeys(paths, STATE)).text
+            text = record(files=paths).text
             (self.root / f"records/{number:06}.json").write_text(text)
 
     def note(self, unit: str, *paths: str) -> Path:

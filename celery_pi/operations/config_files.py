@@ -41,7 +41,7 @@ class ConfigFile:
     @property
     def told_digest(self) -> str:
         """What may be told of the content: nothing of a secret, which could be guessed by it."""
-        return "" if self.secret else self.state.sha256
+        return "-" if self.secret else self.state.sha256
 
 
 class FileState(NamedTuple):

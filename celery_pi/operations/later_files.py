@@ -52,11 +52,5 @@ def later_files_absent(to: str) -> Generator[StringCommand]:
 
 def later_files(records: Mapping[str, Mapping[str, Any]], to: str) -> list[str]:
     """Paths that were declared after that deploy and not by it."""
-    later = {
-        path for number, record in records.items() if number > to for path in _had(record["files"])
-    }
-    return sorted(later - _had(records[to]["files"]))
-
-
-def _had(files: Mapping[str, list[str] | None]) -> set[str]:
-    return {path for path, state in files.items() if state}
+    later = {path for number, record in records.items() if number > to for path in record["files"]}
+    return sorted(later - set(records[to]["files"]))

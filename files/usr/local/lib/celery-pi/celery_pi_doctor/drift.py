@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 
 from celery_pi_checks.table import count
@@ -12,8 +11,7 @@ from celery_pi_doctor.look import Look
 from celery_pi_doctor.permissions import access
 from celery_pi_doctor.registry import Found, problem
 
-RECORDS = Path("/var/lib/celery-pi/deploys")
-WHOLE = "deploy.py"
+DECLARED = Path("/var/lib/celery-pi/declared")
 SHOWN = 3  # of the files; `make plan` shows each, with its difference
 State = list[str]
 
@@ -34,13 +32,11 @@ def drift(_: Look) -> Found | None:
 
 
 def deployed() -> dict[str, State]:
-    """The files that are to be there: mode, user, group and SHA-256, none of a secret's. A deploy
-    of everything says it anew; one of a component adds to that."""
-    files: dict[str, State | None] = {}
-    for path in sorted(RECORDS.glob("*.json")):
-        record = json.loads(path.read_text())
-        files = {**({} if WHOLE in record["what"] else files), **record["files"]}
-    return {path: state for path, state in files.items() if state}
+    """The files that are to be there: mode, user, group and SHA-256, a dash for a secret's."""
+    if not DECLARED.exists():
+        return {}
+    kept = [line.split("\t") for line in DECLARED.read_text().splitlines()]
+    return {path: state for path, *state in kept}
 
 
 def differs(path: str, wanted: State) -> str:
@@ -49,7 +45,7 @@ def differs(path: str, wanted: State) -> str:
     if file.is_symlink() or not file.is_file():
         return "is missing" if not file.exists() else "is no file any more"
     mode, user, group, digest = wanted
-    if digest and hashlib.sha256(file.read_bytes()).hexdigest() != digest:
+    if digest != "-" and hashlib.sha256(file.read_bytes()).hexdigest() != digest:
         return "was changed"
     told = f"{mode} {user}:{group}"
     return "" if access(file) == told else f"is {access(file)}, not {told}"
