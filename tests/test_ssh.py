@@ -9,7 +9,7 @@ import pytest
 from tests.harness import Outcome, run
 from tests.virtual_pi import VirtualPi
 
-# Emulated, each session costs seconds of sshd, PAM and sudo: three deploys took ten minutes.
+# Emulated, each session costs seconds of sshd, PAM and sudo: one deploy took five minutes.
 pytestmark = pytest.mark.native
 
 
