@@ -9,6 +9,7 @@ from typing import Concatenate, ParamSpec, TypeVar, cast
 from pyinfra import host, state
 from pyinfra.api import deploy
 
+from celery_pi.bulk_facts import bulk_facts
 from celery_pi.deploy_run import recorded
 from celery_pi.preflight import preflight
 from celery_pi.settings import Settings
@@ -29,6 +30,7 @@ def component(
     def decorate(task: Callable[Concatenate[Settings, P], R]) -> Callable[P, R]:
         @wraps(task)
         def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+            bulk_facts(host)
             settings = preflight(host)
             recorded().includes(state.current_deploy_filename, name)
             return task(settings, *args, **kwargs)

@@ -18,6 +18,7 @@ from pyinfra.api.exceptions import PyinfraError
 from pyinfra.context import ctx_host, ctx_state
 
 from celery_pi import declared_files, deploy_lock, deploy_record
+from celery_pi.bulk_facts import bulk_facts
 from celery_pi.preflight import GIVEN, NEWEST_DEPLOY
 from celery_pi.remote import declared
 from celery_pi.settings import Settings
@@ -75,6 +76,8 @@ class DeployRun:
             if result == deploy_record.COMPLETED:
                 whole = deploy_record.WHOLE in self.what
                 self._say(declared_files.noted(whole), declared_files.lines(declared(self.host)))
+                if whole and (kept := bulk_facts(self.host).to_keep()):
+                    self._say(*kept)
             self._say(deploy_lock.give_back(self.token))
         except (OSError, SSHException, PyinfraError) as error:
             logger.warning(f"{self.host.name}: the end of this deploy is not recorded: {error}")
@@ -114,7 +117,8 @@ class DeployRun:
             try:
                 for command in commands():
                     self._note(name)
-                    yield command
+                    with bulk_facts(self.host).change():
+                        yield command
             except PyinfraError:
                 self.finish(f"failed: {name}")  # pyinfra tells nobody of it
                 raise
@@ -138,9 +142,7 @@ class DeployRun:
     def _say(self, command: StringCommand, sent: str = "") -> str:
         """What the command prints. Raises PyinfraError when it fails."""
         arguments = {**self.arguments, "_stdin": sent}
-        done, output = self.host.run_shell_command(
-            command, print_output=False, print_input=False, **arguments
-        )
+        done, output = bulk_facts(self.host).tell(command, **arguments)
         if not done:
             raise PyinfraError(f"{self.host.name}: {output.stderr or 'no answer'}")
         return output.stdout.strip()

@@ -92,7 +92,7 @@ def run(
     """Run a task, which calls operations, on a machine of one's own: this one, or with `answers`
     one that gives them. A failed operation is told in `error`; a refusal to plan is raised."""
     scripted = {"fake_responses": answers, "fake_delay": 0, "fake_delay_jitter": 0}
-    state, host = _machine("@local" if answers is None else "@fake", {**scripted, **(data or {})})
+    state, host = machine("@local" if answers is None else "@fake", {**scripted, **(data or {})})
     state.print_input = state.print_output = state.print_noop_info = True
     state.print_fact_info = state.print_fact_input = state.print_fact_output = True
     connector = LocalShell(state, host) if answers is None else FakeConnector(state, host)
@@ -118,7 +118,7 @@ def run(
 
 def sh(command: StringCommand) -> list[str]:
     """Lines that a fact's command gives here; the command must succeed."""
-    done, said = LocalShell(*_machine("@local", {})).run_shell_command(command)
+    done, said = LocalShell(*machine("@local", {})).run_shell_command(command)
     assert done, said.output
     return said.stdout_lines
 
@@ -160,7 +160,7 @@ inventory.get_all_connectors = cache(inventory.get_all_connectors)
 inventory.get_execution_connectors = cache(inventory.get_execution_connectors)
 
 
-def _machine(name: str, data: dict[str, Any]) -> tuple[PyinfraState, Host]:
+def machine(name: str, data: dict[str, Any]) -> tuple[PyinfraState, Host]:
     hosts = Inventory(([name], data))  # type: ignore[no-untyped-call]
     config = Config(DIFF=True)  # type: ignore[no-untyped-call]
     return PyinfraState(hosts, config), hosts.get_host(name)

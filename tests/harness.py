@@ -164,6 +164,7 @@ _LIVELY = (
     *("/proc", "/sys", "/dev", "/run", "/tmp", "/var/tmp", "/var/log", "/var/lib/redis"),  # noqa: S108
     *("/var/lib/celery-beat", "/var/lib/systemd", f"{APP}/media", "/etc/.pwd.lock"),
     *("/var/backups/celery-pi", "/var/lib/celery-pi/backup.json", "/var/lib/celery-pi/drill.json"),
+    "/var/cache/celery-pi",  # what the last deploy asked
 )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
-from tests.harness import APP, deploy, fingerprint, pids, plan, prove, redis
+from tests.harness import APP, deploy, fingerprint, pids, plan, prove, redis, run
 from tests.virtual_pi import VirtualPi
 
 pytestmark = pytest.mark.debian12
@@ -106,6 +108,26 @@ def untouched(before: dict[str, str], after: dict[str, str]) -> set[str]:
 
 def test_nothing_is_left_to_mend(pi: VirtualPi) -> None:
     assert deploy(pi).changed == set()
+
+
+def trips(pi: VirtualPi) -> int:
+    """How many commands a deploy that changes nothing starts on the machine, as docker saw them."""
+    start = time.time()
+    assert deploy(pi).changed == set()
+    of = ("--filter", f"container={pi.name}", "--filter", "event=exec_create")
+    when = ("--since", f"{start:.3f}", "--until", f"{time.time():.3f}")
+    seen = run("docker", "events", *of, *when)
+    assert seen.status == 0
+    return seen.stdout.count("exec_create")
+
+
+def test_all_is_asked_in_one_round_trip(pi: VirtualPi) -> None:
+    pi.run("rm", "-r", "/var/cache/celery-pi")
+    one_by_one = trips(pi)
+    together = trips(pi)
+    print(f"\n{one_by_one} commands, then {together}")
+    assert one_by_one > 60
+    assert together <= 8
 
 
 def test_mended_machine_is_the_deployed_one(pi: VirtualPi) -> None:
