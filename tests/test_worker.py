@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.harness import APP, deploy, in_app, prove, redis, wait_for
+from tests.harness import APP, deploy, fsynced, in_app, prove, redis, wait_for
 from tests.virtual_pi import VirtualPi
 
 pytestmark = pytest.mark.native
@@ -164,6 +164,21 @@ def test_task_that_is_delivered_again_and_has_a_result_is_not_run_again(
     in_app(pi, GIVE_BACK)
     wait_for("it was delivered and acknowledged", lambda: counts(pi) == (0, 0))
     assert started(pi) == 1
+
+
+@pytest.mark.parametrize("strike", ["restart", "kill --signal=KILL"])
+def test_task_that_waits_for_its_time_is_done_though_redis_went_away(
+    pi: VirtualPi, quiet: Callable[[int, float], None], strike: str
+) -> None:
+    """An idle worker has asked for more, and closes its connection without the answer."""
+    quiet(0, 0)
+    code = "[tasks.trace.apply_async(('work', 0), countdown=8) for _ in range(5)]"
+    in_app(pi, f"from observations_nids import tasks; {code}")
+    wait_for("the worker has them", lambda: counts(pi) == (0, 5))
+    wait_for("they are on the disk", lambda: fsynced(pi))
+    pi.run("sh", "-c", f"systemctl {strike} redis-server")
+    wait_for("all are done", lambda: runs(pi) == ["1"] * 5, 60)
+    wait_for("Redis knows", lambda: counts(pi) == (0, 0))
 
 
 # -- more processes, and fewer

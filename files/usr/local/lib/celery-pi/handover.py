@@ -99,6 +99,10 @@ class NotingChannel(Channel):
         except self.connection_errors:
             if self.noted:
                 owe("take_back", self.noted)
+            if self._closing:
+                # kombu reads what is due before it closes; by an error it would leave it at that,
+                # and what is in hand would never go back.
+                raise Empty from None
             raise
         except Exception:
             # Python reads no message where the script has read one: it would come back for ever.
