@@ -10,6 +10,8 @@ import pytest
 from tests.harness import in_app
 from tests.virtual_pi import VirtualPi
 
+pytestmark = pytest.mark.native
+
 # Consumes from a Redis of its own, as the services do or as kombu does by itself, and tells what
 # it got, and what was noted as unacknowledged meanwhile.
 CONSUME = """
