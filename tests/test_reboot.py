@@ -7,6 +7,8 @@ import pytest
 from tests.harness import UNITS, deploy, fsynced, pids, prove, redis, wait_for
 from tests.virtual_pi import VirtualPi
 
+pytestmark = pytest.mark.native
+
 
 @pytest.mark.parametrize("interruption", ["reboot", "power_cut"])
 def test_everything_comes_back(pi: VirtualPi, interruption: str) -> None:
