@@ -97,6 +97,12 @@ def test_worker_itself_refuses_it_too_and_so_does_the_command(pi: VirtualPi) -> 
     assert all(f"celery-pi: {reason}" in journal for reason in REASONS)
 
 
+def test_app_that_was_mended_is_run(pi: VirtualPi) -> None:
+    assert pi.run("celery-pi", "check").stderr == ""
+    assert "Worker | Run" in deploy(pi).changed
+    assert "SUCCESS" in prove(pi)
+
+
 def test_worker_refuses_an_app_that_uses_another_broker(pi: VirtualPi) -> None:
     config = f"{APP}/observations_nids/config.py"
     pi.run("sed", "-i.kept", "s/CELERY_/OTHER_/", config)
@@ -106,12 +112,6 @@ def test_worker_refuses_an_app_that_uses_another_broker(pi: VirtualPi) -> None:
     assert "broker_url is not what CELERY_BROKER_URL in its .env says" in outcome.stderr
     pi.run("mv", f"{config}.kept", config)
     assert {"Worker | Run"} <= deploy(pi).changed
-
-
-def test_app_that_was_mended_is_run(pi: VirtualPi) -> None:
-    assert pi.run("celery-pi", "check").stderr == ""
-    assert "Worker | Run" in deploy(pi).changed
-    assert "SUCCESS" in prove(pi)
 
 
 # -- stopping and waiting
