@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 from kombu.exceptions import OperationalError
@@ -33,6 +34,18 @@ class Channel:
     connection: object | None = OPEN
     do_restore = False
     connection_errors = (OperationalError,)
+    is_about_to_ask = False
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+        self.qos: Any = None
+
+    def asks_next(self) -> bool:
+        return self.is_about_to_ask
+
+    def settle(self) -> None:
+        while self.done:
+            self.qos.sooner_or_later("forget", self.done.pop())
 
 
 Call = tuple[str, object]
@@ -127,6 +140,34 @@ def test_what_redis_cannot_be_told_is_told_it_by_the_next_channel(
     in_hand.KeepingQoS(Channel())
     in_hand.KeepingQoS(Channel())
     assert calls == [("note", "1"), (expected, "1")]
+
+
+def test_task_that_is_done_is_left_to_the_next_question(
+    in_hand: ModuleType, calls: list[Call]
+) -> None:
+    channel = Channel()
+    channel.is_about_to_ask = True
+    qos = in_hand.KeepingQoS(channel, 1)
+    qos.append(message("1"), "1")
+    calls.clear()
+    qos.ack("1")
+    assert (calls, channel.done) == ([], ["1"])
+    assert qos.can_consume()
+    channel.done.clear()
+
+
+@pytest.mark.parametrize("connection", [OPEN, None])
+def test_what_no_question_has_said_is_said_when_the_connection_ends(
+    in_hand: ModuleType, calls: list[Call], connection: object | None
+) -> None:
+    channel = Channel()
+    channel.is_about_to_ask = True
+    channel.qos = qos = in_hand.KeepingQoS(channel)
+    qos.ack("1")
+    channel.connection = connection
+    qos.restore_unacked_once()
+    in_hand.KeepingQoS(Channel())
+    assert calls == [("forget", "1")]
 
 
 @pytest.mark.parametrize("connection", [None, TAKEN_APART])

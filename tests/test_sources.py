@@ -307,7 +307,7 @@ def test_worker_has_the_settings_and_as_long_to_stop_as_a_task_may_run() -> None
     (start,) = unit["ExecStart"]
     assert start == (
         "/var/www/observations_nids/venv/bin/celery -A celery_pi_app worker --loglevel=INFO "
-        "--task-events --queues=celery,images --concurrency=3 --max-tasks-per-child=1000 "
+        "--task-events --queues=celery,images --concurrency=3 --max-tasks-per-child=10000 "
         "--max-memory-per-child=204800 --without-mingle --without-gossip"
     )
     assert (unit["User"], unit["Group"], unit["TimeoutStopSec"]) == (["pi"], ["pi"], ["130"])

@@ -65,9 +65,11 @@ def _is_answer(command):
 def owed_to_results(commands):
     """The commands, with a large result only announced to who waits for it, and not kept.
 
-    None if they begin something new, such as a chord.
+    None if they begin something new, such as a chord, or are a script, which is tried as commands.
     """
     word, key, *_, value = commands[0]
+    if word == "EVAL":
+        return None
     if word not in {"SET", "SETEX"}:
         return commands
     if RedisBackend.task_keyprefix.encode() not in key:

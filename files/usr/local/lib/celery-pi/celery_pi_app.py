@@ -12,15 +12,18 @@ from urllib.parse import urlsplit
 
 import beat_schedule
 import beyond_the_limit
+import brief_log
 import handover
 import in_hand
 import lookout
+import one_trip
 import paused
 import redis_away
 import whole_results
 from celery import Celery
 from celery.app.utils import find_app
 from celery.signals import (
+    after_setup_logger,
     beat_init,
     celeryd_init,
     worker_init,
@@ -52,6 +55,7 @@ def load() -> Celery:
     """The owner's app with our settings. Ends the process if it uses another broker."""
     beyond_the_limit.protect()
     handover.protect()
+    one_trip.protect()
     whole_results.protect()
     app = find_app(os.environ["CELERY_PI_APP"])
     make_safe(app.conf)
@@ -100,10 +104,12 @@ def stopping(**_: object) -> None:
 
 
 app = load()
+after_setup_logger.connect(brief_log.leave_out, weak=False)
 celeryd_init.connect(let_it_scale, weak=False)
 worker_init.connect(refuse, weak=False)
 worker_ready.connect(ready, weak=False)
 worker_process_init.connect(redis_away.wait_for_it, weak=False)
+worker_process_init.connect(brief_log.tell_the_rest, weak=False)
 worker_shutting_down.connect(stopping, weak=False)
 beat_init.connect(lambda **_: beat_schedule.stay_alone(), weak=False)
 beat_init.connect(ready, weak=False)

@@ -15,12 +15,13 @@ from beyond_the_limit import ALLOW_OOM
 from in_hand import OWNERS, KeepingQoS, me, owe
 
 try:
-    from kombu.transport.redis import Channel, QoS, Transport
+    from kombu.transport import redis
+    from kombu.transport.redis import Channel, MultiChannelPoller, QoS, Transport
 except ImportError as error:
     sys.exit(f"celery-pi: no safe way for tasks to the worker in these packages: {error}")
 
-# Takes the message that BRPOP would take, notes it as kombu does, and replies as BRPOP does. A
-# message about which kombu could note nothing stays where it is.
+# Forgets what is done, takes the message that BRPOP would take, notes it as kombu does, and replies
+# as BRPOP does. A message about which kombu could note nothing stays where it is.
 TAKE = (
     ALLOW_OOM
     + """
@@ -30,6 +31,11 @@ local function note(message)
   local to = properties.delivery_info
   local noted = {message, quoted(to.exchange), quoted(to.routing_key)}
   return properties.delivery_tag .. '', '[' .. table.concat(noted, ',') .. ']'
+end
+for place = 3, #ARGV do
+  redis.call('HDEL', KEYS[1], ARGV[place])
+  redis.call('ZREM', KEYS[2], ARGV[place])
+  redis.call('HDEL', KEYS[3], ARGV[place])
 end
 for place = 4, #KEYS do
   local message = redis.call('RPOP', KEYS[place])
@@ -53,6 +59,7 @@ return false
 USED = {
     Channel: ("_brpop_start", "_brpop_read", "_q_for_pri", "basic_consume", "active_queues"),
     QoS: ("append", "ack", "reject", "restore_by_tag", "restore_visible", "_remove_from_indices"),
+    MultiChannelPoller: ("on_poll_start",),
     Transport: ("Channel",),
 }
 
@@ -66,8 +73,26 @@ class NotingChannel(Channel):
     heard = None  # when Redis last answered, by the monotonic clock
 
     def __init__(self, *args, **options):
-        super().__init__(*args, **options)
         self.unacknowledged = set()  # queues of consumers that never acknowledge
+        self.done = []  # tags that the next question is to say are done
+        self.told = []  # tags of which the question has said so that is not answered yet
+        super().__init__(*args, **options)
+
+    # -- what is done
+
+    def asks_next(self):
+        """Whether the event loop is about to ask for a task, and can say with that what is done."""
+        if not self.connection.cycle.is_looping or self._in_poll or self._closing:
+            return False
+        queues = self.active_queues
+        return bool(queues) and self.unacknowledged.isdisjoint(queues)
+
+    def settle(self):
+        """Say by itself what no question has said."""
+        while self.done:
+            self.qos.sooner_or_later("forget", self.done.pop())
+
+    # -- what is next
 
     def basic_consume(self, queue, no_ack=False, *args, **options):
         note = self.ack_emulation and not no_ack
@@ -86,10 +111,12 @@ class NotingChannel(Channel):
         self._in_poll = self.client.connection
         self._brpop_sent_at = monotonic()  # kombu 5.7 drops a connection whose reply is overdue
         self.sent = time()
-        self._in_poll.send_command("EVAL", TAKE, len(keys), *keys, self.sent, me())
+        self.told, self.done = self.done, []
+        self._in_poll.send_command("EVAL", TAKE, len(keys), *keys, self.sent, me(), *self.told)
 
     def _brpop_read(self, **options):
         self.sent, self.noted, self.heard = None, self.sent, monotonic()
+        told, self.told = self.told, []
         try:
             return super()._brpop_read(**options)
         except Empty:
@@ -97,6 +124,7 @@ class NotingChannel(Channel):
                 super()._brpop_start()
             raise
         except self.connection_errors:
+            self._owe(told)
             if self.noted:
                 owe("take_back", self.noted)
             if self._closing:
@@ -105,12 +133,33 @@ class NotingChannel(Channel):
                 raise Empty from None
             raise
         except Exception:
+            self._owe(told)
             # Python reads no message where the script has read one: it would come back for ever.
             for tag in self.qos.noted_at(self.noted) if self.noted else ():
                 self.qos.forget(tag)
             raise
         finally:
             self.noted = None
+
+    def _owe(self, told):
+        """What was said in vain, perhaps, is said by the next connection."""
+        for tag in told:
+            owe("forget", tag)
+
+
+class NotingPoller(MultiChannelPoller):
+    """Asks for tasks in each turn of the event loop, and then says what no question has said."""
+
+    is_looping = False
+
+    def on_poll_init(self, poller):
+        self.is_looping = True
+        return super().on_poll_init(poller)
+
+    def on_poll_start(self):
+        super().on_poll_start()
+        for channel in self._channels:
+            channel.settle()
 
 
 def protect():
@@ -123,3 +172,4 @@ def protect():
                     "by which no task is lost on its way to the worker"
                 )
     Transport.Channel = NotingChannel
+    redis.MultiChannelPoller = NotingPoller  # by which name each transport makes its own

@@ -135,7 +135,7 @@ class KeepingQoS(QoS):
         transport = self.channel.connection
         return transport is not None and transport.client is not None
 
-    def _sooner_or_later(self, what, tag):
+    def sooner_or_later(self, what, tag):
         """By this connection, or if it is closed by a newer one, if there is one."""
         qos = self if self._is_open() else KeepingQoS.newest
         try:
@@ -150,21 +150,26 @@ class KeepingQoS(QoS):
     # -- giving away
 
     def ack(self, delivery_tag):
-        self._sooner_or_later("forget", delivery_tag)
+        if self._is_open() and self.channel.asks_next():
+            self.channel.done.append(delivery_tag)
+            self._quick_ack(delivery_tag)
+        else:
+            self.sooner_or_later("forget", delivery_tag)
 
     def reject(self, delivery_tag, requeue=False):
         what = "give_back" if requeue else "forget"
-        self._sooner_or_later(what, delivery_tag)
+        self.sooner_or_later(what, delivery_tag)
 
     def restore_unacked_once(self, *_):
         """When a connection ends, only what does not run goes back."""
         self._on_collect.cancel()
+        self.channel.settle()
         if not self.channel.do_restore:
             return
         self._flush()
         running = {active.message.delivery_tag for active in state.active_requests}
         for tag in set(self._delivered) - running:
-            self._sooner_or_later("give_back", tag)
+            self.sooner_or_later("give_back", tag)
         self._delivered.clear()
 
     def restore_by_tag(self, tag, *_, **__):

@@ -7,6 +7,7 @@ remembers none after the connection was lost: a process with more to say than a 
 a long traceback, never ends, and nor does the stop.
 """
 
+import gc
 import sys
 from importlib.metadata import version
 from select import select
@@ -65,6 +66,13 @@ class KeepingPool(AsynPool):
     """Remembers, when the connection is lost, which tasks run; Celery 5.5 forgets them."""
 
     ResultHandler = WholeResultHandler
+
+    def __init__(self, *args, **options):
+        # Celery collects garbage before each fork, and to look at an object is to write to it: no
+        # process would share its memory with those that came before. The app is no garbage.
+        gc.collect()
+        gc.freeze()
+        super().__init__(*args, **options)
 
     def flush(self):
         running = {number: job for number, job in self._cache.items() if job._accepted}
