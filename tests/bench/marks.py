@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.faults.site import Site
 from tests.harness import APP, wait_for
 
-_MEDIA = f"{APP}/media"
+MEDIA = f"{APP}/media"
 _HELD = "bench-held"  # a list that no worker reads
 
 
@@ -17,7 +17,7 @@ def send(site: Site, name: str, seconds: float, times: int = 1) -> None:
 
 def when(site: Site, name: str, event: str = "start") -> list[float]:
     """The times at which tasks that mark this file began, or came to their `end`."""
-    shown = site.pi.run("cat", f"{_MEDIA}/{name}", check=False).stdout
+    shown = site.pi.run("cat", f"{MEDIA}/{name}", check=False).stdout
     marks = [line.split() for line in shown.splitlines()]
     return [float(at) for _, what, at, _ in marks if what == event]
 
