@@ -13,7 +13,7 @@ _LIMIT = 5.0  # seconds in which a task of a killed worker is to run again
 _VISIBILITY = 3600.0  # seconds for which kombu gives nobody else a task that somebody has
 _PATIENCE = 20  # seconds to see that the guide's does not come back; its worker does after 10
 _KILLED = """From SIGKILL of the main process of a worker to the second start of the task that it
-had. The guide's is not measured: its task was not back {patience} s after, and comes back when
+had. The guide's is not measured: its task was not back 20 s after, and comes back when
 kombu's visibility timeout is over, no sooner than the hour that stands here."""
 _RESTARTED = """From `systemctl restart` of Redis, the restart itself included, to the start of a
 task that is in the queue as soon as Redis answers. Our worker tries to connect 1 s after it lost
@@ -35,11 +35,8 @@ def measure(effort: Effort) -> list[Figure]:
 
 
 def _killed(sites: dict[str, Site], effort: Effort) -> Figure:
-    patience = 1 if effort.quick else _PATIENCE
-    guide = _back(sites["guide"], "kill-guide.marks", patience)
-    if guide is not None:
-        raise AssertionError(f"the guide's task was back after {guide} s: measure it too")
-    sites["guide"].renew()
+    if not effort.quick:
+        _require_absence(sites["guide"])
     mine = [_back(sites["celery-pi"], f"kill-{n}.marks", 60) for n in range(effort.runs)]
     runs = {
         "celery-pi": [seconds for seconds in mine if seconds is not None],
@@ -48,8 +45,16 @@ def _killed(sites: dict[str, Site], effort: Effort) -> Figure:
     }
     assert len(runs["celery-pi"]) == effort.runs, "a task of a killed worker did not come back"
     title = "From a killed worker to its task running again"
-    goal, note = Goal("celery-pi", "limit", 1), _KILLED.format(patience=patience)
-    return Figure("back-killed-worker", title, "s", runs, [goal], note)
+    goal = Goal("celery-pi", "limit", 1)
+    return Figure("back-killed-worker", title, "s", runs, [goal], _KILLED)
+
+
+def _require_absence(site: Site) -> None:
+    """Refuse a site whose task is back so soon that it can be measured."""
+    seconds = _back(site, "kill.marks", _PATIENCE)
+    if seconds is not None:
+        raise AssertionError(f"the guide's task was back after {seconds} s: measure it too")
+    site.renew()
 
 
 def _back(site: Site, name: str, patience: float) -> float | None:

@@ -26,6 +26,7 @@ has neither Beat nor Flower, which share the cores with ours."""
 
 def boots(sites: dict[str, Site], effort: Effort) -> Figure:
     """Boot with one of the sites at a time; beside it, what ours needs at least."""
+    sites = {"celery-pi": sites["celery-pi"]} if effort.quick else sites
     runs: dict[str, list[float]] = {name: [] for name in (*sites, "units")}
     for n in range(effort.runs):
         for name, site in sites.items():

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from importlib.metadata import version
 
-from docker.errors import ImageNotFound
+from docker.errors import APIError, ImageNotFound
 
 from celery_pi.settings import Settings
 from tests.harness import APP, ROOT, run
@@ -39,9 +41,9 @@ def copies(*names: str) -> list[VirtualPi]:
     """
     image = _kept()
     pis = [VirtualPi(name, native_platform(), image) for name in names]
-    for pi in pis:
-        pi.down()
-        pi.up()
+    remove(pis)
+    with ThreadPoolExecutor() as pool:  # a machine that boots leaves a core to another at times
+        list(pool.map(VirtualPi.up, pis))
     return pis
 
 
@@ -71,7 +73,18 @@ def _kept() -> str:
             pi = deployed(ORIGIN)
             pi.snapshot(tag)
             pi.down()
+            _forget_others(name)
     return name
+
+
+def _forget_others(name: str) -> None:
+    """Remove the images of other sources, unless a machine was made from one."""
+    repository = name.partition(":")[0]
+    for image in connect().images.list(repository):
+        for tag in image.tags:
+            if tag.startswith(f"{repository}:bench-") and tag != name:
+                with suppress(APIError):  # it is in use
+                    connect().images.remove(tag)
 
 
 def _digest() -> str:
