@@ -42,7 +42,7 @@ def copies(*names: str) -> list[VirtualPi]:
     image = _kept()
     pis = [VirtualPi(name, native_platform(), image) for name in names]
     remove(pis)
-    with ThreadPoolExecutor() as pool:  # a machine that boots leaves a core to another at times
+    with ThreadPoolExecutor() as pool:
         list(pool.map(VirtualPi.up, pis))
     return pis
 

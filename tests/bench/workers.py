@@ -12,8 +12,8 @@ from tests.faults.site import UNITS, Site
 _COUNTS = (1, 2, 4)
 _EXTRA = "bench-worker-*"  # those of them that are there
 _NOTE = """{tasks} tasks that write two lines each, queued at once; two processes to a worker. All
-workers and Redis share this machine's cores, of which one worker nearly fills two: this shows what
-several cost each other, not what a second machine would bring."""
+workers, Redis and Flower share the cores of this one host: this shows what several workers cost
+each other there, not what a second machine would bring."""
 
 
 def throughput(site: Site, effort: Effort) -> Figure:
