@@ -1,0 +1,148 @@
+"""Running tasks: our worker, the guide's, and two bare processes, on one machine, in turn."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+
+from tests.bench.figure import Effort, Figure, Goal
+from tests.bench.machine import copies
+from tests.faults.site import UNITS, Site, guides, ours
+from tests.harness import APP, deploy, wait_for
+from tests.virtual_pi import VirtualPi
+
+HERE = Path(__file__).parent
+LOAD = "/root/bench-load.py"
+OURS, GUIDE, BARE = "celery-pi", "guide", "bare Redis, two processes"
+RUNNING = {
+    OURS: ("redis-server", "redis-memory", "redis-logins", "celery-worker"),
+    GUIDE: ("guide-redis", "guide-worker"),
+}
+BESIDE = {
+    OURS: ("celery-beat", "celery-flower", "nginx"),
+    GUIDE: ("guide-beat", "guide-flower", "nginx"),
+}
+LARGEST_TASKS = 5000
+KINDS = ("kept", "ignored")
+Runs = dict[str, dict[str, list[float]]]
+
+
+def measure(effort: Effort) -> list[Figure]:
+    """Throughput, cost and memory with Flower watching, then all of it without Flower."""
+    (pi,) = copies("bench-tasks")
+    sites = {OURS: ours(pi), GUIDE: _guides(pi)}
+    pi.put(HERE / "load.py", LOAD)
+    runs: Runs = defaultdict(lambda: defaultdict(list))
+    for _ in range(effort.runs):
+        for name, site in sites.items():
+            _watched(name, site, runs, effort)
+    deployed_without = deploy(pi, flower=False)
+    assert deployed_without.status == 0, deployed_without.output
+    pi.run("systemctl", "stop", "celery-beat", "guide-beat", "guide-flower")
+    for _ in range(effort.runs):
+        for name, site in sites.items():
+            _alone(name, site, runs, effort)
+        _bare(sites[OURS], runs, effort)
+    pi.down()
+    return _figures(runs)
+
+
+def _guides(pi: VirtualPi) -> Site:
+    """The guide's, which writes its log to a file, and has Flower and Beat beside the worker."""
+    site = guides(pi)
+    pi.put(HERE / "guide", UNITS)
+    log = f"s|--loglevel=info|& --logfile={APP}/logs/guide.log|"
+    pi.run("sed", "-i", log, f"{UNITS}/guide-worker.service")
+    pi.run("systemctl", "daemon-reload")
+    return replace(site, second="guide-b")
+
+
+def _watched(name: str, site: Site, runs: Runs, effort: Effort) -> None:
+    """With Flower and Beat; the memory is that of everything."""
+    _only(site, name, BESIDE[name])
+    runs["watched"][name].append(_flow(site, name, "kept", effort)["rate"])
+    runs["everything"][name].append(_load(site, name, BESIDE[name], "memory")["memory"])
+
+
+def _alone(name: str, site: Site, runs: Runs, effort: Effort) -> None:
+    for kind in KINDS:
+        _only(site, name)
+        told = _flow(site, name, kind, effort)
+        runs[kind][name].append(told["rate"])
+        runs[f"{kind} cpu"][name].append(told["cpu"])
+        if kind == "kept":
+            runs["memory"][name].append(told["memory"])
+    _only(site, name)
+    told = _load(site, name, (), "latency", "100" if effort.quick else "1000")
+    for share in ("p50", "p99"):
+        runs[share][name].append(told[share])
+
+
+def _bare(site: Site, runs: Runs, effort: Effort) -> None:
+    _only(site, OURS)
+    site.ctl("stop", site.worker)
+    told = _load(site, OURS, (), "bare", _count(effort))
+    runs["bare"][BARE].append(told["rate"])
+
+
+def _only(site: Site, name: str, beside: tuple[str, ...] = ()) -> None:
+    """This one's services and nobody else's, with an empty Redis and a worker just started."""
+    other = GUIDE if name == OURS else OURS
+    pi = site.pi
+    stopped = [unit for unit in (*BESIDE[OURS], *BESIDE[GUIDE]) if unit != "nginx"]
+    pi.run("systemctl", "stop", "celery-worker", "guide-worker", *stopped, check=False)
+    if other == GUIDE:
+        pi.run("systemctl", "stop", "guide-redis")
+    site.ctl("start", site.redis)
+    wait_for("Redis answers", lambda: site.ask("ping") == "PONG")
+    site.ask("flushall")
+    site.ctl("start", site.worker, *beside)
+    wait_for("the worker consumes", site.ready)
+
+
+def _flow(site: Site, name: str, kind: str, effort: Effort) -> dict[str, float]:
+    return _load(site, name, (), "flow", _count(effort), kind)
+
+
+def _count(effort: Effort) -> str:
+    return "300" if effort.quick else str(LARGEST_TASKS)
+
+
+def _load(site: Site, name: str, beside: tuple[str, ...], *what: str) -> dict[str, float]:
+    units = ",".join((*RUNNING[name], *beside))
+    command = (f"{APP}/venv/bin/python", LOAD, site.broker, units, *what)
+    told: dict[str, float] = json.loads(site.pi.run(*command).stdout.splitlines()[-1])
+    return told
+
+
+def _figures(runs: Runs) -> list[Figure]:
+    for kind in KINDS:
+        runs[kind] |= runs["bare"]
+    return [
+        Figure(f"tasks-{slug}", title, unit, dict(runs[of]), goals)
+        for slug, title, unit, of, goals in _TABLE
+    ]
+
+
+def _faster(times: float) -> list[Goal]:
+    return [Goal(OURS, GUIDE, times, at_least=True)]
+
+
+def _less(times: float) -> list[Goal]:
+    return [Goal(OURS, GUIDE, times)]
+
+
+RATE, COST = "tasks/s", "s per 1,000 tasks"
+_TABLE: list[tuple[str, str, str, str, list[Goal]]] = [
+    ("kept", "Tasks a second, results kept", RATE, "kept", _faster(4)),
+    ("ignored", "Tasks a second, results ignored", RATE, "ignored", _faster(4.5)),
+    ("watched", "Tasks a second, Flower watching", RATE, "watched", _faster(2.5)),
+    ("cpu-kept", "Processor time, results kept", COST, "kept cpu", _less(0.4)),
+    ("cpu-ignored", "Processor time, results ignored", COST, "ignored cpu", _less(0.4)),
+    ("p50", "From sending to result, median", "ms", "p50", []),
+    ("p99", "From sending to result, 99 of 100", "ms", "p99", _less(1)),
+    ("memory", "Memory of Redis and worker after load", "MB", "memory", _less(1)),
+    ("everything", "Memory of all services after load", "MB", "everything", _less(1)),
+]
