@@ -17,7 +17,7 @@ virtual_pi_args = --name $(VIRTUAL_PI) --platform $(PLATFORM) --release $(RELEAS
 python_works := python3 -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
 
 .DEFAULT_GOAL := help
-.PHONY: help deploy plan rotate rollback prove status audit doctor up shell down test test-fast faults lint
+.PHONY: help deploy plan rotate rollback prove status audit doctor up shell down test test-fast faults bench bench-quick lint
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -70,6 +70,12 @@ test-fast: .venv/installed ## Run the tests that need no Docker
 
 faults: .venv/installed ## Measure what faults cost, and write the tables of docs/faults.md and README
 	@$(python) -m tests.faults
+
+bench: .venv/installed ## Measure how fast it is, and write docs/benchmarks.md
+	@$(python) -m tests.bench
+
+bench-quick: .venv/installed ## See that all of it can be measured; writes nothing
+	@$(python) -m tests.bench --quick
 
 lint: .venv/installed
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy

@@ -33,7 +33,7 @@ def measure(effort: Effort) -> list[Figure]:
     """Throughput, cost and memory with Flower watching, then all of it without Flower."""
     (pi,) = copies("bench-tasks")
     sites = {OURS: ours(pi), GUIDE: _guides(pi)}
-    pi.put(HERE / "load.py", LOAD)
+    pi.run("sh", "-c", f"cat >{LOAD}", input=(HERE / "load.py").read_bytes())
     runs: Runs = defaultdict(lambda: defaultdict(list))
     for _ in range(effort.runs):
         for name, site in sites.items():
