@@ -17,8 +17,8 @@ had. The guide's is not measured: its task was not back 20 s after, and comes ba
 kombu's visibility timeout is over, no sooner than the hour that stands here."""
 _RESTARTED = """From `systemctl restart` of Redis, the restart itself included, to the start of a
 task that is in the queue as soon as Redis answers. Our worker tries to connect 1 s after it lost
-the connection. The guide's, which is Celery as it comes, does 2 s after, and then asks other workers
-and waits 1 s for answers (mingle)."""
+the connection. The guide's, which is Celery as it comes, does 2 s after, and then asks other
+workers and waits 1 s for answers (mingle)."""
 
 
 def measure(effort: Effort) -> list[Figure]:

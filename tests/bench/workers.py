@@ -18,7 +18,7 @@ each other there, not what a second machine would bring."""
 
 def throughput(site: Site, effort: Effort) -> Figure:
     """Tasks a second of one worker, and with more beside it."""
-    tasks = 100 if effort.quick else 1_500
+    tasks = 100 if effort.quick else 1_000
     counts = _COUNTS[:2] if effort.quick else _COUNTS
     runs: dict[str, list[float]] = {_name(count): [] for count in counts}
     for turn in range(effort.runs):
