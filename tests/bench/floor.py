@@ -18,7 +18,6 @@ apt-get -q -y install logrotate ufw redis-server python3-venv distro-info-data n
 base64 -d /tmp/files.base64 | tar --extract --directory=/ --preserve-permissions
 systemd-sysusers /etc/sysusers.d/celery-flower.conf
 mkdir -p -m 0700 /var/backups/celery-pi
-chgrp redis /etc/redis/celery-pi*
 /usr/lib/systemd/systemd-sysctl /etc/sysctl.d/60-celery-pi.conf
 app=/var/www/observations_nids
 runuser -u pi -- python3 -m venv $app/venv
@@ -54,5 +53,5 @@ def first_script(files: Path) -> bytes:
         b"cat >/tmp/%s <<'celery-pi-end'\n%scelery-pi-end\n" % (name.encode(), content)
         for name, content in parts.items()
     )
-    # In a function, since `exec </dev/null` would take the rest of a script that is read from there.
+    # In a function, which is read as a whole before it closes the input it came by.
     return written + b"umask 022\nfirst() {" + _FIRST.encode() + b"}\nfirst\n"

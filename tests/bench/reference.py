@@ -25,7 +25,8 @@ def take_files(pi: VirtualPi, directory: Path) -> None:
     directory.mkdir(mode=0o700)
     coded = directory / "files.base64"
     coded.write_text(pi.run("sh", "-c", _ARCHIVE).stdout)
-    script = 'cd "$1" && base64 -d files.base64 >files.tar && tar -xpf files.tar'
+    script = """cd "$1" && base64 -d files.base64 >files.tar && tar -xpf files.tar &&
+      tar -cf library.tar -C usr/local/lib celery-pi"""
     assert run("sh", "-c", script, "take", directory).status == 0
     coded.unlink()
     asked = pi.run("sh", "-c", f"grep -E '^CELERY_+(BROKER|RESULT|KEY)' {APP}/.env").stdout
