@@ -61,13 +61,12 @@ class Way:
         return (self.home or Path.home()) / ".ssh/id_ed25519"
 
     def _run(self, command: Sequence[str | Path], host: str = "") -> Outcome:
-        named = {"HOME": str(self.home)} if self.home else {}
         return run(
             *command,
+            HOME=str(self.home or Path.home()),
             CELERY_PI_HOST=host,
             ANSIBLE_PIPELINING="True",
             ANSIBLE_HOST_KEY_CHECKING="False",
-            **named,
         )
 
 
