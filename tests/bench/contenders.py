@@ -34,18 +34,18 @@ class Way:
 
     def ansible(self, files: Path, megabytes: int) -> Outcome:
         """The playbook, which takes the same files there."""
-        over = ("-i", f"{self.pi.name},", "-c", "community.docker.docker")
+        over: Sequence[str] = ("-i", f"{self.pi.name},", "-c", "community.docker.docker")
         if self.home:
-            key = ("--private-key", str(self._key))
-            over = ("-i", f"{self.pi.address},", "-u", "pi", *key)
+            key = str(self._key)
+            over = ("-i", f"{self.pi.address},", "-u", "pi", "--private-key", key)
         said = {
             "ansible_python_interpreter": "/usr/bin/python3",
             "files": str(files),
             "maxmemory": str(megabytes * 1024**2),
         }
         told = [word for name, value in said.items() for word in ("-e", f"{name}={value}")]
-        command = (_VENV / "bin/ansible-playbook", *over, *told, _HERE / "ansible/playbook.yml")
-        return _good(self._run(command))
+        playbook = _HERE / "ansible/playbook.yml"
+        return _good(self._run((_VENV / "bin/ansible-playbook", *over, *told, playbook)))
 
     def floor(self) -> float:
         """The questions of our deploy, in one round trip."""
