@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.harness import APP, in_app, redis, wait_for
+from tests.harness import APP, in_app, redis
 from tests.virtual_pi import VirtualPi
 
 pytestmark = pytest.mark.native
@@ -56,20 +56,6 @@ def test_what_is_there_and_is_no_json_makes_room(pi: VirtualPi) -> None:
     redis(pi, "set", f"celery-task-meta-{task}", "no JSON")
     store(pi, task, "SUCCESS")
     assert result(pi, task) == ("SUCCESS", 0)
-
-
-def test_each_result_is_written_in_one_trip(pi: VirtualPi) -> None:
-    """Of a task that says when it starts, two: Celery's own way takes four, and ten commands."""
-    pi.run("systemctl", "stop", "celery-beat")
-    wait_for("Beat's last task is done", lambda: redis(pi, "llen", "celery") == "0")
-    redis(pi, "config", "resetstat")
-    in_app(pi, "from observations_nids import tasks; tasks.add.delay(1, 2).get(timeout=30)")
-    counted = redis(pi, "info", "commandstats")
-    pi.run("systemctl", "start", "celery-beat")
-    calls = dict(line.split(":", 1) for line in counted.splitlines() if ":" in line)
-    assert "cmdstat_setex:calls=2," in counted
-    assert "cmdstat_publish" in calls
-    assert "cmdstat_multi" not in calls or "calls=1," in calls["cmdstat_multi"], counted
 
 
 def test_worker_logs_what_tasks_log_and_what_goes_wrong_and_no_more(pi: VirtualPi) -> None:

@@ -28,6 +28,7 @@ APT = (
 )
 
 # Without the lock's time-out, which `update` does not know, another apt makes it fail at once.
+FETCHED = "celery_pi_package_lists"
 UPDATE = f"for try in 1 2 3; do {APT} update >&2 && break; [ $try -lt 3 ] && sleep 10; done"
 
 
@@ -55,7 +56,8 @@ class DebianPackages(FactBase[Packages]):
 
 @operation()
 def debian_packages(packages: Sequence[str]) -> Generator[StringCommand]:
-    """The packages are installed; the package lists are fetched only when one is missing.
+    """The packages are installed; the package lists are fetched only when one is missing, and once in
+    a run.
 
     Beyond pyinfra's `apt.packages`, it waits for another apt, completes what dpkg left
     unfinished, and does not count the age of the package lists as a change.
@@ -64,7 +66,9 @@ def debian_packages(packages: Sequence[str]) -> Generator[StringCommand]:
     if now.interrupted:
         yield StringCommand("DEBIAN_FRONTEND=noninteractive dpkg --configure -a --force-confold")
     if now.missing:
-        yield StringCommand(UPDATE)
+        if not host.connector_data.get(FETCHED):
+            yield StringCommand(UPDATE)
+            host.connector_data[FETCHED] = True  # not before it has been run, and well
         names = [QuoteString(name) for name in now.missing]
         yield StringCommand(APT, "-o Dpkg::Options::=--force-confold install", *names)
     if not now.interrupted and not now.missing:
