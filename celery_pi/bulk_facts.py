@@ -31,8 +31,10 @@ BULK = "celery_pi_bulk_facts"
 Answer = tuple[bool, CommandOutput]
 
 # Each in a shell of its own, which sees no arguments and no input, as it would by itself. Then a
-# line that ends its answer on standard output, and one on standard error.
+# line that ends its answer on standard output, and one on standard error. What this run has asked
+# already is left out; it is rarely asked again.
 ASK = r"""ask() {
+  case $celery_pi_done in *$1*) return ;; esac
   celery_pi_digest=$1 celery_pi_asked=$2
   set --
   (eval "$celery_pi_asked") </dev/null
@@ -40,7 +42,7 @@ ASK = r"""ask() {
   printf '\n%s %s %s\n' "$celery_pi_end" "$celery_pi_digest" "$celery_pi_status"
   printf '\n%s\n' "$celery_pi_end" >&2
 }
-celery_pi_end=$1
+celery_pi_end=$1 celery_pi_done=${2-}
 """
 
 KEEP = r"""
@@ -62,6 +64,7 @@ class BulkFacts:
         self._answered = 0.0
         self._kept: set[str] = set()
         self._asked: dict[str, str] = {}
+        self._done: set[str] = set()
         self._alone = 0
         self._is_changing = self._is_executing = False
 
@@ -83,6 +86,8 @@ class BulkFacts:
                 asked = StringCommand(command).get_raw_value()
                 digest = hashlib.sha256(asked.encode()).hexdigest()
                 self._asked[digest] = asked
+                if self._is_executing:
+                    self._done.add(digest)
                 if digest in answers:
                     return answers[digest]
         return self.tell(command, print_output, print_input, **arguments)
@@ -125,7 +130,8 @@ class BulkFacts:
 
     def _ask_all(self) -> dict[str, Answer]:
         end = uuid4().hex
-        _, output = self.tell(f"[ ! -e {FILE} ] || sh {FILE} {end}", **self._arguments)
+        done = ",".join(self._done)
+        _, output = self.tell(f"[ ! -e {FILE} ] || sh {FILE} {end} {done}", **self._arguments)
         out = _parts(output.stdout_lines, end)
         errors = _parts(output.stderr_lines, end)
         answers = {}
@@ -133,7 +139,7 @@ class BulkFacts:
             lines = [OutputLine("stdout", line) for line in said]
             lines += [OutputLine("stderr", line) for line in complaints]
             answers[digest] = (status == "0", CommandOutput(lines))
-        self._kept = set(answers)
+        self._kept |= set(answers)
         return answers
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from pyinfra.api import QuoteString, StringCommand
 from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS, pop_global_arguments
@@ -18,18 +18,23 @@ DECLARED = "celery_pi_declared_files"
 
 # The candidate lies beside its target, so that the last step is a rename and never a copy, and
 # in a folder of its own, so that it bears the target's name: checkers go by names (`.service`).
-# What a run that was cut off has left there, the next one removes.
+# What a run that was cut off has left there, the next one removes. What was cut off on its way has
+# another size.
 REPLACE = r"""
 set -e
+trap 'rm -rf "$new"' EXIT
+replace() {
 umask 022; mkdir -p "${path%/*}"; umask 077
 new=${path%/*}/.celery-pi.new
 rm -rf "$new"; mkdir "$new"
-trap 'rm -rf "$new"' EXIT
 NEW=$new/${path##*/}
-base64 -d >"$NEW"
+head -c "$sent" | base64 -d >"$NEW"
+[ "$(stat -c %s "$NEW")" = "$size" ] || { echo "$path was cut off on its way" >&2; exit 1; }
 chown "$owner" "$NEW"; chmod "$mode" "$NEW"
-eval "$check" >&2 || exit 1
+eval "$check" </dev/null >&2 || exit 1
 sync "$NEW"; mv -fT "$NEW" "$path"
+rm -rf "$new"
+}
 """
 
 
@@ -39,6 +44,45 @@ def assign(**values: str) -> StringCommand:
         StringCommand(f"{key}=", QuoteString(text), _separator="") for key, text in values.items()
     ]
     return StringCommand(*bits, ";")
+
+
+class Replacement(NamedTuple):
+    """What is to stand at a path. `mode` is octal text, such as "0644". `check` is a shell command
+    in which "$NEW" is the candidate; if it fails, the live file stays as it was."""
+
+    path: str
+    content: bytes
+    user: str
+    group: str
+    mode: str
+    check: str = ""
+
+
+def replace_files(files: Sequence[Replacement], writer: str = "root") -> StringCommand:
+    """Command that puts each content at its path, one after the other, whole or not at all.
+
+    The contents travel by standard input, so they show neither in argv nor in any output, and in
+    base64, so that every byte arrives. The first that fails is the last that is tried.
+    `writer` does it all: in a directory of somebody else's, root could be led astray by a link.
+    """
+    bits: list[str | StringCommand] = [REPLACE]
+    sent = []
+    for file in files:
+        text = base64.encodebytes(file.content).decode()
+        values = assign(
+            path=file.path,
+            owner=f"{file.user}:{file.group}",
+            mode=file.mode,
+            check=file.check,
+            sent=str(len(text)),
+            size=str(len(file.content)),
+        )
+        bits += [values, "replace;"]
+        sent.append(text)
+    command = StringCommand(*bits)
+    if writer != "root":
+        command = as_user(writer, "sh -c", QuoteString(command))
+    return StringCommand(command, _stdin="".join(sent))
 
 
 def replace_file(
@@ -51,18 +95,8 @@ def replace_file(
     check: str = "",
     writer: str = "root",
 ) -> StringCommand:
-    """Command that puts `content` at `path`, whole or not at all.
-
-    The content travels by standard input, so it shows neither in argv nor in any output, and in
-    base64, so that every byte of it arrives. `mode` is octal text, such as "0644". `check` is a
-    shell command in which "$NEW" is the candidate; if it fails, the live file stays as it was.
-    `writer` does it all: in a directory of somebody else's, root could be led astray by a link.
-    """
-    values = assign(path=path, owner=f"{user}:{group}", mode=mode, check=check)
-    command = StringCommand(values, REPLACE)
-    if writer != "root":
-        command = as_user(writer, "sh -c", QuoteString(command))
-    return StringCommand(command, _stdin=base64.encodebytes(content).decode())
+    """The same for one file."""
+    return replace_files([Replacement(path, content, user, group, mode, check)], writer)
 
 
 def as_user(user: str, *bits: str | QuoteString) -> StringCommand:

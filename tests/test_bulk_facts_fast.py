@@ -167,6 +167,24 @@ def test_some_questions_after_a_change_all_are_asked_again(pi: Machine) -> None:
     assert pi.trips == 1 + bulk_facts.ALONE + 1
 
 
+def test_what_a_run_has_asked_before_a_change_is_not_asked_again_behind_it(
+    pi: Machine, tmp_path: Path
+) -> None:
+    count = f"echo asked >>{tmp_path}/count"
+    bulk = pi.run()
+    ask(bulk, count)
+    keep(bulk)
+    (tmp_path / "count").unlink()
+    bulk = BulkFacts(pi.host)
+    pi.state.is_executing = True
+    ask(bulk, count)
+    with bulk.change():
+        pass
+    for text in QUESTIONS.values():
+        ask(bulk, text)
+    assert (tmp_path / "count").read_text() == "asked\n"
+
+
 @pytest.mark.parametrize(("age", "trips"), [(0, 1), (bulk_facts.FRESH + 1, 2)])
 def test_run_believes_its_plan_for_a_while(
     pi: Machine, monkeypatch: pytest.MonkeyPatch, age: float, trips: int

@@ -13,7 +13,7 @@ from pyinfra.api.operation import OperationMeta
 from pyinfra.facts.files import FileContents
 from pyinfra.operations.util.files import generate_color_diff
 
-from celery_pi.remote import announce_write, declare, replace_file
+from celery_pi.remote import Replacement, announce_write, declare, replace_files
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,12 @@ class ConfigFile:
         """What the target shows once the file is in place."""
         digest = hashlib.sha256(self.content.encode()).hexdigest()
         return FileState(self.mode.lstrip("0"), self.user, self.group, digest)
+
+    @property
+    def replacement(self) -> Replacement:
+        """What is to stand at the path."""
+        content = self.content.encode()
+        return Replacement(self.path, content, self.user, self.group, self.mode, self.check)
 
     @property
     def told_digest(self) -> str:
@@ -97,8 +103,12 @@ def _config_files(files: Sequence[ConfigFile]) -> Generator[StringCommand]:
         if _has_other_content(file, found.get(file.path)):
             announce_write(host, file.path)
         _show_change(file, found.get(file.path))
+    rewritten = [file for file in stale if _has_other_content(file, found.get(file.path))]
+    if rewritten:
+        yield replace_files([file.replacement for file in rewritten])
     for file in stale:
-        yield _mend(file, found.get(file.path))
+        if file not in rewritten:
+            yield _mend(file)
     if not stale:
         host.noop("all files are as declared")
 
@@ -107,17 +117,8 @@ def _has_other_content(file: ConfigFile, current: FileState | None) -> bool:
     return current is None or current.sha256 != file.state.sha256
 
 
-def _mend(file: ConfigFile, current: FileState | None) -> StringCommand:
-    """Command that sets only owner and mode where the content is right: no reader restarts."""
-    if _has_other_content(file, current):
-        return replace_file(
-            file.path,
-            file.content.encode(),
-            user=file.user,
-            group=file.group,
-            mode=file.mode,
-            check=file.check,
-        )
+def _mend(file: ConfigFile) -> StringCommand:
+    """Command that sets only owner and mode, because the content is right: no reader restarts."""
     path, owner = QuoteString(file.path), QuoteString(f"{file.user}:{file.group}")
     return StringCommand("chown", owner, path, "&& chmod", file.mode, path)
 

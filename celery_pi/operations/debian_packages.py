@@ -56,8 +56,7 @@ class DebianPackages(FactBase[Packages]):
 
 @operation()
 def debian_packages(packages: Sequence[str]) -> Generator[StringCommand]:
-    """The packages are installed; the package lists are fetched only when one is missing, and once in
-    a run.
+    """The packages are installed; the package lists are fetched when one is missing, once in a run.
 
     Beyond pyinfra's `apt.packages`, it waits for another apt, completes what dpkg left
     unfinished, and does not count the age of the package lists as a change.
