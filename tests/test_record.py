@@ -38,6 +38,15 @@ def records(pi: VirtualPi) -> list[dict[str, Any]]:
     return told
 
 
+def newest(pi: VirtualPi) -> int:
+    """Number of the last deploy on record; a machine that many have deployed to keeps only some."""
+    return max((int(record["number"]) for record in records(pi)), default=0)
+
+
+def since(pi: VirtualPi, number: int) -> list[dict[str, Any]]:
+    return [record for record in records(pi) if int(record["number"]) > number]
+
+
 @contextmanager
 def under_way(pi: VirtualPi) -> Iterator[subprocess.Popen[str]]:
     """A deploy that has written a file and now waits in the middle of a restart."""
@@ -64,12 +73,12 @@ def under_way(pi: VirtualPi) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_deploy_during_a_deploy_is_refused_and_the_first_one_completes(pi: VirtualPi) -> None:
-    before = len(records(pi))
+    before = newest(pi)
     with under_way(pi) as first:
         journal = pi.run("stat", "-c", "%i %Y", JOURNAL).stdout
         second = pyinfra(pi, "-y", "--data", "journal_max_use=99mb", *LOGS)
         assert second.status == 1
-        (running,) = records(pi)[before:]
+        (running,) = since(pi, before)
         assert running["result"] == "running"
         said = (
             f"is left as it was: {running['who']} deploys to it since {running['started']} (Logs)"
@@ -80,7 +89,7 @@ def test_deploy_during_a_deploy_is_refused_and_the_first_one_completes(pi: Virtu
         assert pyinfra(pi, "--dry", *LOGS).status == 0, "a plan needs no lock"
         assert first.poll() is None
     assert first.returncode == 0
-    (ended,) = records(pi)[before:]
+    (ended,) = since(pi, before)
     assert ended["result"] == "completed"
     assert ended["settings"] == {"journal_max_use": "64mb"}
     assert ended["changed"] == ["Logs | Configure", "Logs | Let the journal take it over"]
@@ -90,7 +99,7 @@ def test_deploy_during_a_deploy_is_refused_and_the_first_one_completes(pi: Virtu
 def test_deploy_that_was_killed_is_told_and_keeps_the_next_one_only_for_its_lease(
     pi: VirtualPi,
 ) -> None:
-    before = len(records(pi))
+    before = newest(pi)
     pi.run("rm", JOURNAL)  # or there is nothing to change
     with under_way(pi) as killed:
         os.killpg(killed.pid, signal.SIGKILL)
@@ -99,7 +108,7 @@ def test_deploy_that_was_killed_is_told_and_keeps_the_next_one_only_for_its_leas
         assert records(pi)[-1]["result"] == "running", "nobody can know yet"
         after = pyinfra(pi, "--json", "-y", *LOGS)
     assert after.changed == {"Logs | Configure", "Logs | Let the journal take it over"}
-    assert [record["result"] for record in records(pi)[before:]] == ["cut off", "completed"]
+    assert [record["result"] for record in since(pi, before)] == ["cut off", "completed"]
 
 
 def test_run_that_changes_nothing_leaves_no_trace(pi: VirtualPi) -> None:
