@@ -24,7 +24,7 @@ BESIDE = {
     OURS: ("celery-beat", "celery-flower", "nginx"),
     GUIDE: ("guide-beat", "guide-flower", "nginx"),
 }
-LARGEST_TASKS = 3000
+LARGEST_TASKS = 2000
 KINDS = ("kept", "ignored")
 Runs = dict[str, dict[str, list[float]]]
 
