@@ -43,7 +43,7 @@ class Channel:
     def asks_next(self) -> bool:
         return self.is_about_to_ask
 
-    def settle(self) -> None:
+    def settle_all(self) -> None:
         while self.done:
             self.qos.sooner_or_later("forget", self.done.pop())
 
@@ -222,3 +222,17 @@ def test_lost_connection_gives_back_what_does_not_run(
 )
 def test_another_kombu_ends_the_process_in_one_sentence(broken: str, said: str) -> None:
     assert said in last_words(BROKEN.format(broken=broken))
+
+
+def test_what_an_unanswered_question_has_said_is_said_again_at_the_end(
+    in_hand: ModuleType, calls: list[Call]
+) -> None:
+    kind = import_module("handover").NotingChannel
+    channel: Any = SimpleNamespace(done=["2"], told=["1"], settle=lambda: kind.settle(channel))
+    channel.connection, channel.connection_errors = OPEN, (OperationalError,)
+    channel.do_restore = False
+    channel.settle_all = lambda: kind.settle_all(channel)
+    channel.qos = in_hand.KeepingQoS(channel)
+    channel.qos.restore_unacked_once()
+    assert sorted(calls) == [("forget", "1"), ("forget", "2")]
+    assert (channel.done, channel.told) == ([], [])

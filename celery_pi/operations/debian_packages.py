@@ -27,8 +27,9 @@ APT = (
     "apt-get -q -y -o DPkg::Lock::Timeout=300"
 )
 
-# Without the lock's time-out, which `update` does not know, another apt makes it fail at once.
 FETCHED = "celery_pi_package_lists"
+
+# Without the lock's time-out, which `update` does not know, another apt makes it fail at once.
 UPDATE = f"for try in 1 2 3; do {APT} update >&2 && break; [ $try -lt 3 ] && sleep 10; done"
 
 

@@ -92,6 +92,11 @@ class NotingChannel(Channel):
         while self.done:
             self.qos.sooner_or_later("forget", self.done.pop())
 
+    def settle_all(self):
+        """At its end, say also what a question has said that nobody has answered."""
+        self.done, self.told = self.done + self.told, []
+        self.settle()
+
     # -- what is next
 
     def basic_consume(self, queue, no_ack=False, *args, **options):
@@ -111,7 +116,7 @@ class NotingChannel(Channel):
         self._in_poll = self.client.connection
         self._brpop_sent_at = monotonic()  # kombu 5.7 drops a connection whose reply is overdue
         self.sent = time()
-        self.told, self.done = self.done, []
+        self.told, self.done = self.told + self.done, []
         self._in_poll.send_command("EVAL", TAKE, len(keys), *keys, self.sent, me(), *self.told)
 
     def _brpop_read(self, **options):

@@ -163,7 +163,7 @@ class KeepingQoS(QoS):
     def restore_unacked_once(self, *_):
         """When a connection ends, only what does not run goes back."""
         self._on_collect.cancel()
-        self.channel.settle()
+        self.channel.settle_all()
         if not self.channel.do_restore:
             return
         self._flush()
