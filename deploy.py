@@ -12,6 +12,7 @@ from tasks import (
     kernel,
     logs,
     nginx,
+    packages,
     redis,
     updates,
     worker,
@@ -19,8 +20,9 @@ from tasks import (
 
 kernel.deploy()
 board.deploy()
-logs.deploy()
 firewall.deploy()  # before anything opens a port
+packages.deploy()
+logs.deploy()
 redis.deploy()
 app.deploy()  # before the services that run the app
 command.deploy()  # before the worker, which it checks

@@ -19,6 +19,7 @@ from pyinfra.api import QuoteString, StringCommand
 from pyinfra.connectors.util import CommandOutput, OutputLine
 
 from celery_pi.remote import assign
+from celery_pi.shell_session import ShellSession
 
 if TYPE_CHECKING:
     from pyinfra.api.host import Host
@@ -59,6 +60,7 @@ class BulkFacts:
 
     def __init__(self, host: Host) -> None:
         self._host, self._connector = host, host.connector
+        self._shell = ShellSession(host, host.connector)
         self._arguments: dict[str, Any] = {}
         self._answers: dict[str, Answer] | None = None
         self._answered = 0.0
@@ -94,7 +96,9 @@ class BulkFacts:
 
     def tell(self, command: StringCommand | str, *told: bool, **arguments: Any) -> Answer:
         """The same, for what is no question of a plan."""
-        return self._connector.run_shell_command(StringCommand(command), *told, **arguments)
+        command = StringCommand(command)
+        answer = None if any(told) else self._shell.run(command, arguments)
+        return answer or self._connector.run_shell_command(command, *told, **arguments)
 
     @contextmanager
     def change(self) -> Iterator[None]:

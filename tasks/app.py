@@ -13,6 +13,8 @@ from celery_pi.secrets import passwords, redis_url
 from celery_pi.settings import Settings
 from celery_pi.sources import from_file
 
+PACKAGES = ["python3-venv"]
+
 # The app as the services run it.
 LIBRARY = [
     from_file(f"/usr/local/lib/celery-pi/{module}.py")
@@ -46,10 +48,7 @@ URL_VARIABLES = (
 @component("App")
 def deploy(settings: Settings) -> None:
     """The project reaches its broker, has the pinned packages, and can write its directories."""
-    debian_packages(
-        name="Install Python's venv",
-        packages=["python3-venv"],
-    )
+    debian_packages(name="Install Python's venv", packages=PACKAGES)
     python_packages(
         name="Install the pinned packages",
         venv=settings.app_venv,

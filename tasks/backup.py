@@ -16,6 +16,7 @@ PLACE = "/var/backups/celery-pi"
 UNITS = "/etc/systemd/system"
 BACKUP, DRILL = "celery-pi-backup", "celery-pi-drill"
 OFF_SITE = from_file(f"{LIBRARY}/backup-off-site", mode="0755")
+RESTIC = ["restic"]
 PASSWORD = f"{DIRECTORY}/restic_password"
 
 # A restore works where no backup is made.
@@ -50,7 +51,7 @@ def deploy(settings: Settings) -> None:
 def _off_site(settings: Settings) -> None:
     """restic takes each one elsewhere."""
     if settings.backup_restic_repository and settings.backup_restic_password_file:
-        debian_packages(name="Install restic", packages=["restic"])
+        debian_packages(name="Install restic", packages=RESTIC)
         text = supplied(settings.backup_restic_password_file)
         password = ConfigFile(PASSWORD, text, mode="0600", secret=True)
         config_files(name="Configure restic", files=[OFF_SITE, password])

@@ -17,6 +17,7 @@ from celery_pi.sources import from_file, from_template
 
 UNIT = "fail2ban.service"
 LOGINS = "redis-logins.service"
+PACKAGES = ["fail2ban", "nftables", "python3-systemd"]
 LIBRARY = "/usr/local/lib/celery-pi"
 SCRIPT = from_file(f"{LIBRARY}/redis-logins", mode="0755")
 CHECK = from_file(f"{LIBRARY}/check-fail2ban-config", mode="0755")
@@ -48,8 +49,7 @@ def _tell_of_redis(settings: Settings) -> None:
 
 
 def _ban(settings: Settings) -> None:
-    packages = ["fail2ban", "nftables", "python3-systemd"]
-    debian_packages(name="Install fail2ban", packages=packages)
+    debian_packages(name="Install fail2ban", packages=PACKAGES)
     known = deployers(host)
     filters = [REDIS, FLOWER] if settings.flower else [REDIS]
     jails = from_template(
@@ -75,7 +75,7 @@ def _ban(settings: Settings) -> None:
 def _watch_over(*jails: str) -> str:
     """Shell command that waits, for a minute at most, until all the jails are there."""
     ask = " && ".join(f"fail2ban-client status {jail}" for jail in jails)
-    return f"timeout 60 sh -c 'until {{ {ask}; }} >/dev/null 2>&1; do sleep 0.5; done'"
+    return f"timeout 60 sh -c 'until {{ {ask}; }} >/dev/null 2>&1; do sleep 0.1; done'"
 
 
 def _remove() -> None:

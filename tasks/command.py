@@ -8,6 +8,7 @@ from celery_pi.sources import from_file, from_template
 
 PROGRAM = "/usr/local/bin/celery-pi"
 LIBRARY = "/usr/local/lib/celery-pi"
+PACKAGES = ["distro-info-data"]
 
 # What each is for stands in the first of them.
 CHECKS = [
@@ -35,7 +36,7 @@ DOCTOR = [
 @component("Command")
 def deploy(settings: Settings) -> None:
     """`celery-pi` is on the Pi, and knows what was deployed."""
-    debian_packages(name="Install what it reads", packages=["distro-info-data"])
+    debian_packages(name="Install what it reads", packages=PACKAGES)
     config_files(
         name="Install celery-pi",
         files=[

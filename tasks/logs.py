@@ -7,11 +7,13 @@ from celery_pi.operations.service import service
 from celery_pi.settings import Settings, size_in_bytes
 from celery_pi.sources import from_template
 
+PACKAGES = ["logrotate"]
+
 
 @component("Logs")
 def deploy(settings: Settings) -> None:
     """A week of logs is kept over restarts, and they take no more room than they may."""
-    debian_packages(name="Install logrotate", packages=["logrotate"])
+    debian_packages(name="Install logrotate", packages=PACKAGES)
     journal = from_template(
         "/etc/systemd/journald.conf.d/celery-pi.conf",
         journal_bytes=size_in_bytes(settings.journal_max_use),

@@ -17,6 +17,7 @@ from celery_pi.settings import Settings
 from celery_pi.sources import from_file, from_template
 
 UNIT = "nginx.service"
+PACKAGES = ["nginx", "openssl"]
 PORTS = ("80/tcp", "443/tcp")  # the site's, whose server block they may be
 LIBRARY = "/usr/local/lib/celery-pi"
 CHECK = from_file(f"{LIBRARY}/check-nginx-config", mode="0755")
@@ -45,7 +46,7 @@ def deploy(settings: Settings) -> None:
         _remove([LOCATION, MAINTENANCE, COMMON, PASSWORD, SANDBOX.path, LOGIN.path, CHECK.path])
         service(name="Run without it", unit=UNIT, watch=[SERVER, COMMON], ours=False, check=GOOD)
         return
-    debian_packages(name="Install nginx", packages=["nginx", "openssl"])
+    debian_packages(name="Install nginx", packages=PACKAGES)
     config_files(name="Install the helpers", files=[CHECK, LOGIN])
     mending_script(name="Hash the login", script=LOGIN)
     # Given twice, it is an error to nginx.

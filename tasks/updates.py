@@ -13,6 +13,7 @@ from celery_pi.sources import from_file, from_template
 
 UPGRADE = "apt-daily-upgrade"
 LISTS = "apt-daily"
+PACKAGES = ["unattended-upgrades", "needrestart"]
 
 # apt reads a file whose brackets do not match without a word; its last setting is then another.
 # Read alone: the live file has that setting too.
@@ -32,8 +33,7 @@ def deploy(settings: Settings) -> None:
     warn_of_troubles()
     files = configuration(settings)
     if settings.updates:
-        packages = ["unattended-upgrades", "needrestart"]
-        debian_packages(name="Install unattended-upgrades", packages=packages)
+        debian_packages(name="Install unattended-upgrades", packages=PACKAGES)
         config_files(name="Configure", files=files)
     else:
         absent_units(name="Remove", units=[], files=[file.path for file in files])

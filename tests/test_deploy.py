@@ -79,7 +79,7 @@ def test_a_host_can_be_named_without_the_inventory(pi: VirtualPi) -> None:
 def test_plan_of_a_fresh_machine_tells_all_and_changes_no_byte(fresh_pi: VirtualPi) -> None:
     before = fingerprint(fresh_pi)
     announced = plan(fresh_pi).planned
-    assert {"Redis | Install Redis", "Worker | Run", "Beat | Run"} <= announced
+    assert {"Packages | Install", "Worker | Run", "Beat | Run"} <= announced
     assert fingerprint(fresh_pi) == before
 
 

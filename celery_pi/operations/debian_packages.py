@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
-from pyinfra import host
+from pyinfra import host, state
 from pyinfra.api import FactBase, QuoteString, StringCommand, operation
 
 # dpkg keeps its unfinished steps in `updates`; until they are done, apt refuses to do anything.
@@ -28,6 +28,7 @@ APT = (
 )
 
 FETCHED = "celery_pi_package_lists"
+PLANNED = "celery_pi_planned_packages"
 
 # Without the lock's time-out, which `update` does not know, another apt makes it fail at once.
 UPDATE = f"for try in 1 2 3; do {APT} update >&2 && break; [ $try -lt 3 ] && sleep 10; done"
@@ -65,11 +66,23 @@ def debian_packages(packages: Sequence[str]) -> Generator[StringCommand]:
     now = host.get_fact(DebianPackages, packages=list(packages))
     if now.interrupted:
         yield StringCommand("DEBIAN_FRONTEND=noninteractive dpkg --configure -a --force-confold")
-    if now.missing:
+    missing = _not_planned(now.missing)
+    if missing:
         if not host.connector_data.get(FETCHED):
             yield StringCommand(UPDATE)
             host.connector_data[FETCHED] = True  # not before it has been run, and well
-        names = [QuoteString(name) for name in now.missing]
+        names = [QuoteString(name) for name in missing]
         yield StringCommand(APT, "-o Dpkg::Options::=--force-confold install", *names)
-    if not now.interrupted and not now.missing:
+    if not now.interrupted and not missing:
         host.noop("all packages are installed")
+
+
+def _not_planned(missing: Sequence[str]) -> list[str]:
+    """Those that no operation before this one is going to install; once the run is under way, the
+    machine tells."""
+    planned: set[str] = host.connector_data.setdefault(PLANNED, set())
+    if state.is_executing:
+        return list(missing)
+    news = [name for name in missing if name not in planned]
+    planned.update(news)
+    return news

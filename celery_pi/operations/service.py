@@ -56,13 +56,15 @@ echo then; [ ! -e "$record" ] || cat "$record"
 RESTART = r"""
 set -e
 before=$(snapshot)
-systemctl daemon-reload
 if ! (eval "$check") >&2; then
   echo "$unit is not started again: what runs is left as it is" >&2
   exit 1
 fi
 shown=$(systemctl show -p ActiveState -p UnitFileState "$unit")
-case $ours$shown in yes*UnitFileState=enabled* | no*) ;; *) systemctl enable --quiet "$unit" ;; esac
+case $ours$shown in
+  yes*UnitFileState=enabled* | no*) systemctl daemon-reload ;;
+  *) systemctl enable --quiet "$unit" ;;  # which has systemd reload too
+esac
 case $shown in *ActiveState=failed*) systemctl reset-failed "$unit" ;; esac
 if ! { systemctl "$verb" "$unit" && (eval "$ready"); } >&2; then
   journalctl -q -o cat -u "$unit" -n 50 | grep -a '^celery-pi: ' | tail -n 1 >&2

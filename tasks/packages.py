@@ -1,0 +1,25 @@
+"""The Debian packages of the other components."""
+
+from celery_pi.component import component
+from celery_pi.operations.debian_packages import debian_packages
+from celery_pi.settings import Settings
+from tasks import app, backup, bans, command, logs, nginx, redis, updates
+
+
+@component("Packages")
+def deploy(settings: Settings) -> None:
+    """They are installed in one call of apt, which takes a second or two for each.
+
+    A component that is deployed alone installs its own, and one whose packages must find something
+    there before they are installed still does.
+    """
+    wanted = [*logs.PACKAGES, *redis.PACKAGES, *app.PACKAGES, *command.PACKAGES]
+    if settings.flower:
+        wanted += nginx.PACKAGES
+    if settings.bans:
+        wanted += bans.PACKAGES
+    if settings.backup and settings.backup_restic_repository:
+        wanted += backup.RESTIC
+    if settings.updates:
+        wanted += updates.PACKAGES
+    debian_packages(name="Install", packages=wanted)
