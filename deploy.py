@@ -21,6 +21,7 @@ from tasks import (
 kernel.deploy()
 board.deploy()
 firewall.deploy()  # before anything opens a port
+app.begin()
 packages.deploy()
 logs.deploy()
 redis.deploy()

@@ -7,7 +7,11 @@ from celery_pi.component import component
 from celery_pi.operations.config_files import config_files
 from celery_pi.operations.debian_packages import debian_packages
 from celery_pi.operations.env_file import env_file
-from celery_pi.operations.python_packages import python_packages, record
+from celery_pi.operations.python_packages import (
+    python_packages,
+    python_packages_begun,
+    record,
+)
 from celery_pi.operations.service import service
 from celery_pi.secrets import passwords, redis_url
 from celery_pi.settings import Settings
@@ -46,6 +50,17 @@ URL_VARIABLES = (
 
 
 @component("App")
+def begin(settings: Settings) -> None:
+    """pip begins, and goes on while apt installs; `deploy` completes it."""
+    python_packages_begun(
+        name="Begin with the pinned packages",
+        venv=settings.app_venv,
+        pins=settings.app_pins,
+        requirements=_requirements(settings),
+    )
+
+
+@component("App")
 def deploy(settings: Settings) -> None:
     """The project reaches its broker, has the pinned packages, and can write its directories."""
     debian_packages(name="Install Python's venv", packages=PACKAGES)
@@ -53,7 +68,7 @@ def deploy(settings: Settings) -> None:
         name="Install the pinned packages",
         venv=settings.app_venv,
         pins=settings.app_pins,
-        requirements=f"{settings.app_dir}/{settings.app_requirements}",
+        requirements=_requirements(settings),
     )
     url = redis_url(passwords(host, settings).wanted["celery"], settings)
     env_file(
@@ -78,6 +93,10 @@ def deploy(settings: Settings) -> None:
     config_files(name="Install the service library", files=LIBRARY)
     for unit in settings.app_units or ():
         service(name=f"Start {unit} again", unit=unit, watch=[settings.app_env], ours=False)
+
+
+def _requirements(settings: Settings) -> str:
+    return f"{settings.app_dir}/{settings.app_requirements}"
 
 
 def watched(settings: Settings) -> list[str]:

@@ -227,12 +227,56 @@ def test_another_kombu_ends_the_process_in_one_sentence(broken: str, said: str) 
 def test_what_an_unanswered_question_has_said_is_said_again_at_the_end(
     in_hand: ModuleType, calls: list[Call]
 ) -> None:
-    kind = import_module("handover").NotingChannel
-    channel: Any = SimpleNamespace(done=["2"], told=["1"], settle=lambda: kind.settle(channel))
-    channel.connection, channel.connection_errors = OPEN, (OperationalError,)
-    channel.do_restore = False
-    channel.settle_all = lambda: kind.settle_all(channel)
+    channel = noting(done=["2"], told=["1"], sent=1.0)
     channel.qos = in_hand.KeepingQoS(channel)
     channel.qos.restore_unacked_once()
     assert sorted(calls) == [("forget", "1"), ("forget", "2")]
     assert (channel.done, channel.told) == ([], [])
+
+
+def noting(**values: object) -> Any:
+    """A channel of ours in the event loop, as far as it tells Redis what is done."""
+    kind = import_module("handover").NotingChannel
+    connection = SimpleNamespace(client="a connection", cycle=SimpleNamespace(is_looping=True))
+    channel = SimpleNamespace(connection=connection, connection_errors=(OperationalError,))
+    channel.active_queues, channel.unacknowledged, channel.do_restore = ["celery"], set(), False
+    channel.sent, channel._in_poll, channel._closing = None, None, False
+    vars(channel).update(values)
+    for name in ("asks_next", "settle", "settle_all", "_say_what_is_done"):
+        setattr(channel, name, getattr(kind, name).__get__(channel))
+    return channel
+
+
+BLOCKED = {"_in_poll": "a connection", "sent": None}
+ANSWER_IS_NEAR = {"_in_poll": "a connection", "sent": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("state", "asks"),
+    [
+        ({}, True),
+        (ANSWER_IS_NEAR, True),
+        (BLOCKED, False),
+        ({"_closing": True}, False),
+        ({"active_queues": []}, False),
+        ({"unacknowledged": {"celery"}}, False),
+    ],
+)
+@pytest.mark.usefixtures("in_hand")
+def test_what_is_done_waits_only_for_a_question_that_is_near(
+    state: dict[str, object], asks: bool
+) -> None:
+    assert noting(**state).asks_next() is asks
+    outside = SimpleNamespace(cycle=SimpleNamespace(is_looping=False))
+    assert not noting(**state, connection=outside).asks_next()
+
+
+@pytest.mark.parametrize(("state", "said"), [({}, ["1"]), (ANSWER_IS_NEAR, []), (BLOCKED, ["1"])])
+def test_what_no_question_will_say_is_said_in_the_same_turn(
+    in_hand: ModuleType, calls: list[Call], state: dict[str, object], said: list[str]
+) -> None:
+    channel = noting(done=["1"], told=[], **state)
+    channel.qos = in_hand.KeepingQoS(channel)
+    channel.settle()
+    assert calls == [("forget", tag) for tag in said]
+    channel.done.clear()

@@ -7,13 +7,16 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from celery_pi.operations import python_packages as module
 from celery_pi.operations.python_packages import (
     Environment,
     PythonEnvironment,
     python_packages,
+    python_packages_begun,
 )
 from celery_pi.settings import Settings
 from tests.fake import Programs, Run, as_root, run, sh
@@ -26,12 +29,14 @@ INSTALLED = ("celery-5.5.3", "django_celery_results-2.6.0", "pip-25.1")
 # Python as far as the operation knows it: `-m venv` makes an environment, whose own Python has
 # a pip that leaves a folder for each pin.
 VENV = """
+[ "$1" = -m ] || exec test ! -e "{unable}"
 mkdir -p "$3/bin" "$3/lib/python3.13/site-packages"
 cp "$0.venv" "$3/bin/python3.13"; ln -sf python3.13 "$3/bin/python"
 mkdir -p "$3/lib/python3.13/site-packages/pip-25.1.dist-info"
 touch "$3/lib/python3.13/site-packages/pip-25.1.dist-info/RECORD"
 """
 PIP = """
+[ ! -e "{slow}" ] || sleep 1
 [ ! -e "{broken}" ] || { echo "ERROR: no such version" >&2; exit 1; }
 for pin in "$@"; do
   case $pin in *==*)
@@ -48,10 +53,14 @@ class App:
 
     def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.programs = Programs(directory, monkeypatch)
-        self.broken = directory / "broken"
+        self.broken, self.slow, self.unable = (
+            directory / name for name in ("broken", "slow", "unable")
+        )
+        monkeypatch.setattr(module, "LOCK", str(directory / "run/pip.lock"))
         self.programs.add("runuser", 'shift 3; exec "$@"')
-        self.programs.add("python3", VENV)
-        self.programs.add("python3.venv", PIP.replace("{broken}", str(self.broken)))
+        self.programs.add("python3", VENV.replace("{unable}", str(self.unable)))
+        pip = PIP.replace("{broken}", str(self.broken)).replace("{slow}", str(self.slow))
+        self.programs.add("python3.venv", pip)
         self.dir = directory / "my app"
         self.dir.mkdir()
         self.venv = self.dir / "venv"
@@ -59,17 +68,24 @@ class App:
         self.requirements = self.dir / "requirements-prod.txt"
         self.requirements.write_text("Django==5.2\n")
 
-    def operation(self, pins: Sequence[str]) -> object:
-        return python_packages(
-            name="Install the pinned packages",
-            venv=str(self.venv),
-            pins=pins,
-            requirements=str(self.requirements),
-        )
-
     def deploy(self, pins: Sequence[str] = PINS) -> Run:
         self.programs.calls()
-        return run(lambda: self.operation(pins))
+        return run(lambda: python_packages(name="Install", **self._named(pins)))
+
+    def begin(self) -> Run:
+        return run(lambda: python_packages_begun(name="Begin", **self._named(PINS)))
+
+    def plan(self) -> Run:
+        """Of both."""
+
+        def both() -> None:
+            python_packages_begun(name="Begin", **self._named(PINS))
+            python_packages(name="Install", **self._named(PINS))
+
+        return run(both, dry=True)
+
+    def _named(self, pins: Sequence[str]) -> dict[str, Any]:
+        return {"venv": str(self.venv), "pins": pins, "requirements": str(self.requirements)}
 
     def pip_calls(self) -> list[str]:
         calls = [call for call in self.programs.calls() if " -m pip install " in call]
@@ -173,7 +189,6 @@ def test_failed_installation_says_why_and_is_tried_again(deployed: App) -> None:
 @as_root
 @pytest.mark.parametrize("there", [True, False])
 def test_pip_runs_as_the_owner_of_the_environment_else_of_the_app(app: App, there: bool) -> None:
-    app.programs.add("python3", VENV)
     if there:
         app.deploy()
         os.chown(app.venv, 65534, 65534)
@@ -188,9 +203,10 @@ def test_pip_runs_as_the_owner_of_the_environment_else_of_the_app(app: App, ther
 
 def test_fact_of_an_environment_that_is_not_there(app: App) -> None:
     digest = hashlib.sha256(app.requirements.read_bytes()).hexdigest()
-    assert app.fact() == Environment(False, "", digest, frozenset())
+    assert app.fact() == Environment(False, "", digest, frozenset(), able=True)
     app.requirements.unlink()
-    assert app.fact() == Environment(False, "", "", frozenset())
+    app.unable.touch()
+    assert app.fact() == Environment(False, "", "", frozenset(), able=False)
 
 
 def test_fact_reads_names_as_pip_compares_them(deployed: App) -> None:
@@ -241,3 +257,35 @@ def test_record_that_a_power_cut_left_half_does_not_hide_the_requirements(deploy
     deployed.deploy()
     (call,) = deployed.pip_calls()
     assert call.endswith(f" -r {deployed.requirements}")
+
+
+def test_what_was_begun_is_waited_for_and_not_done_again(app: App) -> None:
+    app.slow.touch()
+    begun = app.begin()
+    assert (begun.planned, begun.changed, begun.error) == ([True], [True], "")
+    assert not app.packages.exists() or not list(app.packages.glob("celery-*"))
+    assert app.deploy().changed == [False]
+    assert app.installed() == {"celery 5.5.3", "django-celery-results 2.6.0", "pip 25.1"}
+
+
+def test_what_was_begun_and_went_wrong_is_done_again_and_told(app: App) -> None:
+    app.broken.touch()
+    assert app.begin().error == ""
+    done = app.deploy()
+    assert done.error
+    assert "ERROR: no such version" in done.shown
+    app.broken.unlink()
+    assert app.deploy().changed == [True]
+
+
+def test_nothing_begins_where_there_is_an_environment_or_none_can_be_made(app: App) -> None:
+    app.unable.touch()
+    assert app.begin().planned == [False]
+    assert app.plan().planned == [False, True]
+    app.unable.unlink()
+    assert app.plan().planned == [True, False]
+    assert not app.venv.exists()
+    app.deploy()
+    (app.packages / "celery-5.5.3.dist-info").rename(app.packages / "celery-5.4.0.dist-info")
+    assert app.begin().planned == [False]
+    assert app.plan().planned == [False, True]

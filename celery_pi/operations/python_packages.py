@@ -13,7 +13,7 @@ from packaging.version import InvalidVersion, Version
 from pyinfra import host
 from pyinfra.api import FactBase, QuoteString, StringCommand, operation
 
-from celery_pi.remote import announce_write, assign
+from celery_pi.remote import announce_write, assign, is_announced
 
 # Names and versions come from the folders that pip itself goes by: no Python has to start,
 # which takes seconds on a Pi, and nothing of the app's user runs as root.
@@ -25,8 +25,12 @@ packages=$venv/lib/${python##*/}/site-packages
 ready() { [ -x "$python" ] && ls "$packages"/pip-*/RECORD >/dev/null 2>&1; }
 """
 
+# Held by a pip that works beside other operations, which is waited for.
+LOCK = "/run/celery-pi/pip.lock"
+
 SHOW = r"""
-ready && echo "ready"
+[ ! -e "$lock" ] || flock "$lock" true
+ready && echo "ready" || { python3 -c "import ensurepip" 2>/dev/null && echo "able"; }
 [ ! -e "$record" ] || echo "record $(cat "$record")"
 [ ! -e "$requirements" ] || echo "requirements $(sha256sum <"$requirements" | cut -c1-64)"
 for info in "$packages"/*.dist-info; do [ ! -d "$info" ] || echo "installed ${info##*/}"; done
@@ -44,6 +48,18 @@ as_owner "$venv/bin/python" -m pip install --no-input --no-cache-dir \
 as_owner sh -c 'printf "%s\n" "$1" >"$2.new" && mv -fT "$2.new" "$2"' record "$wanted" "$record"
 """
 
+# What goes wrong is told when it is done again, and waited for.
+BESIDE = rf"""
+umask 077; mkdir -p "${{lock%/*}}"
+exec 9>"$lock"
+flock 9
+umask 022
+(
+  trap '' HUP
+  {INSTALL}
+) </dev/null >/dev/null 2>&1 &
+"""
+
 
 class Package(NamedTuple):
     """Name and version, each in the form that makes equal ones equal."""
@@ -54,19 +70,21 @@ class Package(NamedTuple):
 
 @dataclass(frozen=True)
 class Environment:
-    """A virtual environment: is it usable, what was last installed, and what is in it now."""
+    """A virtual environment: is it usable, or else can one be made; what was last installed, and
+    what is in it now."""
 
     ready: bool
     record: str
     requirements: str
     installed: frozenset[Package]
+    able: bool = False
 
 
 class PythonEnvironment(FactBase[Environment]):
     """State of a virtual environment, read in one command."""
 
     def command(self, venv: str, requirements: str) -> StringCommand:
-        values = assign(venv=venv, requirements=requirements, record=record(venv))
+        values = assign(venv=venv, requirements=requirements, record=record(venv), lock=LOCK)
         return StringCommand(values, PACKAGES, SHOW)
 
     def process(self, output: list[str]) -> Environment:
@@ -79,6 +97,7 @@ class PythonEnvironment(FactBase[Environment]):
             record="".join(words.get("record", [])),
             requirements="".join(words.get("requirements", [])),
             installed=frozenset(map(_installed, words.get("installed", []))),
+            able="able" in words,
         )
 
     @staticmethod
@@ -94,16 +113,43 @@ def python_packages(venv: str, pins: Sequence[str], requirements: str) -> Genera
     need not exist. Both go to pip in one call, so that it refuses what contradicts itself.
     """
     now = host.get_fact(PythonEnvironment, venv=venv, requirements=requirements)
-    wanted = sha256("\n".join([*pins, now.requirements]).encode()).hexdigest()
+    wanted = _wanted(pins, now)
     missing = {_pinned(pin) for pin in pins} - now.installed
-    if now.ready and now.record == wanted and not missing:
+    # Once it is, the disk tells what became of it.
+    has_begun = is_announced(host, record(venv))
+    if has_begun or (now.ready and now.record == wanted and not missing):
         host.noop("all pinned packages are installed")
         return
-    arguments = [*pins, *(["-r", requirements] if now.requirements else [])]
     announce_write(host, record(venv))
-    values = assign(venv=venv, record=record(venv), wanted=wanted)
-    positional = StringCommand("set --", *(QuoteString(argument) for argument in arguments), "\n")
-    yield StringCommand(values, positional, PACKAGES, INSTALL)
+    yield StringCommand(_told(venv, pins, requirements, now), PACKAGES, INSTALL)
+
+
+@operation()
+def python_packages_begun(
+    venv: str, pins: Sequence[str], requirements: str
+) -> Generator[StringCommand]:
+    """Where there is no environment, pip begins with one, beside the operations that come next.
+
+    `python_packages` waits for it, and does what it has not done. Where a Debian package is needed
+    first, nothing begins.
+    """
+    now = host.get_fact(PythonEnvironment, venv=venv, requirements=requirements)
+    if now.ready or not now.able:
+        host.noop("there is an environment" if now.ready else "none can be made yet")
+        return
+    announce_write(host, record(venv))
+    yield StringCommand(_told(venv, pins, requirements, now), PACKAGES, BESIDE)
+
+
+def _wanted(pins: Sequence[str], now: Environment) -> str:
+    return sha256("\n".join([*pins, now.requirements]).encode()).hexdigest()
+
+
+def _told(venv: str, pins: Sequence[str], requirements: str, now: Environment) -> StringCommand:
+    """What the scripts work with; the positional arguments are pip's."""
+    arguments = [*pins, *(["-r", requirements] if now.requirements else [])]
+    values = assign(venv=venv, record=record(venv), wanted=_wanted(pins, now), lock=LOCK)
+    return StringCommand(values, "set --", *(QuoteString(word) for word in arguments), "\n")
 
 
 def record(venv: str) -> str:

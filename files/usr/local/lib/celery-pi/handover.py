@@ -81,21 +81,27 @@ class NotingChannel(Channel):
     # -- what is done
 
     def asks_next(self):
-        """Whether the event loop is about to ask for a task, and can say with that what is done."""
-        if not self.connection.cycle.is_looping or self._in_poll or self._closing:
+        """Whether the event loop is about to ask for a task, and can say with that what is done:
+        in this turn, or in the next if the script is still to answer."""
+        is_blocked = self._in_poll and not self.sent
+        if not self.connection.cycle.is_looping or is_blocked or self._closing:
             return False
         queues = self.active_queues
         return bool(queues) and self.unacknowledged.isdisjoint(queues)
 
     def settle(self):
-        """Say by itself what no question has said."""
-        while self.done:
-            self.qos.sooner_or_later("forget", self.done.pop())
+        """Say by itself what no question has said, nor will when the script has answered."""
+        if not self.sent:
+            self._say_what_is_done()
 
     def settle_all(self):
         """At its end, say also what a question has said that nobody has answered."""
         self.done, self.told = self.done + self.told, []
-        self.settle()
+        self._say_what_is_done()
+
+    def _say_what_is_done(self):
+        while self.done:
+            self.qos.sooner_or_later("forget", self.done.pop())
 
     # -- what is next
 
