@@ -20,9 +20,9 @@ from tasks import (
 
 kernel.deploy()
 board.deploy()
-firewall.deploy()  # before anything opens a port
 app.begin()
 packages.deploy()
+firewall.deploy()  # before anything opens a port
 logs.deploy()
 redis.deploy()
 app.deploy()  # before the services that run the app

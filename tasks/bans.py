@@ -49,7 +49,7 @@ def _tell_of_redis(settings: Settings) -> None:
 
 
 def _ban(settings: Settings) -> None:
-    debian_packages(name="Install fail2ban", packages=PACKAGES)
+    debian_packages(name="Install fail2ban", packages=PACKAGES, held=[UNIT])
     known = deployers(host)
     filters = [REDIS, FLOWER] if settings.flower else [REDIS]
     jails = from_template(

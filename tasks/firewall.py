@@ -7,6 +7,7 @@ from celery_pi.operations.ufw import firewall, no_firewall
 from celery_pi.settings import Settings
 from tasks import nginx
 
+PACKAGES = ["ufw"]
 PORTS = nginx.PORTS  # of all components that other machines reach
 
 
@@ -16,7 +17,7 @@ def deploy(settings: Settings) -> None:
     if not settings.firewall:
         no_firewall(name="Remove it")
         return
-    debian_packages(name="Install ufw", packages=["ufw"])
+    debian_packages(name="Install ufw", packages=PACKAGES)
     firewall(
         name="Close all ports but the declared",
         openings=[opening(text) for text in (*PORTS, *settings.firewall_allow)],

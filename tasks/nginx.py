@@ -46,7 +46,7 @@ def deploy(settings: Settings) -> None:
         _remove([LOCATION, MAINTENANCE, COMMON, PASSWORD, SANDBOX.path, LOGIN.path, CHECK.path])
         service(name="Run without it", unit=UNIT, watch=[SERVER, COMMON], ours=False, check=GOOD)
         return
-    debian_packages(name="Install nginx", packages=PACKAGES)
+    debian_packages(name="Install nginx", packages=PACKAGES, held=[UNIT])
     config_files(name="Install the helpers", files=[CHECK, LOGIN])
     mending_script(name="Hash the login", script=LOGIN)
     # Given twice, it is an error to nginx.

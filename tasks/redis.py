@@ -23,7 +23,7 @@ def deploy(settings: Settings) -> None:
     """Redis runs, knows each of its users, and forgets no accepted task."""
     known = passwords(host, settings)
     secret_files(name="Store the passwords", known=known)
-    debian_packages(name="Install Redis", packages=PACKAGES)
+    debian_packages(name="Install Redis", packages=PACKAGES, held=[UNIT])
     tls.deploy()  # before Redis is to start with the certificate
     config_files(
         name="Install the helpers",

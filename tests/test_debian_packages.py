@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from celery_pi.operations import debian_packages as module
 from celery_pi.operations.debian_packages import DebianPackages, Packages, debian_packages
 from tests.fake import Programs, Run, run, sh
 
 pytestmark = pytest.mark.fast
 
 INSTALLED = "install ok installed"
+
+# What packages ask while they are installed: invoke-rc.d and deb-systemd-invoke in their ways.
+ASKED = (
+    *("redis-server.service,start", "nginx,start", "--quiet,nginx,start"),
+    *("nginx.service,restart", "logrotate.timer,start", "redis,start"),
+)
 
 # dpkg and apt as far as the operation knows them: a file for each package with its status.
 DPKG_QUERY = 'cat "{state}/$4" 2>/dev/null'
@@ -24,6 +32,10 @@ true
 APT = """
 [ "$DEBIAN_FRONTEND" = noninteractive ] || { echo "would ask" >&2; exit 100; }
 [ -z "$(/bin/ls {state}/updates)" ] || { echo "dpkg was interrupted" >&2; exit 100; }
+[ ! -x {policy} ] || for asked in {asked}; do
+  {policy} $(echo "$asked" | tr , ' ')
+  echo "$asked $?" >>{state}/answers
+done
 for word in "$@"; do
   case $word in
     update) read -r left <{state}/refusals
@@ -40,8 +52,12 @@ class Debian:
         (self.state / "updates").mkdir(parents=True)
         (self.state / "refusals").write_text("0\n")
         self.programs = Programs(directory, monkeypatch)
+        self.policy = directory / "policy-rc.d"
+        monkeypatch.setattr(module, "POLICY", str(self.policy))
+        monkeypatch.setattr(module, "LOCK", str(directory / "run/apt.lock"))
         for name, script in (("dpkg-query", DPKG_QUERY), ("dpkg", DPKG), ("apt-get", APT)):
-            self.programs.add(name, script.replace("{state}", str(self.state)))
+            script = script.replace("{state}", str(self.state)).replace("{asked}", " ".join(ASKED))
+            self.programs.add(name, script.replace("{policy}", str(self.policy)))
         monkeypatch.delenv("DEBIAN_FRONTEND", raising=False)
         self.programs.add("sleep")
         # The operation asks for dpkg's own folder by its full path.
@@ -56,9 +72,14 @@ class Debian:
     def interrupted(self) -> None:
         (self.state / "updates" / "0001").touch()
 
-    def deploy(self, *packages: str) -> Run:
+    def deploy(self, *packages: str, held: Sequence[str] = ()) -> Run:
         self.programs.calls()
-        return run(lambda: debian_packages(name="Install", packages=packages))
+        return run(lambda: debian_packages(name="Install", packages=packages, held=held))
+
+    def answers(self) -> list[str]:
+        """What packages were told that asked whether to start their services."""
+        path = self.state / "answers"
+        return path.read_text().splitlines() if path.exists() else []
 
     def calls(self) -> list[str]:
         """What was done, each in one word: dpkg, update, or install and the packages."""
@@ -173,3 +194,44 @@ def test_backup_in_dpkgs_folder_is_no_interruption(debian: Debian) -> None:
 def test_package_on_hold_is_installed(debian: Debian) -> None:
     debian.has(redis_server="hold ok installed")
     assert debian.deploy("redis-server").planned == [False]
+
+
+HELD = ("redis-server.service", "nginx.service")
+NO, YES = ASKED[:3], ASKED[3:]
+
+
+def test_services_that_are_held_are_not_started_by_their_packages(debian: Debian) -> None:
+    assert debian.deploy("redis-server", held=HELD).error == ""
+    assert not debian.policy.exists()
+    told = [f"{asked} 101" for asked in NO] + [f"{asked} 0" for asked in YES]
+    assert debian.answers() == told
+
+
+def test_all_services_are_started_where_none_is_held(debian: Debian) -> None:
+    debian.deploy("redis-server")
+    assert debian.answers() == []
+
+
+def test_answer_is_yes_again_when_apt_has_failed(debian: Debian) -> None:
+    (debian.state / "refusals").write_text("0\n")
+    debian.programs.add("apt-get", 'case "$*" in *update*) ;; *) exit 100 ;; esac')
+    assert debian.deploy("redis-server", held=HELD).error
+    assert not debian.policy.exists()
+
+
+def test_policy_that_a_power_cut_left_behind_says_yes_and_is_replaced(debian: Debian) -> None:
+    debian.programs.add("rm")  # as if it were never reached
+    debian.deploy("redis-server", held=HELD)
+    debian.programs.bin.joinpath("rm").unlink()
+    assert debian.policy.exists()
+    assert subprocess.run([debian.policy, "nginx", "start"], check=False).returncode == 0
+    debian.deploy("python3-venv", held=HELD)
+    assert not debian.policy.exists()
+
+
+def test_policy_of_somebody_else_stays_and_is_asked(debian: Debian) -> None:
+    debian.policy.write_text("#!/bin/sh\nexit 101\n")
+    debian.policy.chmod(0o755)
+    assert debian.deploy("redis-server", held=HELD).error == ""
+    assert debian.policy.read_text() == "#!/bin/sh\nexit 101\n"
+    assert {answer.split()[-1] for answer in debian.answers()} == {"101"}

@@ -70,6 +70,18 @@ def network(*machines: VirtualPi) -> Iterator[dict[str, str]]:
         made.remove()
 
 
+def test_no_service_was_started_before_the_firewall(pi: VirtualPi) -> None:
+    """Though all packages are installed first: what they would start waits for its component."""
+
+    def first_start(unit: str) -> float:
+        words = ("-u", unit, "-o", "short-unix", "--grep", "^Start(ing|ed) ")
+        return float(pi.run("journalctl", "-q", *words).stdout.split()[0])
+
+    firewall_was_up = first_start("ufw.service")
+    for unit in ("redis-server.service", "nginx.service", "fail2ban.service"):
+        assert first_start(unit) > firewall_was_up, unit
+
+
 def test_scan_of_all_ports_finds_ssh_and_the_site_alone(
     pi: VirtualPi, fresh_native_pi: VirtualPi
 ) -> None:

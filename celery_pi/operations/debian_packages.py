@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pyinfra import host, state
 from pyinfra.api import FactBase, QuoteString, StringCommand, operation
 
+from celery_pi.remote import assign
+
 # dpkg keeps its unfinished steps in `updates`; until they are done, apt refuses to do anything.
 SHOW = r"""
 ls /var/lib/dpkg/updates | grep -q '^[0-9]' && echo interrupted
@@ -33,6 +35,31 @@ PLANNED = "celery_pi_planned_packages"
 # Without the lock's time-out, which `update` does not know, another apt makes it fail at once.
 UPDATE = f"for try in 1 2 3; do {APT} update >&2 && break; [ $try -lt 3 ] && sleep 10; done"
 
+# Debian's own means to keep packages from starting their services (deb-systemd-invoke(1p)). It says
+# no only while the lock is held, so one that is left behind by a power cut keeps nothing down; and
+# only to a start, so what runs is restarted when it is upgraded. Somebody else's stays as it is.
+POLICY = "/usr/sbin/policy-rc.d"
+LOCK = "/run/celery-pi/apt.lock"
+MARK = "# Managed by celery-pi, and here while it installs packages."
+SAY_NO = """#!/bin/sh
+{mark}
+case $1 in --*) shift ;; esac
+case " {held} " in *" ${1%.service} "*) ;; *) exit 0 ;; esac
+[ "$2" = start ] || exit 0
+flock -n {lock} true || exit 101
+"""
+HOLD = r"""
+if [ ! -e "$policy" ] || grep -qxF "$mark" "$policy"; then
+  mkdir -p -m 0700 "${lock%/*}"
+  exec 9>"$lock"
+  flock 9
+  trap 'rm -f "$policy"' EXIT
+  printf '%s' "$text" >"$policy.new"
+  chmod 0755 "$policy.new"
+  mv "$policy.new" "$policy"
+fi
+"""
+
 
 @dataclass(frozen=True)
 class Packages:
@@ -57,8 +84,11 @@ class DebianPackages(FactBase[Packages]):
 
 
 @operation()
-def debian_packages(packages: Sequence[str]) -> Generator[StringCommand]:
+def debian_packages(packages: Sequence[str], held: Sequence[str] = ()) -> Generator[StringCommand]:
     """The packages are installed; the package lists are fetched when one is missing, once in a run.
+
+    `held` are units that their package does not start, since a component does once they are
+    configured.
 
     Beyond pyinfra's `apt.packages`, it waits for another apt, completes what dpkg left
     unfinished, and does not count the age of the package lists as a change.
@@ -72,9 +102,16 @@ def debian_packages(packages: Sequence[str]) -> Generator[StringCommand]:
             yield StringCommand(UPDATE)
             host.connector_data[FETCHED] = True  # not before it has been run, and well
         names = [QuoteString(name) for name in missing]
-        yield StringCommand(APT, "-o Dpkg::Options::=--force-confold install", *names)
+        install = StringCommand(APT, "-o Dpkg::Options::=--force-confold install", *names)
+        yield StringCommand(_held(held), install) if held else install
     if not now.interrupted and not missing:
         host.noop("all packages are installed")
+
+
+def _held(units: Sequence[str]) -> StringCommand:
+    text = SAY_NO.replace("{mark}", MARK).replace("{lock}", LOCK)
+    text = text.replace("{held}", " ".join(unit.removesuffix(".service") for unit in units))
+    return StringCommand(assign(policy=POLICY, lock=LOCK, mark=MARK, text=text), HOLD)
 
 
 def _not_planned(missing: Sequence[str]) -> list[str]:

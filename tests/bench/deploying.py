@@ -26,7 +26,6 @@ from tests.virtual_pi.platforms import native_platform
 NO_CHANGE = f"{OURS}, no change"
 Runs = dict[str, list[float]]
 _MEGABYTES = (300, 301)
-_FIRST = 3  # of each first deploy, which takes a minute
 _ONCE = "Ansible, which takes minutes, ran once."
 _NAMES = {OURS: "bench-dep-ours", ANSIBLE: "bench-dep-ansible", FLOOR: "bench-dep-floor"}
 
@@ -68,7 +67,7 @@ def _measure(effort: Effort, machines: dict[str, VirtualPi], place: Path) -> lis
 def _first_deploys(effort: Effort, machines: dict[str, VirtualPi], files: Path) -> Figure:
     """From machines that are new; the last of them stay."""
     runs: Runs = defaultdict(list)
-    for turn in range(min(effort.runs, _FIRST)):
+    for turn in range(effort.runs):
         runs[OURS].append(Way(fresh(machines[OURS])).ours())
         assert_active(machines[OURS])
         if turn == 0:
