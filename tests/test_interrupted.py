@@ -122,7 +122,7 @@ def test_interrupted_debian_package_is_completed_by_the_next_deploy(pi: VirtualP
     assert "dpkg was interrupted" in refused.stderr
     assert "redis-server" in pi.run("dpkg", "--audit").stdout
     # The first component that wants a package completes what dpkg has begun.
-    assert deploy(pi).changed == {"Firewall | Install ufw"}
+    assert deploy(pi).changed == {"Packages | Install"}
     assert pi.run("dpkg", "--audit").stdout == ""
     assert deploy(pi).changed == set()
 
@@ -130,6 +130,6 @@ def test_interrupted_debian_package_is_completed_by_the_next_deploy(pi: VirtualP
 def test_half_made_python_environment_is_completed_by_the_next_deploy(pi: VirtualPi) -> None:
     half = f"cd {APP}/venv && rm -r .celery-pi bin/pip* lib/*/*/pip* lib/*/*/flower*"
     pi.run("sh", "-c", half)
-    assert "App | Install the pinned packages" in deploy(pi).changed
+    assert "App | Begin with the pinned packages" in deploy(pi).changed
     assert "Version: 2.0.0" in pi.run(f"{APP}/venv/bin/pip", "show", "flower").stdout
     assert deploy(pi).changed == set()
