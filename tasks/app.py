@@ -27,6 +27,7 @@ LIBRARY = [
         "beat_schedule",
         "beyond_the_limit",
         "brief_log",
+        "gathered_events",
         "handover",
         "in_hand",
         "invariants",

@@ -103,7 +103,8 @@ def debian_packages(packages: Sequence[str], held: Sequence[str] = ()) -> Genera
             host.connector_data[FETCHED] = True  # not before it has been run, and well
         names = [QuoteString(name) for name in missing]
         install = StringCommand(APT, "-o Dpkg::Options::=--force-confold install", *names)
-        yield StringCommand(_held(held), install) if held else install
+        # Without the lock, which a daemon that a package starts would hold on to.
+        yield StringCommand(_held(held), install, "9>&-") if held else install
     if not now.interrupted and not missing:
         host.noop("all packages are installed")
 

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import beat_schedule
 import beyond_the_limit
 import brief_log
+import gathered_events
 import handover
 import in_hand
 import lookout
@@ -54,6 +55,7 @@ def by_socket(url: str) -> str:
 def load() -> Celery:
     """The owner's app with our settings. Ends the process if it uses another broker."""
     beyond_the_limit.protect()
+    gathered_events.protect()
     handover.protect()
     one_trip.protect()
     whole_results.protect()
