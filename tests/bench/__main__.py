@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Iterable
 from importlib import import_module
 
+from tests.bench.contenders import ansible_version
 from tests.bench.figure import Effort, Figure
 from tests.bench.machine import ORIGIN, copies
 from tests.bench.machine import versions as of_machine
@@ -61,7 +62,7 @@ def _require_runs(figures: Iterable[Figure]) -> None:
 def _versions() -> dict[str, str]:
     (pi,) = copies(ORIGIN)
     try:
-        return of_machine(pi)
+        return of_machine(pi) | {"ansible-core": ansible_version()}
     finally:
         pi.down()
 

@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import distributions
 from pathlib import Path
 
 from tests.bench.floor import NO_OP
@@ -91,6 +92,13 @@ def ensure_ansible() -> None:
     pip = (_VENV / "bin/python", "-m", "pip", "install", "--quiet")
     _good(run(*pip, "--disable-pip-version-check", "-r", _HERE / "requirements.txt"))
     stamp.write_text(wanted)
+
+
+def ansible_version() -> str:
+    """Of ansible-core, once it has been installed."""
+    packages = [str(path) for path in _VENV.glob("lib/*/site-packages")]
+    (found,) = distributions(name="ansible-core", path=packages)
+    return found.version
 
 
 def assert_active(pi: VirtualPi) -> None:
