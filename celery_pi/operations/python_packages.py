@@ -30,6 +30,7 @@ LOCK = "/run/celery-pi/pip.lock"
 
 SHOW = r"""
 [ ! -e "$lock" ] || flock "$lock" true
+# Without ensurepip, which is Debian's python3-venv, none can be made: an answer, and no error.
 ready && echo "ready" || { python3 -c "import ensurepip" 2>/dev/null && echo "able"; }
 [ ! -e "$record" ] || echo "record $(cat "$record")"
 [ ! -e "$requirements" ] || echo "requirements $(sha256sum <"$requirements" | cut -c1-64)"
