@@ -31,7 +31,7 @@ CA = "/etc/celery-pi/tls/ca.crt"
 SHORTEST = 32  # characters
 RANDOM_BYTES = 32  # 43 URL-safe characters, 256 bits
 
-# What each is for stands in templates/etc/redis/celery-pi.acl.j2.
+# What each is for stands in templates/etc/celery-pi/redis.acl.j2.
 USERS = ("celery", "flower", "backup", "monitor", "admin")
 SHORTEST_TYPED = 16  # of one that a person types
 

@@ -34,7 +34,7 @@ def deploy(settings: Settings) -> None:
     )
     live, users = live_settings(settings), acl(known.hashes, settings)
     at_start = [
-        conf("celery-pi.conf", settings),
+        conf("redis.conf", settings),
         from_template(f"/etc/systemd/system/{UNIT}.d/celery-pi.conf", settings=settings),
         from_template("/etc/tmpfiles.d/celery-pi-redis.conf", settings=settings),
     ]
@@ -74,12 +74,12 @@ def retire(settings: Settings) -> None:
 
 def live_settings(settings: Settings) -> ConfigFile:
     """What can be changed in the running server."""
-    return conf("celery-pi-live.conf", settings)
+    return conf("redis-live.conf", settings)
 
 
 def acl(hashes: dict[str, list[str]], settings: Settings) -> ConfigFile:
     """Every user, what he may do, and the hashes of his passwords."""
-    return conf("celery-pi.acl", settings, hashes)
+    return conf("redis.acl", settings, hashes)
 
 
 def conf(
@@ -87,7 +87,7 @@ def conf(
 ) -> ConfigFile:
     """A file that Redis reads and that Redis itself has found good."""
     return from_template(
-        f"/etc/redis/{name}",
+        f"/etc/celery-pi/{name}",
         mode="0640",
         group="redis",
         check=f'{LIBRARY}/check-redis-config "$NEW"',

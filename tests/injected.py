@@ -8,7 +8,7 @@ from shlex import quote
 from tests.harness import APP
 
 CLI = "/usr/local/lib/celery-pi/redis-cli admin"
-CONF, LIVE = "/etc/redis/celery-pi.conf", "/etc/redis/celery-pi-live.conf"
+CONF, LIVE = "/etc/celery-pi/redis.conf", "/etc/celery-pi/redis-live.conf"
 SETTINGS = "/etc/celery-pi/settings.json"
 SITE = "/etc/celery-pi/site.pem"
 JOURNALD = "/etc/systemd/journald.conf.d/celery-pi.conf"
@@ -57,7 +57,7 @@ def edited(file: str, *expressions: str) -> str:
 
 OWNERS = f"""
 chmod 644 {APP}/.env
-chown root:root /etc/redis/celery-pi.acl
+chown root:root /etc/celery-pi/redis.acl
 chmod 700 /run/redis-celery
 """
 HALF = """

@@ -20,11 +20,11 @@ BEAT = "/etc/systemd/system/celery-beat.service"
 BROKEN = {
     f"chmod 644 {APP}/.env": {"the app's .env"},
     f"chmod 755 {SECRETS}; chmod 644 {SECRETS}/redis_admin_password": {SECRETS, "Stored passwords"},
-    "chmod 644 /etc/redis/celery-pi.acl": {"/etc/redis/celery-pi.acl"},
+    "chmod 644 /etc/celery-pi/redis.acl": {"/etc/celery-pi/redis.acl"},
     "chmod 644 /etc/celery-pi/flower.env": {"/etc/celery-pi/flower.env"},
     "chmod 644 /etc/nginx/celery-pi.htpasswd": {"/etc/nginx/celery-pi.htpasswd"},
     "sed -i 's/^bind .*/bind */; s/^protected-mode .*/protected-mode no/' "
-    "/etc/redis/celery-pi.conf": {"Addresses", "Protected mode", "Listening TCP sockets"},
+    "/etc/celery-pi/redis.conf": {"Addresses", "Protected mode", "Listening TCP sockets"},
     f"sed -i 's/^User=.*/User=root/' {BEAT}": {"Users of the units"},
     f"echo '[Service]' >{BEAT}.d/sandbox.conf": {"Sandboxes"},
     f"printf guessed >{SECRETS}/redis_backup_password": {"Length of passwords"},

@@ -122,12 +122,12 @@ def ours(pi: VirtualPi) -> bool:
     """Whether the running server read our configuration and refuses who has no password."""
     stranger = pi.run("redis-cli", "-p", "6379", "ping", check=False).stdout
     read = redis(pi, "info", "server").replace("\r", "").splitlines()
-    return stranger.startswith("NOAUTH") and "config_file:/etc/redis/celery-pi.conf" in read
+    return stranger.startswith("NOAUTH") and "config_file:/etc/celery-pi/redis.conf" in read
 
 
 def kept(pi: VirtualPi) -> str:
     """Digests of what a package must not touch."""
-    script = "sha256sum /etc/celery-pi/secrets/* /etc/redis/celery-pi* /var/www/*/.env"
+    script = "sha256sum /etc/celery-pi/secrets/* /etc/celery-pi/redis* /var/www/*/.env"
     return pi.run("sh", "-c", script).stdout
 
 

@@ -47,10 +47,10 @@ def redis_conf(doctor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     ("name", "before", "after", "told"),
     [
-        ("celery-pi.conf", "\nport 6379", "\nport 7000", "port is 7000, not 6379"),
-        ("celery-pi.conf", "\nport 6379", "\nport 6379\nport 7000", "port is 7000, not 6379"),
-        ("celery-pi-live.conf", "-ttl", "-lru", "maxmemory-policy is volatile-lru, not volatile-"),
-        ("celery-pi-live.conf", "appendonly yes", "appendonly no", "appendonly is no, not yes"),
+        ("redis.conf", "\nport 6379", "\nport 7000", "port is 7000, not 6379"),
+        ("redis.conf", "\nport 6379", "\nport 6379\nport 7000", "port is 7000, not 6379"),
+        ("redis-live.conf", "-ttl", "-lru", "maxmemory-policy is volatile-lru, not volatile-"),
+        ("redis-live.conf", "appendonly yes", "appendonly no", "appendonly is no, not yes"),
     ],
 )
 def test_changed_file_of_redis_is_written_back(
@@ -69,7 +69,7 @@ def test_changed_file_of_redis_is_written_back(
 
 
 def test_directive_that_is_missing_is_told(doctor: Any, redis_conf: Path) -> None:
-    path = redis_conf / "celery-pi-live.conf"
+    path = redis_conf / "redis-live.conf"
     path.write_text(path.read_text().replace("appendonly yes\n", ""))
     assert "appendonly is missing, not yes" in doctor.redis_settings.in_files(look_at(doctor)).saw
 

@@ -12,8 +12,8 @@ from tests.virtual_pi import VirtualPi
 
 pytestmark = pytest.mark.debian12
 
-CONF = "/etc/redis/celery-pi.conf"
-LIVE = "/etc/redis/celery-pi-live.conf"
+CONF = "/etc/celery-pi/redis.conf"
+LIVE = "/etc/celery-pi/redis-live.conf"
 ASK = "/usr/local/lib/celery-pi/redis-cli admin"
 RUNNING = "Redis | Change the running server"
 WORKER = "/etc/systemd/system/celery-worker.service"
@@ -27,7 +27,7 @@ DRIFTS = {
     ),
     "redis limit, users and a mode changed in the files": (
         f"sed -i 's/^maxmemory .*/maxmemory 17mb/' {LIVE}; {ASK} config set maxmemory 17mb;"
-        f"echo 'user mallory on nopass ~* +@all' >>/etc/redis/celery-pi.acl; {ASK} acl load;"
+        f"echo 'user mallory on nopass ~* +@all' >>/etc/celery-pi/redis.acl; {ASK} acl load;"
         f"chmod 0644 {CONF}",
         {"Redis | Configure", RUNNING},
     ),

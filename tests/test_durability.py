@@ -95,7 +95,7 @@ def test_data_of_a_running_server_that_saves_nothing_is_kept(pi: VirtualPi) -> N
         pi.run("systemctl", "stop", "celery-worker", "celery-beat", "redis-server")
         pi.run("sh", "-c", f"mv {conf} /root/conf; cat >{conf}", input=theirs.encode())
         pi.run("sh", "-c", f"chmod 644 {conf}; rm -rf /var/lib/redis/* /var/lib/celery-pi/started")
-        pi.run("sh", "-c", "rm -r /etc/systemd/system/redis-server.service.d /etc/redis/celery-pi*")
+        pi.run("sh", "-c", "rm -r /etc/systemd/system/redis-server.service.d /etc/celery-pi/redis*")
         pi.run("systemctl", "daemon-reload")
         pi.run("systemctl", "start", "redis-server")
         pi.run("redis-cli", "-a", "theirs 1", "rpush", "celery-old", "a", "b")

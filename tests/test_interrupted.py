@@ -15,7 +15,7 @@ from tests.virtual_pi import VirtualPi
 
 pytestmark = pytest.mark.debian12
 
-CONF = "/etc/redis/celery-pi.conf"
+CONF = "/etc/celery-pi/redis.conf"
 # Stands before the real systemctl in PATH and never comes back from a restart.
 HANGS = """#!/bin/sh
 [ "$1" = restart ] && touch /root/reached && exec sleep 600
@@ -75,9 +75,9 @@ def killed_deploy(pi: VirtualPi, setting: str) -> None:
 @pytest.mark.parametrize(
     ("template", "good", "bad", "said"),
     [
-        ("etc/redis/celery-pi-live.conf.j2", "appendonly yes", "appendonly maybe", "must be 'yes'"),
-        ("etc/redis/celery-pi.conf.j2", "databases 16", "databases 16 # all", "databases 16 # all"),
-        ("etc/redis/celery-pi.acl.j2", "default ", "default +flushal ", "Unknown command"),
+        ("etc/celery-pi/redis-live.conf.j2", "appendonly yes", "appendonly maybe", "must be 'yes'"),
+        ("etc/celery-pi/redis.conf.j2", "databases 16", "databases 16 # all", "databases 16 # all"),
+        ("etc/celery-pi/redis.acl.j2", "default ", "default +flushal ", "Unknown command"),
         (
             "etc/systemd/system/celery-worker.service.j2",
             "KillMode=mixed",
@@ -90,7 +90,7 @@ def killed_deploy(pi: VirtualPi, setting: str) -> None:
             "bin/celry",
             "is not executable",
         ),
-        ("etc/redis/celery-pi.conf.j2", "redis_port", "redis_prt", "does not render"),
+        ("etc/celery-pi/redis.conf.j2", "redis_port", "redis_prt", "does not render"),
     ],
 )
 def test_broken_template_never_replaces_a_live_file(

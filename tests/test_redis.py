@@ -73,7 +73,7 @@ def test_plan_says_what_is_set_live_and_what_restarts(pi: VirtualPi) -> None:
     shown = pyinfra(
         pi, "--dry", "--diff", "--data", "redis_port=7000", "inventory.py", "deploy.py"
     ).output
-    assert "Will restart redis-server.service: /etc/redis/celery-pi.conf will change" in shown
+    assert "Will restart redis-server.service: /etc/celery-pi/redis.conf will change" in shown
 
 
 def test_memory_limit_is_a_share_of_the_memory(pi: VirtualPi) -> None:
@@ -160,7 +160,7 @@ def test_stig_checks_have_no_failure(pi: VirtualPi) -> None:
         "bind": "127.0.0.1 -::1",
         "tls-port": "0",
         "appendonly": "yes",
-        "aclfile": "/etc/redis/celery-pi.acl",
+        "aclfile": "/etc/celery-pi/redis.acl",
         "loglevel": "notice",
         "logfile": "",
     }

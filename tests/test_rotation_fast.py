@@ -65,10 +65,10 @@ def test_old_password_is_taken_off_the_list_and_forgotten(written: Written, unit
     done = retire("old", app_units=units)
     assert WARNING not in done.shown
     assert done.planned == [True, True]  # in the running server, and of what is stored
-    listed = written.content["/etc/redis/celery-pi.acl"]
+    listed = written.content["/etc/celery-pi/redis.acl"]
     assert sha256(new("celery").encode()).hexdigest() in listed
     assert sha256(b"old").hexdigest() not in listed
-    assert list(written.content) == ["/etc/redis/celery-pi.acl"]
+    assert list(written.content) == ["/etc/celery-pi/redis.acl"]
 
 
 def test_old_password_stays_while_the_sites_units_are_not_known(written: Written) -> None:
@@ -82,7 +82,7 @@ def test_old_password_that_no_site_has_is_forgotten_at_once(written: Written) ->
     done = retire("old", of="backup")
     assert WARNING not in done.shown
     assert done.planned == [True, True]
-    assert sha256(b"old").hexdigest() not in written.content["/etc/redis/celery-pi.acl"]
+    assert sha256(b"old").hexdigest() not in written.content["/etc/celery-pi/redis.acl"]
 
 
 @pytest.mark.parametrize("data", [{}, {"app_units": ""}])

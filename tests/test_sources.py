@@ -29,9 +29,9 @@ FILES = sorted(
     for path in (ROOT / "files").rglob("*")
     if path.is_file() and path.suffix != ".pyc"
 )
-REDIS = "/etc/redis/celery-pi.conf"
-LIVE = "/etc/redis/celery-pi-live.conf"
-ACL = "/etc/redis/celery-pi.acl"
+REDIS = "/etc/celery-pi/redis.conf"
+LIVE = "/etc/celery-pi/redis-live.conf"
+ACL = "/etc/celery-pi/redis.acl"
 UNIT = "/etc/systemd/system/redis-server.service.d/celery-pi.conf"
 WORKER = "/etc/systemd/system/celery-worker.service"
 BEAT = "/etc/systemd/system/celery-beat.service"

@@ -9,7 +9,7 @@ from tests.harness import APP, run
 from tests.virtual_pi import VirtualPi
 
 BROKER = "broker.env"  # the lines of `.env` that are the deploy's
-LIVE = "etc/redis/celery-pi-live.conf"
+LIVE = "etc/celery-pi/redis-live.conf"
 _ARCHIVE = r"""
 { cut -f 1 /var/lib/celery-pi/declared | sed 's|^/||'
   cd /; ls -d etc/celery-pi/secrets/*

@@ -40,7 +40,7 @@ def access(file: Path) -> str:
 for file, *wanted in (
     ("APP/.env", "600", "APP", "APP"),
     (str(STORE), "700", "root", "root"),
-    ("/etc/redis/celery-pi.acl", "640", "root", "redis"),
+    ("/etc/celery-pi/redis.acl", "640", "root", "redis"),
     ("/etc/celery-pi/flower.env", "600", "root", "root"),
     ("/etc/celery-pi/restic.env", "600", "root", "root"),
     ("/etc/nginx/celery-pi.htpasswd", "640", "root", "www-data"),

@@ -46,7 +46,7 @@ def access(path: Path) -> str:
 def wanted(look: Look) -> list[Wanted]:
     """What a deploy gives these files and directories."""
     app, secrets = look.value("app_user"), Path("/etc/celery-pi/secrets")
-    redis = [Path("/etc/redis", f"celery-pi{end}") for end in (".acl", ".conf", "-live.conf")]
+    redis = [Path("/etc/celery-pi", f"redis{end}") for end in (".acl", ".conf", "-live.conf")]
     return [
         Wanted(Path(look.value("app_dir"), ".env"), 0o600, app, app),
         *(Wanted(path, 0o640, "root", "redis") for path in redis),

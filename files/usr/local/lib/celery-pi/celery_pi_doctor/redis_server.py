@@ -12,7 +12,7 @@ from celery_pi_doctor.look import Look
 from celery_pi_doctor.registry import Found, problem
 
 UNIT = "redis-server"
-ACL = Path("/etc/redis/celery-pi.acl")
+ACL = Path("/etc/celery-pi/redis.acl")
 PATIENCE = 1  # second that a login may take
 STARTING = 10  # seconds
 BUSY = 10  # seconds for which a Redis on a slow card may be silent

@@ -12,8 +12,8 @@ from celery_pi_doctor.act import all_of, replace
 from celery_pi_doctor.look import Look
 from celery_pi_doctor.registry import Found, problem
 
-AT_START = Path("/etc/redis/celery-pi.conf")
-LIVE = Path("/etc/redis/celery-pi-live.conf")
+AT_START = Path("/etc/celery-pi/redis.conf")
+LIVE = Path("/etc/celery-pi/redis-live.conf")
 FACTORS = {"k": 2**10, "m": 2**20, "g": 2**30}
 PATIENCE = 2  # seconds
 LOOPBACK = re.compile(r"^-A .*(-i lo\b|127\.)")

@@ -1,0 +1,624 @@
+"""Managed by celery-pi. What root does as another user, or where another user may write.
+
+Two rules, for every root program of ours and for the deploy:
+
+- A process of another user gets nothing of root's: no terminal, no descriptor but its own three, no
+  environment, no session (`run`).
+- Root follows no name that another user can change. A file of another user's is read by that user
+  (`read`). What is made or changed there is reached by a descriptor of its directory, which that
+  user has opened (`place`), and what root owns is given to nobody (`give`).
+
+The deploy sends this text to `python3 -I -c`; on the Pi the same commands are, as root:
+
+    run USER COMMAND...              the command as that user; what it prints, 1 MiB at most
+    show USER PATH                   JSON: mode, user, group and content (base64) of a file, or {}
+    replace USER GROUP MODE PATH     its content, by standard input, in one step
+    give USER GROUP MODE PATH        its owners and mode (a dash leaves the mode)
+    make USER GROUP MODE PATH        a directory, with these owners; if it was there, its mode stays
+
+USER is who is to have the file. Exit status: 0, or 1 and one sentence.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import selectors
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from grp import getgrgid, getgrnam
+from pwd import getpwall, getpwnam, getpwuid
+from typing import IO, Any, NamedTuple
+
+MIB = 2**20
+PATIENCE = 10  # seconds for a file; a process whose file system hangs is killed
+GRACE = 1  # seconds for the rest of what a process printed that has ended
+BLOCK = 2**16
+LINKS = 40  # as many as the kernel follows
+PYTHON = "/usr/bin/python3"
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+MISSING, REFUSED = 3, 4  # exit statuses of a child
+
+
+class Refused(Exception):
+    """Why root does not do it, in one sentence without a secret."""
+
+
+class Failed(Refused):
+    """The last line that a program printed when it failed."""
+
+
+class Account(NamedTuple):
+    """A user, with every group of his."""
+
+    name: str
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    home: str
+
+
+def account(user: str) -> Account:
+    """The user of that name. Raises Refused."""
+    try:
+        known = getpwnam(user)
+    except KeyError:
+        raise Refused(f"there is no user {user}") from None
+    groups = tuple(os.getgrouplist(user, known.pw_gid))
+    return Account(user, known.pw_uid, known.pw_gid, groups, known.pw_dir)
+
+
+# -- running
+
+
+class Done(NamedTuple):
+    """How a process ended, and what it printed."""
+
+    status: int
+    out: bytes
+    err: bytes
+
+    @property
+    def last_words(self) -> str:
+        """The last line that it printed, of its errors first."""
+        lines = (self.err.strip() or self.out.strip()).decode(errors="replace").splitlines()
+        return lines[-1] if lines else f"ended with status {self.status}"
+
+
+def become(
+    user: str, environment: Mapping[str, str] | None = None, cwd: str = "/", umask: int = 0o077
+) -> dict[str, Any]:
+    """Arguments by which `subprocess` starts a process of that user with nothing of root's; what
+    it is given as input and output is the caller's to say."""
+    who = account(user)
+    own = {"PATH": PATH, "LC_ALL": "C.UTF-8", "HOME": who.home, "USER": user, "LOGNAME": user}
+    return {
+        **{"user": who.uid, "group": who.gid, "extra_groups": who.groups, "umask": umask},
+        **{"cwd": cwd, "env": {**own, **(environment or {})}},
+        **{"start_new_session": True, "close_fds": True},
+    }
+
+
+def attempt(
+    user: str,
+    command: Sequence[str],
+    *,
+    input: bytes = b"",
+    stdin: IO[bytes] | int | None = None,
+    sink: IO[bytes] | None = None,
+    timeout: float = 60,
+    limit: int = MIB,
+    **more: Any,
+) -> Done:
+    """Run a command as that user to its end, whatever its status.
+
+    Its standard input is `input`, or the file that root has opened as `stdin`, or empty. What it
+    prints goes to `sink`, a file of root's, or is returned. Raises Refused when it takes more than
+    `timeout` seconds or prints more than `limit` bytes; it is killed then. `more` is for `become`.
+    """
+    given = stdin if stdin is not None else subprocess.PIPE if input else subprocess.DEVNULL
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=given,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            **become(user, **more),
+        )
+    except FileNotFoundError:
+        raise Refused(f"{command[0]} is not installed") from None
+    try:
+        out, err = _exchange(process, input, sink, timeout, limit)
+    except TimeoutError:
+        raise Refused(f"{_name(command)} does not end within {timeout:g} s") from None
+    except OverflowError:
+        raise Refused(f"{_name(command)} prints more than {limit} bytes") from None
+    finally:
+        _end(process, user)
+    return Done(process.returncode, out, err)
+
+
+def run(user: str, command: Sequence[str], **how: Any) -> bytes:
+    """What the command prints; `how` is as for `attempt`. Raises Failed when its status is not 0,
+    and Refused."""
+    done = attempt(user, command, **how)
+    if done.status:
+        raise Failed(f"{_name(command)}: {done.last_words.removeprefix('celery-pi: ')}")
+    return done.out
+
+
+def _name(command: Sequence[str]) -> str:
+    return os.path.basename(command[0])  # noqa: PTH119
+
+
+def _exchange(
+    process: subprocess.Popen[bytes],
+    given: bytes,
+    sink: IO[bytes] | None,
+    timeout: float,
+    limit: int,
+) -> tuple[bytes, bytes]:
+    """Feed it, and read what it prints, until it has ended. Who has left the session of the process
+    may hold its pipes for as long as he likes: they are not waited for."""
+    deadline, ended = time.monotonic() + timeout, False
+    assert process.stdout
+    assert process.stderr
+    parts: dict[int, list[bytes]] = {process.stdout.fileno(): [], process.stderr.fileno(): []}
+    out, err = parts
+    size, left = 0, memoryview(given)
+    with selectors.DefaultSelector() as selector:
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe:
+                os.set_blocking(pipe.fileno(), False)
+                reads = pipe.fileno() in parts
+                selector.register(pipe, selectors.EVENT_READ if reads else selectors.EVENT_WRITE)
+        while selector.get_map():
+            now = time.monotonic()
+            if not ended and _has_ended(process):
+                ended, deadline = True, min(deadline, now + GRACE)
+            if now > deadline:
+                break
+            for key, _ in selector.select(min(0.1, max(0.0, deadline - now))):
+                if key.fd not in parts:
+                    with suppress(BrokenPipeError):  # it does not want the rest
+                        left = left[os.write(key.fd, left[:BLOCK]) :]
+                        if left:
+                            continue
+                    selector.unregister(key.fileobj)
+                    assert process.stdin
+                    process.stdin.close()
+                elif block := os.read(key.fd, BLOCK):
+                    size += len(block)
+                    if size > limit:
+                        raise OverflowError
+                    if sink and key.fd == out:
+                        sink.write(block)
+                    else:
+                        parts[key.fd].append(block)
+                else:
+                    selector.unregister(key.fileobj)
+    while not _has_ended(process):
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        time.sleep(0.002)
+    return b"".join(parts[out]), b"".join(parts[err])
+
+
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    """Without taking its status: until then its number is nobody else's."""
+    how = os.WEXITED | os.WNOWAIT | os.WNOHANG
+    return os.waitid(os.P_PID, process.pid, how) is not None
+
+
+def _end(process: subprocess.Popen[bytes], user: str) -> None:
+    """Nothing of its session is left. Where root lacks the power to kill, the user has it."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    except PermissionError:
+        kill = ("kill", "-KILL", "--", f"-{process.pid}")
+        subprocess.run(
+            kill, stdin=subprocess.DEVNULL, capture_output=True, check=False, **become(user)
+        )
+    process.wait(timeout=PATIENCE)
+    for pipe in (process.stdin, process.stdout, process.stderr):
+        if pipe:
+            pipe.close()
+
+
+# -- files of another user's
+
+
+def read(user: str, path: str, limit: int = MIB, timeout: float = PATIENCE) -> bytes:
+    """Content of a regular file, as that user may read it: he may lead himself by a link.
+
+    Raises FileNotFoundError, and Refused for all that is no regular file, is larger than `limit`
+    bytes, cannot be read by him or takes more than `timeout` seconds.
+    """
+    most = limit + BLOCK
+    return _answer(
+        attempt(user, _child("read", path, str(limit)), limit=most, timeout=timeout), path
+    )
+
+
+def may_write(user: str, path: str) -> bool:
+    """Whether that user may write there, in a directory make and remove files."""
+    return attempt(user, _child("writable", path), timeout=PATIENCE).status == 0
+
+
+def show(path: str, user: str, limit: int = MIB) -> tuple[os.stat_result, bytes] | None:
+    """State and content of the file that the path leads to; None where nothing is.
+
+    It is read by that user, or else by the one whose it is. Raises Refused.
+    """
+    with place(path, user) as found:
+        shown = found.shown()
+    if shown is None:
+        return None
+    if not stat.S_ISREG(shown.st_mode):
+        raise Refused(f"{path} is no regular file")
+    owner = user_name(shown.st_uid)
+    if owner == "root" and found.writer == "root":
+        return shown, read("root", path, limit)
+    try:
+        return shown, read(user, path, limit)
+    except Refused:
+        if owner == user:
+            raise
+    if owner == "root":
+        told = f"{path} is root's, {user} cannot read it, and {found.writer} may replace it"
+        raise Refused(f"{told}: chown {user} {path}")
+    return shown, read(owner, path, limit)
+
+
+class Place(NamedTuple):
+    """Where a path leads: a descriptor of the directory, the name in it, who else may write there
+    (`root` when nobody)."""
+
+    fd: int
+    name: str
+    writer: str
+
+    def shown(self) -> os.stat_result | None:
+        """State of what has that name there, itself and not what a link leads to."""
+        try:
+            return os.stat(self.name, dir_fd=self.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+
+
+@contextmanager
+def place(path: str, user: str, follow: bool = True) -> Iterator[Place]:
+    """The place of a path that is to hold something of that user's.
+
+    Links are followed, the last name only when `follow` says so. Where none but root may change a
+    step, root goes there. Else the user does, or the owner of the directory, and only into a
+    directory that he may write: what root then does in it, he could have done. Raises Refused,
+    as behind a link into a directory of root's, and FileNotFoundError.
+    """
+    if is_roots_alone(path, follow):
+        directory, name = _split(path, follow)
+        fd, writer = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), "root"
+    else:
+        fd, name, writer = _found_by_others(path, user, follow)
+    try:
+        yield Place(fd, name, writer)
+    finally:
+        os.close(fd)
+
+
+def _split(path: str, follow: bool) -> tuple[str, str]:
+    """Real directory and name of a path."""
+    if follow:
+        return os.path.split(os.path.realpath(path))
+    directory, name = os.path.split(path.rstrip("/"))
+    return os.path.realpath(directory), name
+
+
+def _found_by_others(path: str, user: str, follow: bool) -> tuple[int, str, str]:
+    # What the names say now is a guess, which the descriptor has to confirm.
+    shown = os.stat(_split(path, follow)[0])  # noqa: PTH116
+    for who in dict.fromkeys((user, user_name(shown.st_uid))):
+        if who != "root" and _is_open_to(account(who), shown):
+            return (*_directory(who, path, follow), who)
+    raise Refused(f"{path} leads into a directory that {user} may not write, nor its owner")
+
+
+def _directory(user: str, path: str, follow: bool) -> tuple[int, str]:
+    """Descriptor of the directory to which the path leads that user, and the name in it.
+
+    His process may be told by him to send another one: it is judged here.
+    """
+    who = account(user)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.settimeout(PATIENCE)
+        command = _child("directory", path, "follow" if follow else "")
+        done = attempt(user, command, stdin=theirs.fileno(), timeout=PATIENCE)
+        name = os.fsdecode(_answer(done, path))
+        _, fds, _, _ = socket.recv_fds(ours, 1, 1, socket.MSG_DONTWAIT)
+    if not fds:
+        raise Refused(f"{path} is in no directory")
+    shown = os.fstat(fds[0])
+    if not stat.S_ISDIR(shown.st_mode) or not _is_open_to(who, shown) or "/" in name:
+        os.close(fds[0])
+        raise Refused(f"{path} is in a directory that {user} may not write")
+    return fds[0], name
+
+
+def _is_open_to(who: Account, directory: os.stat_result) -> bool:
+    """Whether that user may do in the directory whatever he likes, by its mode."""
+    if directory.st_uid == who.uid:
+        return bool(directory.st_mode & 0o200)
+    if directory.st_mode & stat.S_ISVTX:
+        return False  # what is another's in it, he may not replace
+    return bool(directory.st_mode & (0o020 if directory.st_gid in who.groups else 0o002))
+
+
+def is_roots_alone(path: str, follow: bool = True) -> bool:
+    """Whether nobody but root can change where the path leads, or whether anything is there."""
+    return next(foreign_steps(path, follow), None) is None
+
+
+def foreign_steps(path: str, follow: bool = True) -> Iterator[str]:
+    """Directories on the way to the path, links followed, in which others than root can change the
+    next step. Raises Refused for a circle of links."""
+    here, left, links = "/", path.split("/"), 0
+    while left:
+        name = left.pop(0)
+        if name in ("", "."):
+            continue
+        if name == "..":
+            here = os.path.dirname(here)  # noqa: PTH120
+            continue
+        entry = os.path.join(here, name)  # noqa: PTH118
+        try:
+            shown: os.stat_result | None = os.lstat(entry)
+        except OSError:
+            shown = None
+        if not _is_roots(here, shown):
+            yield here
+        if shown and stat.S_ISLNK(shown.st_mode) and (left or follow):
+            links += 1
+            if links > LINKS:
+                raise Refused(f"{path} has too many links")
+            target = os.readlink(entry)  # noqa: PTH115
+            here, left = "/" if target.startswith("/") else here, [*target.split("/"), *left]
+        else:
+            here = entry
+
+
+def _is_roots(directory: str, entry: os.stat_result | None) -> bool:
+    """Whether none but root can change what has that name in the directory."""
+    try:
+        shown = os.lstat(directory)
+    except OSError:
+        return True  # it is not there, so nothing is
+    if shown.st_uid != 0:
+        return False
+    if shown.st_mode & stat.S_ISVTX and entry is not None and entry.st_uid == 0:
+        return True
+    by_group = shown.st_mode & 0o020 and _has_members(shown.st_gid)
+    return not (shown.st_mode & 0o002 or by_group)
+
+
+def _has_members(gid: int) -> bool:
+    """Whether the group is anybody's but root's; Debian's /usr/local is a group's that has none."""
+    with suppress(KeyError):
+        if set(getgrgid(gid).gr_mem) - {"root"}:
+            return True
+    return any(known.pw_gid == gid and known.pw_uid for known in getpwall())
+
+
+# -- changes where another user may write
+
+
+def replace(path: str, content: bytes, *, user: str, group: str = "", mode: int = 0o600) -> None:
+    """Put the content at the path in one step, with these owners and mode; whole or not at all.
+
+    A link stays, and what it leads to is replaced. The file is nobody else's to read at any time.
+    Raises Refused, OSError.
+    """
+    uid, gid = _owners(user, group)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with place(path, user) as found:
+        new = f".celery-pi-{os.urandom(8).hex()}"
+        try:
+            with os.fdopen(os.open(new, flags, 0o600, dir_fd=found.fd), "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fchown(file.fileno(), uid, gid)
+                os.fchmod(file.fileno(), mode)
+                os.fsync(file.fileno())
+            os.replace(new, found.name, src_dir_fd=found.fd, dst_dir_fd=found.fd)
+        except BaseException:
+            with suppress(FileNotFoundError):
+                os.unlink(new, dir_fd=found.fd)
+            raise
+        os.fsync(found.fd)
+
+
+def give(path: str, *, user: str, group: str = "", mode: int | None = None) -> None:
+    """Set owners and mode of a file or directory, itself and not what a link leads to.
+
+    Where others may write the directory, they may have put there a file with a second name, or one
+    of root's: it is refused. Raises Refused, FileNotFoundError, OSError.
+    """
+    uid, gid = _owners(user, group)
+    with place(path, user, follow=False) as found:
+        flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC  # it is not opened, whatever it is
+        fd = os.open(found.name, flags, dir_fd=found.fd)
+        try:
+            _judge(path, os.fstat(fd), user, found.writer)
+            itself = f"/proc/self/fd/{fd}"
+            os.chown(itself, uid, gid)
+            if mode is not None:
+                os.chmod(itself, mode)  # noqa: PTH101
+        finally:
+            os.close(fd)
+
+
+def _judge(path: str, shown: os.stat_result, user: str, writer: str) -> None:
+    if stat.S_ISLNK(shown.st_mode):
+        raise Refused(f"{path} is a link: set owner and mode of what it leads to")
+    is_file = stat.S_ISREG(shown.st_mode)
+    if not is_file and not stat.S_ISDIR(shown.st_mode):
+        raise Refused(f"{path} is neither a file nor a directory")
+    if writer != "root" and is_file and shown.st_nlink > 1:
+        raise Refused(f"{path} has a second name")
+    if writer != "root" and shown.st_uid == 0:
+        raise Refused(f"{path} is root's, and {writer} may have put it there: chown {user} {path}")
+
+
+def make(path: str, *, user: str, group: str = "", mode: int = 0o755) -> None:
+    """A directory is there, with those above it, and has these owners; one that was there keeps its
+    mode. Raises Refused, OSError."""
+    above = os.path.dirname(path.rstrip("/"))  # noqa: PTH120
+    if not os.path.isdir(above):  # noqa: PTH112
+        make(above, user=user, group=group, mode=mode)
+    with place(path, user, follow=False) as found:
+        if found.shown() is None:
+            # By its own user, so that it is none of root's, which would not be given.
+            run(found.writer, ("/usr/bin/mkdir", "-m", f"{mode:o}", "--", path))
+    give(path, user=user, group=group)
+
+
+def _owners(user: str, group: str) -> tuple[int, int]:
+    who = account(user)
+    try:
+        return who.uid, getgrnam(group).gr_gid if group else who.gid
+    except KeyError:
+        raise Refused(f"there is no group {group}") from None
+
+
+def user_name(uid: int) -> str:
+    """Of who has been removed, the number."""
+    try:
+        return getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def group_name(gid: int) -> str:
+    """Of one that has been removed, the number."""
+    try:
+        return getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
+
+
+# -- the part that runs as the other user
+
+
+def _child(*words: str) -> tuple[str, ...]:
+    """Command by which this very text works as another user."""
+    here = globals().get("__file__")
+    text = (here,) if here else ("-c", sys.orig_argv[sys.orig_argv.index("-c") + 1])
+    return (PYTHON, "-I", "-S", *text, "child", *words)
+
+
+def _answer(done: Done, path: str) -> bytes:
+    if done.status == MISSING:
+        raise FileNotFoundError(2, "No such file or directory", path)
+    if done.status:
+        raise Refused(done.last_words)
+    return done.out
+
+
+def as_child(task: str, path: str, *more: str) -> int:
+    """What `read`, `may_write` and `place` have done as the other user; the exit status."""
+    try:
+        if task == "read":
+            _copy_out(path, int(more[0]))
+        elif task == "directory":
+            _send_directory(path, bool(more[0]))
+        elif not os.access(path, os.W_OK | (os.X_OK if os.path.isdir(path) else 0)):  # noqa: PTH112
+            return REFUSED
+    except FileNotFoundError:
+        return MISSING
+    except (OSError, Refused) as error:
+        reason = error.strerror if isinstance(error, OSError) else ""
+        who = user_name(os.geteuid())
+        print(f"{path}: {who} cannot {task} it: {reason}" if reason else error, file=sys.stderr)
+        return REFUSED
+    return 0
+
+
+def _copy_out(path: str, limit: int) -> None:
+    # A FIFO would be waited for, a terminal taken for one's own.
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    shown = os.fstat(fd)
+    if not stat.S_ISREG(shown.st_mode):
+        raise Refused(f"{path} is no regular file")
+    with os.fdopen(fd, "rb") as file:
+        # Not by its size alone, which may grow.
+        content = file.read(limit + 1) if shown.st_size <= limit else b""
+    if len(content) > limit or shown.st_size > limit:
+        raise Refused(f"{path} is larger than {limit} bytes")
+    sys.stdout.buffer.write(content)
+
+
+def _send_directory(path: str, follow: bool) -> None:
+    directory, name = _split(path, follow)
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    with socket.socket(fileno=0) as caller:
+        socket.send_fds(caller, [b"."], [fd])
+    sys.stdout.buffer.write(os.fsencode(name))
+
+
+# -- as a command
+
+
+def main(arguments: list[str]) -> int:
+    command, *words = arguments
+    try:
+        if command == "child":
+            return as_child(*words)
+        if command == "run":
+            sys.stdout.buffer.write(run(words[0], words[1:], timeout=24 * 3600))
+        elif command == "show":
+            print(json.dumps(_described(words[1], words[0])))
+        else:
+            user, group, mode, path = words
+            bits = None if mode == "-" else int(mode, 8)
+            if command == "give":
+                give(path, user=user, group=group, mode=bits)
+            elif command == "make":
+                make(path, user=user, group=group, mode=bits or 0o755)
+            elif command == "replace":
+                text = sys.stdin.buffer.read()
+                replace(path, text, user=user, group=group, mode=bits or 0o600)
+            else:
+                raise Refused(f"there is no command {command}")
+    except Refused as error:
+        print(f"celery-pi: {error}", file=sys.stderr)
+    except OSError as error:
+        print(f"celery-pi: {error.filename or words[-1]}: {error.strerror}", file=sys.stderr)
+    else:
+        return 0
+    return 1
+
+
+def _described(path: str, user: str) -> dict[str, str]:
+    found = show(path, user)
+    if found is None:
+        return {}
+    shown, content = found
+    return {
+        "mode": f"{stat.S_IMODE(shown.st_mode):o}",
+        "user": user_name(shown.st_uid),
+        "group": group_name(shown.st_gid),
+        "content": base64.b64encode(content).decode(),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
