@@ -6,9 +6,13 @@ from celery_pi.operations.service import CHECK_UNIT, service
 from celery_pi.settings import Settings
 from celery_pi.sources import from_file, from_template
 from tasks import app
+from tasks.worker import LAUNCHER
 
 UNIT = "celery-beat.service"
-CLOCK = from_file("/usr/local/lib/celery-pi/clock-is-set", mode="0755")
+CLOCK = [
+    from_file("/usr/local/lib/celery-pi/clock-is-set", mode="0755"),
+    from_file("/etc/systemd/system/celery-beat-clock.service", check=CHECK_UNIT),
+]
 
 
 @component("Beat")
@@ -16,6 +20,7 @@ def deploy(settings: Settings) -> None:
     """One Beat runs, by the right time, and keeps its schedule in a directory of its own."""
     unit = from_template(f"/etc/systemd/system/{UNIT}", check=CHECK_UNIT, settings=settings)
     sandbox = from_template(f"/etc/systemd/system/{UNIT}.d/sandbox.conf", settings=settings)
-    config_files(name="Install the wait for the time", files=[CLOCK])  # before the unit is checked
-    config_files(name="Configure", files=[unit, sandbox])
-    service(name="Run", unit=UNIT, watch=[unit.path, sandbox.path, *app.watched(settings)])
+    # Before the units that are checked and name them.
+    config_files(name="Configure", files=[*CLOCK, LAUNCHER, unit, sandbox])
+    ours = [file.path for file in (CLOCK[-1], LAUNCHER, unit, sandbox)]
+    service(name="Run", unit=UNIT, watch=[*ours, *app.watched(settings)])

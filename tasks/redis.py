@@ -3,6 +3,7 @@
 from pyinfra import host, logger
 
 from celery_pi.component import component
+from celery_pi.operations.absent_units import absent_units
 from celery_pi.operations.config_files import ConfigFile, config_files
 from celery_pi.operations.debian_packages import debian_packages
 from celery_pi.operations.redis_data import redis_data_kept
@@ -16,6 +17,8 @@ from tasks import tls
 LIBRARY = "/usr/local/lib/celery-pi"
 WATCH = "redis-memory.service"
 PACKAGES = ["redis-server"]
+# Of deploys before 2026-12: Debian gives that directory to Redis, who could have led root astray.
+FORMER = [f"/etc/redis/celery-pi{end}" for end in (".conf", "-live.conf", ".acl")]
 
 
 @component("Redis")
@@ -38,11 +41,16 @@ def deploy(settings: Settings) -> None:
         from_template(f"/etc/systemd/system/{UNIT}.d/celery-pi.conf", settings=settings),
         from_template("/etc/tmpfiles.d/celery-pi-redis.conf", settings=settings),
     ]
-    config_files(name="Configure", files=[live, users, *at_start])
+    memory = from_template(
+        f"/etc/systemd/system/{UNIT}.d/memory.conf",
+        maxmemory=size_in_bytes(settings.redis_maxmemory),
+    )
+    config_files(name="Configure", files=[live, users, memory, *at_start])
     redis_data_kept(name="Keep the data of a server that runs")
     watch = [file.path for file in at_start]
     service(name="Run", unit=UNIT, watch=watch, ready=ready(users))
     redis_server(name="Change the running server", settings=live, acl=users)
+    absent_units(name="Remove what lay in Redis' own directory", units=[], files=FORMER)
     watch_memory(settings)
 
 

@@ -19,11 +19,12 @@ TICK = 5.0  # seconds, as the app's schedule says
 # As somebody starts one by hand who has read the unit.
 BY_HAND = (
     *("systemd-run", "--quiet", "--pipe", "--wait", "--collect", "-p", "User=www-data"),
-    *("-p", f"WorkingDirectory={APP}", "-p", f"EnvironmentFile={APP}/.env"),
+    *("-p", f"WorkingDirectory={APP}"),
     *(
         "--setenv=CELERY_PI_APP=observations_nids",
         f"--setenv=PYTHONPATH=/usr/local/lib/celery-pi:{APP}",
     ),
+    *("/usr/local/lib/celery-pi/with-env-file", f"{APP}/.env"),
     *(f"{APP}/venv/bin/celery", "-A", "celery_pi_app", "beat", "-s", "/tmp/schedule"),  # noqa: S108
 )
 TIMESYNCD = "/run/systemd/system/systemd-timesyncd.service"

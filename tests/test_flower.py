@@ -50,20 +50,13 @@ def test_static_files_are_not_shown_either(pi: VirtualPi) -> None:
 
 
 @pytest.mark.parametrize("who", ["flower:wrong", "nobody:wrong", "flower:"])
-def test_wrong_password_is_slowed_and_logged_for_a_ban(pi: VirtualPi, who: str) -> None:
+def test_wrong_password_is_logged_for_a_ban(pi: VirtualPi, who: str) -> None:
     before = pi.run("wc", "-c", ERRORS).stdout.split()[0]
     wrong = ask(pi, "/flower/", who)
     assert wrong.status == 401
-    assert wrong.seconds > 1.9
     logged = pi.run("tail", "-c", f"+{int(before) + 1}", ERRORS).stdout
     host = pi.run("sh", "-c", "ip route | awk '/^default/ { print $3 }'").stdout.strip()
     assert [found["client"] for found in BANNED.finditer(logged)] == [host]
-
-
-def test_right_password_is_not_slowed(pi: VirtualPi) -> None:
-    right = [ask(pi, "/flower/", login(pi)) for _ in range(5)]
-    assert {answer.status for answer in right} == {200}
-    assert min(answer.seconds for answer in right) < 1.5
 
 
 def test_there_are_two_doors_with_one_key(pi: VirtualPi) -> None:
@@ -82,6 +75,24 @@ def test_a_form_of_another_site_does_nothing(pi: VirtualPi) -> None:
         for site in ("cross-site", "same-origin")
     )
     assert (cross, own) == (403, 404)  # the worker is unknown
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("https://evil.example", 403),
+        ("https://raspberrypi.evil.example", 403),
+        ("https://raspberrypi evil", 403),
+        ("null", 403),
+        ("https://raspberrypi", 404),  # the worker is unknown
+        ("", 404),
+    ],
+)
+def test_neither_does_one_of_an_older_browser(pi: VirtualPi, origin: str, status: int) -> None:
+    shutdown = "/flower/api/worker/pool/grow/nobody@nowhere"
+    sent = {"Origin": origin} if origin else {}
+    found = ask(pi, shutdown, login(pi), method="POST", Content_Length="0", **sent)
+    assert found.status == status
 
 
 def test_plain_http_and_the_bare_name_lead_to_flower(pi: VirtualPi) -> None:

@@ -18,18 +18,21 @@ Files = dict[str, Path]
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Files:
     """A kernel of one's own, in which nothing is as it should be."""
-    files = {name: tmp_path / name for name in ("overcommit", "backlog", "pages")}
+    files = {name: tmp_path / name for name in ("overcommit", "backlog", "pages", "ptrace")}
     good = dict(zip(map(str, files.values()), kernel.GOOD.values(), strict=True))
     monkeypatch.setattr(kernel, "GOOD", good)
-    monkeypatch.setattr(kernel, "HOSTS", (str(files["overcommit"]), str(files["pages"])))
+    hosts = tuple(str(files[name]) for name in ("overcommit", "pages", "ptrace"))
+    monkeypatch.setattr(kernel, "HOSTS", hosts)
     monkeypatch.setattr(kernel, "SYSCTL", "set-kernel")
     files["overcommit"].write_text("0\n")
     files["backlog"].write_text("128\n")
     files["pages"].write_text("[always] madvise never\n")
+    files["ptrace"].write_text("0\n")
     programs = Programs(tmp_path, monkeypatch)
     programs.add(
         "set-kernel",
-        f"echo 4096 >{files['backlog']}; [ $1 = host ] || echo 1 >{files['overcommit']}",
+        f"echo 4096 >{files['backlog']}; [ $1 = host ] || "
+        f"echo 1 | tee {files['overcommit']} >{files['ptrace']}",
     )
     programs.add("systemd-tmpfiles", f"echo 'always [madvise] never' >{files['pages']}")
     return files
@@ -62,7 +65,7 @@ def test_kernel_that_does_not_take_a_setting_fails_the_run(files: Files) -> None
     assert files["overcommit"].read_text() == "0\n"
 
 
-@pytest.mark.parametrize("name", ["overcommit", "backlog", "pages"])
+@pytest.mark.parametrize("name", ["overcommit", "backlog", "pages", "ptrace"])
 def test_one_wrong_setting_is_enough(files: Files, name: str) -> None:
     before = files[name].read_text()
     apply()

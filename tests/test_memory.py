@@ -45,7 +45,8 @@ print(sum(app.AsyncResult(task).state == "SUCCESS" for task in json.load(open("{
 PLAIN = f"""[Service]
 Type=exec
 ExecStart=
-ExecStart={APP}/venv/bin/celery -A observations_nids worker --loglevel=INFO --concurrency=2
+ExecStart=/usr/local/lib/celery-pi/with-env-file {APP}/.env \
+  {APP}/venv/bin/celery -A observations_nids worker --loglevel=INFO --concurrency=2
 """
 
 

@@ -59,6 +59,7 @@ WATCHDOG = "/etc/systemd/system.conf.d/celery-pi.conf"
 APT = "/etc/apt/apt.conf.d/52celery-pi"
 NEEDRESTART = "/etc/needrestart/conf.d/celery-pi.conf"
 UNITS = "/etc/systemd/system"
+MEMORY = f"{UNITS}/redis-server.service.d/memory.conf"
 TIMERS = {f"{UNITS}/{name}.timer.d/celery-pi.conf" for name in ("apt-daily", "apt-daily-upgrade")}
 SECRETS = {"redis_password_file", "flower_password_file", "backup_restic_password_file"}
 BACKUP, DRILL = f"{UNITS}/celery-pi-backup.service", f"{UNITS}/celery-pi-drill.service"
@@ -134,7 +135,7 @@ def test_template_renders_with_default_settings_to_the_path_it_mirrors(path: str
 
 
 def test_all_templates_are_known_to_the_tests_below() -> None:
-    redis = [REDIS, LIVE, ACL, UNIT, SYSCTL, *APP_GROUP]
+    redis = [REDIS, LIVE, ACL, UNIT, MEMORY, SYSCTL, *APP_GROUP]
     flower = [FLOWER, FLOWER_ENV, SERVER, NAMES, CERTIFICATE, COMMON]
     app = [WORKER, BEAT, *SANDBOXES, RECORD, ROTATION, JOURNAL]
     machine = [JAILS, DEPLOYERS, WATCHDOG, APT, NEEDRESTART, *TIMERS]
@@ -172,7 +173,7 @@ READERS: list[tuple[str, Any, set[str]]] = [
     ("redis_socket", True, {REDIS, UNIT}),
     ("redis_key_prefix", "birds:", {FLOWER}),
     ("redis_app_keys", ("cache:*",), set()),
-    ("redis_maxmemory", "64mb", {LIVE}),
+    ("redis_maxmemory", "64mb", {LIVE, MEMORY}),
     ("redis_maxmemory_policy", "noeviction", {LIVE}),
     ("redis_loglevel", "debug", {LIVE}),
     ("celery_queues", ("celery", "images"), {WORKER, FLOWER}),
@@ -306,6 +307,7 @@ def test_worker_has_the_settings_and_as_long_to_stop_as_a_task_may_run() -> None
     )
     (start,) = unit["ExecStart"]
     assert start == (
+        "/usr/local/lib/celery-pi/with-env-file /var/www/observations_nids/.env "
         "/var/www/observations_nids/venv/bin/celery -A celery_pi_app worker --loglevel=INFO "
         "--task-events --queues=celery,images --concurrency=3 --max-tasks-per-child=10000 "
         "--max-memory-per-child=204800 --without-mingle --without-gossip"
@@ -350,6 +352,7 @@ def test_without_flower_redis_has_no_such_user() -> None:
 def test_beat_has_the_settings_and_a_directory_of_its_own() -> None:
     unit = directives(BEAT, beat_max_interval=5, app_dir="/srv/app")
     assert unit["ExecStart"] == [
+        "/usr/local/lib/celery-pi/with-env-file /srv/app/.env "
         "/srv/app/venv/bin/celery -A celery_pi_app beat --loglevel=INFO --max-interval=5 "
         "--schedule=/var/lib/celery-beat/schedule --pidfile="
     ]

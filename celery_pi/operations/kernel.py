@@ -1,4 +1,4 @@
-"""Settings of the kernel that Redis needs, in force now and after each boot."""
+"""Settings of the kernel that Redis and a closed house need, in force now and after each boot."""
 
 from __future__ import annotations
 
@@ -12,12 +12,18 @@ SYSCTL = "/usr/lib/systemd/systemd-sysctl"
 OVERCOMMIT = "/proc/sys/vm/overcommit_memory"
 SOMAXCONN = "/proc/sys/net/core/somaxconn"
 HUGE_PAGES = "/sys/kernel/mm/transparent_hugepage/enabled"
+PTRACE_SCOPE = "/proc/sys/kernel/yama/ptrace_scope"
 
-# What is good in each; a kernel without huge pages has no such file.
-GOOD = {OVERCOMMIT: ("1",), SOMAXCONN: ("4096",), HUGE_PAGES: ("madvise", "never", "")}
+# What is good in each; a kernel without huge pages, or without Yama, has no such file.
+GOOD = {
+    OVERCOMMIT: ("1",),
+    SOMAXCONN: ("4096",),
+    HUGE_PAGES: ("madvise", "never", ""),
+    PTRACE_SCOPE: ("1", "2", "3", ""),
+}
 
 # A container shares all but its network with its host.
-HOSTS = (OVERCOMMIT, HUGE_PAGES)
+HOSTS = (OVERCOMMIT, HUGE_PAGES, PTRACE_SCOPE)
 
 
 class KernelSettings(FactBase[dict[str, str]]):

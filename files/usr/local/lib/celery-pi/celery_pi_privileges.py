@@ -11,6 +11,7 @@ Two rules, for every root program of ours and for the deploy:
 The deploy sends this text to `python3 -I -c`; on the Pi the same commands are, as root:
 
     run USER COMMAND...              the command as that user; what it prints, 1 MiB at most
+    own PATH SECONDS COMMAND...      the command, with standard input, as whoever owns what is there
     show USER PATH                   JSON: mode, user, group and content (base64) of a file, or {}
     replace USER GROUP MODE PATH     its content, by standard input, in one step
     give USER GROUP MODE PATH        its owners and mode (a dash leaves the mode)
@@ -418,6 +419,16 @@ def _has_members(gid: int) -> bool:
     return any(known.pw_gid == gid and known.pw_uid for known in getpwall())
 
 
+def others_in(shown: os.stat_result) -> str:
+    """Who else than root may write a file or directory with that state; empty when nobody."""
+    if shown.st_uid:
+        return user_name(shown.st_uid)
+    if shown.st_mode & 0o002:
+        return "everybody"
+    by_group = shown.st_mode & 0o020 and _has_members(shown.st_gid)
+    return f"group {group_name(shown.st_gid)}" if by_group else ""
+
+
 # -- changes where another user may write
 
 
@@ -497,6 +508,18 @@ def _owners(user: str, group: str) -> tuple[int, int]:
         return who.uid, getgrnam(group).gr_gid if group else who.gid
     except KeyError:
         raise Refused(f"there is no group {group}") from None
+
+
+def owner(path: str) -> str:
+    """Who owns what is at the path, itself and not what a link leads to, or else the directory in
+    which it is to be: he may be led to run what lies there. Raises Refused, FileNotFoundError."""
+    try:
+        shown = os.lstat(path)
+    except FileNotFoundError:
+        shown = os.stat(os.path.dirname(path.rstrip("/")) or ".")  # noqa: PTH116, PTH120
+    if shown.st_uid == 0 and not is_roots_alone(path):
+        raise Refused(f"{path} is root's, and others may replace it: give it to its user by chown")
+    return user_name(shown.st_uid)
 
 
 def user_name(uid: int) -> str:
@@ -584,6 +607,8 @@ def main(arguments: list[str]) -> int:
             return as_child(*words)
         if command == "run":
             sys.stdout.buffer.write(run(words[0], words[1:], timeout=24 * 3600))
+        elif command == "own":
+            return _as_owner(words[0], float(words[1]), words[2:])
         elif command == "show":
             print(json.dumps(_described(words[1], words[0])))
         else:
@@ -605,6 +630,15 @@ def main(arguments: list[str]) -> int:
     else:
         return 0
     return 1
+
+
+def _as_owner(path: str, seconds: float, command: Sequence[str]) -> int:
+    """Exit status. What the command makes, others may read; all that it says is passed on."""
+    given = sys.stdin.buffer.read()
+    done = attempt(owner(path), command, input=given, timeout=seconds, limit=16 * MIB, umask=0o022)
+    sys.stdout.buffer.write(done.out)
+    sys.stderr.buffer.write(done.err)
+    return 1 if done.status else 0
 
 
 def _described(path: str, user: str) -> dict[str, str]:
