@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.harness import APP, in_app, pids, redis, wait_for
@@ -60,3 +62,25 @@ def test_it_can_be_put_back_and_is_tried_as_often_again(pi: VirtualPi) -> None:
     assert ran(pi) == 8
     redis(pi, "del", "set-aside")
     pi.run("rm", f"{APP}/media/{NAME}")
+
+
+COLOURED = json.dumps({"headers": {"task": "\x1b[31m\nred", "id": "1"}})
+HOSTILE = [
+    *("no JSON", "[]", '["{}", [], 0]', '["{}", "celery", 0]'),
+    '["a message", ["celery", "other-app"], 0]',
+    json.dumps([COLOURED, ["unacked_owner"], 1e99]),
+    json.dumps([COLOURED, ["other-app"], 0]),
+]
+
+
+def test_entries_of_the_apps_own_making_stay_and_reach_no_other_key(pi: VirtualPi) -> None:
+    for entry in HOSTILE:
+        redis(pi, "lpush", "set-aside", entry)
+    status, told = command(pi, "--return")
+    kept = redis(pi, "llen", "set-aside")
+    reached = redis(pi, "exists", "other-app", "unacked_owner")
+    redis(pi, "del", "set-aside")
+    assert (status, kept, reached) == (1, str(len(HOSTILE)), "0")
+    assert told.splitlines()[0] == "0 put back"
+    assert r"\x1b[31m\nred[1]  from other-app" in told
+    assert len(told.splitlines()) == 1 + len(HOSTILE)
