@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -57,6 +59,11 @@ class Theirs:
         self.programs.add("redis-cli", f"cd {self.state}{REDIS}")
         self.programs.add("systemctl", f"cat {self.state}/active")
         self.programs.add("sleep")
+        # There may be no user redis here.
+        as_redis = "case $1 in --reuid=redis) ;; *) exit 1 ;; esac"
+        self.programs.add(
+            "setpriv", f'{as_redis}\nwhile [ "${{1#--}}" != "$1" ]; do shift; done; "$@"'
+        )
         self.say(active="active", aof="0", left="3", status="ok", dir=str(self.data))
         self.say(keyspace="db0:keys=3,expires=0,avg_ttl=0")
 
@@ -195,3 +202,16 @@ def test_server_is_asked_on_its_port_with_the_password_in_its_configuration(
     assert set((theirs.state / "auth").read_text().splitlines()) == {password}
     assert set((theirs.state / "port").read_text().splitlines()) == {port}
     assert "s3" not in done.shown + "".join(done.commands + theirs.programs.calls())
+
+
+def test_configuration_that_is_a_trap_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """User redis may put there what he likes."""
+    theirs = Theirs(tmp_path, monkeypatch)
+    os.mkfifo(theirs.config)
+    monkeypatch.setattr(module, "CLI", module.CLI.replace("timeout 10", "timeout 0.2"))
+    assert "timeout 0.2" in module.CLI
+    start = time.monotonic()
+    theirs.deploy()
+    assert time.monotonic() - start < 20

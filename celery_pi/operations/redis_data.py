@@ -14,13 +14,19 @@ from celery_pi.remote import assign
 CONFIG = "/etc/redis/redis.conf"
 DATA = "/var/lib/redis"
 
-# The password of such a server stands in its configuration, as a word or in quotes.
+# The password of such a server stands in its configuration, as a word or in quotes. It is read as the
+# server reads it, because that directory is the server's user's: what he could lead root to there.
 CLI = r"""
-REDISCLI_AUTH=$(sed -n 's/^requirepass[[:space:]]*//p' "$config" 2>/dev/null | tail -n 1 \
-  | sed 's/^"\(.*\)"[[:space:]]*$/\1/')
-port=$(sed -n 's/^port[[:space:]]*//p' "$config" 2>/dev/null | tail -n 1)
-[ -z "$REDISCLI_AUTH" ] || export REDISCLI_AUTH
-theirs() { redis-cli -p "${port:-6379}" "$@"; }
+configured() {
+  timeout 10 setpriv --reuid=redis --regid=redis --init-groups --reset-env \
+    head -c 1000000 "$config" </dev/null 2>/dev/null | sed -n "s/^$1[[:space:]]*//p" | tail -n 1
+}
+theirs() {
+  REDISCLI_AUTH=$(configured requirepass | sed 's/^"\(.*\)"[[:space:]]*$/\1/')
+  [ -z "$REDISCLI_AUTH" ] || export REDISCLI_AUTH
+  port=$(configured port)
+  redis-cli -p "${port:-6379}" "$@"
+}
 persistence() { theirs info persistence | tr -d '\r'; }
 """
 
