@@ -90,8 +90,7 @@ def test_a_form_of_another_site_does_nothing(pi: VirtualPi) -> None:
 )
 def test_neither_does_one_of_an_older_browser(pi: VirtualPi, origin: str, status: int) -> None:
     shutdown = "/flower/api/worker/pool/grow/nobody@nowhere"
-    sent = {"Origin": origin} if origin else {}
-    found = ask(pi, shutdown, login(pi), method="POST", Content_Length="0", **sent)
+    found = ask(pi, shutdown, login(pi), method="POST", Content_Length="0", Origin=origin)
     assert found.status == status
 
 
