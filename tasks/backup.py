@@ -10,6 +10,7 @@ from celery_pi.operations.service import CHECK_UNIT, service
 from celery_pi.secrets import DIRECTORY, supplied
 from celery_pi.settings import Settings
 from celery_pi.sources import from_file, from_template
+from tasks import privileges
 
 LIBRARY = "/usr/local/lib/celery-pi"
 PLACE = "/var/backups/celery-pi"
@@ -21,12 +22,13 @@ PASSWORD = f"{DIRECTORY}/restic_password"
 
 # A restore works where no backup is made.
 PROGRAMS = [
+    *privileges.FILES,
     *(from_file(f"{LIBRARY}/{name}", mode="0755") for name in ("backup", "restore", "drill")),
     *(
         from_file(f"{LIBRARY}/celery_pi_backup/{module}.py")
         for module in (
             *("__init__", "hands", "archive", "scratch", "app", "sqlite", "data", "services"),
-            "replacing",
+            *("replacing", "loaded", "shape"),
         )
     ),
 ]

@@ -3,20 +3,29 @@ stand-ins for systemd and for the way to log in. Needs root, to become others.""
 
 from __future__ import annotations
 
+import grp
 import json
 import os
 import shutil
 import sqlite3
 import subprocess
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from celery_pi.settings import Settings
 from tests.harness import wait_for
 from tests.library import LIBRARY
 
 USER = "nobody"
+# What the units leave to root: three capabilities, the app's group, no network.
+CONFINED = (
+    *("unshare", "--net", "setpriv", "--bounding-set=-all,+chown,+setuid,+setgid"),
+    *("--inh-caps=-all", f"--groups=0,{grp.getgrnam('nogroup').gr_gid}", "--no-new-privs"),
+)
 
 # Where things lie on the Pi, and who owns them; in this order.
 MOVED = {
@@ -26,7 +35,9 @@ MOVED = {
     "/usr/local/lib/celery-pi/redis-cli": "bin/cli",
     "/var/lib/redis": "redis",
     "/var/tmp": "work",  # noqa: S108
+    "/usr/local/sbin:/usr/local/bin": "bin",  # of the path that everybody gets
 }
+MODULES = ("celery_pi_privileges.py", "celery_pi_text.py")
 CLI = '#!/bin/sh\nshift\nexec redis-cli -s {0}/run/redis.sock "$@"\n'
 # The units that run are files; one word in `trouble` befalls the command that begins with it.
 SYSTEMCTL = r"""#!/bin/sh
@@ -74,7 +85,8 @@ class Lab:
         (self.root / "settings.json").write_text(Settings(**wanted).model_dump_json())
 
     def _install(self) -> None:
-        for name in ("backup", "restore", "drill", "celery_pi_backup", "celery_pi_checks"):
+        programs = ("backup", "restore", "drill", *MODULES)
+        for name in (*programs, "celery_pi_backup", "celery_pi_checks"):
             source = LIBRARY / name
             for file in source.glob("*.py") if source.is_dir() else [source]:
                 target = self.root / "lib" / file.relative_to(LIBRARY)
@@ -121,7 +133,9 @@ class Lab:
         path, mark = self.root / "lib" / module, self.root / "state/broken"
         text = path.read_text()
         assert text.count(step) == 1
-        text += f"\n\ndef _break() -> None:\n    if not os.path.exists({str(mark)!r}):\n"
+        text += (
+            f"\n\nimport os\n\ndef _break() -> None:\n    if not os.path.exists({str(mark)!r}):\n"
+        )
         text += (
             f"        open({str(mark)!r}, 'w').close()\n        raise Trouble('it fails once')\n"
         )
@@ -178,3 +192,57 @@ class Lab:
         found = [row[0] for row in database.execute("SELECT name FROM birds")]
         database.close()
         return found
+
+    def change(self, module: str, old: str, new: str) -> None:
+        """One passage of a program of ours is another one."""
+        path = self.root / "lib" / module
+        text = path.read_text()
+        assert text.count(old) == 1, f"{module} has {text.count(old)} times {old}"
+        path.write_text(text.replace(old, new))
+
+
+MakeLab = Callable[..., Lab]
+
+
+@pytest.fixture
+def labs() -> Iterator[MakeLab]:
+    """Machines; below /tmp itself, because others than root must reach them."""
+    made: list[Lab] = []
+
+    def make(**settings: Any) -> Lab:
+        made.append(Lab(Path(tempfile.mkdtemp()) / "lab", **settings))
+        made[-1].root.parent.chmod(0o755)
+        return made[-1]
+
+    yield make
+    for lab in made:
+        lab.stop()
+        shutil.rmtree(lab.root.parent)
+
+
+@pytest.fixture
+def lab(labs: MakeLab) -> Lab:
+    """One with data of every kind."""
+    lab = labs()
+    lab.start()
+    fill(lab)
+    return lab
+
+
+def fill(lab: Lab) -> None:
+    lab.redis("rpush", "celery", "one", "two", "three")
+    lab.redis("set", "celery-task-meta-1", "done", "px", "1500")
+    lab.redis("set", "celery-task-meta-2", "done", "ex", "3600")
+    lab.redis("hset", "unacked", "tag", "message", "tag2", "message2")
+    lab.redis("sadd", "_kombu.binding.celery", "a", "b", "c")
+    lab.redis("-n", "3", "set", "other", "database")
+    lab.write("kestrel", "owl")
+    (lab.root / "app/.env").write_text("SECRET=s3cret\nCELERY_BROKER_URL=redis://here\n")
+    shutil.chown(lab.root / "app/.env", USER)
+    (lab.root / "app/.env").chmod(0o600)
+
+
+def state(lab: Lab) -> tuple[str, list[str], str]:
+    """Of Redis what does not expire, the database and the variables."""
+    lab.redis("del", "celery-task-meta-1", "celery-task-meta-2")
+    return lab.redis("debug", "digest"), lab.rows(), (lab.root / "app/.env").read_text()

@@ -50,7 +50,7 @@ import pathlib, sys, tempfile
 sys.path.insert(0, "/usr/local/lib/celery-pi")
 from celery_pi_backup import archive, backups
 file, into = backups()[-1], pathlib.Path(tempfile.mkdtemp(dir="/var/tmp"))
-manifest = archive.unpack(file, into)
+manifest = archive.unpack(file, into, archive.names(file))
 manifest["made"] -= 27 * 3600
 file.unlink()
 archive.write(file, manifest, {each["name"]: into / each["name"] for each in manifest["members"]})

@@ -2,77 +2,30 @@
 
 from __future__ import annotations
 
-import grp
 import json
 import os
 import resource
 import shutil
 import sqlite3
 import subprocess
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.backup_lab import USER, Lab
+from tests import backup_lab
+from tests.backup_lab import CONFINED, USER, Lab, MakeLab, state
 from tests.fake import as_root
 from tests.harness import wait_for
 
+lab, labs = backup_lab.lab, backup_lab.labs
 pytestmark = [
     pytest.mark.fast,
     as_root,
     pytest.mark.skipif(not shutil.which("redis-check-rdb"), reason="needs Debian's redis-tools"),
 ]
-
-MakeLab = Callable[..., Lab]
-
-
-@pytest.fixture
-def labs() -> Iterator[MakeLab]:
-    """Machines; below /tmp itself, because others than root must reach them."""
-    made: list[Lab] = []
-
-    def make(**settings: Any) -> Lab:
-        made.append(Lab(Path(tempfile.mkdtemp()) / "lab", **settings))
-        made[-1].root.parent.chmod(0o755)
-        return made[-1]
-
-    yield make
-    for lab in made:
-        lab.stop()
-        shutil.rmtree(lab.root.parent)
-
-
-@pytest.fixture
-def lab(labs: MakeLab) -> Lab:
-    """One with data of every kind."""
-    lab = labs()
-    lab.start()
-    fill(lab)
-    return lab
-
-
-def fill(lab: Lab) -> None:
-    lab.redis("rpush", "celery", "one", "two", "three")
-    lab.redis("set", "celery-task-meta-1", "done", "px", "1500")
-    lab.redis("set", "celery-task-meta-2", "done", "ex", "3600")
-    lab.redis("hset", "unacked", "tag", "message", "tag2", "message2")
-    lab.redis("sadd", "_kombu.binding.celery", "a", "b", "c")
-    lab.redis("-n", "3", "set", "other", "database")
-    lab.write("kestrel", "owl")
-    (lab.root / "app/.env").write_text("SECRET=s3cret\nCELERY_BROKER_URL=redis://here\n")
-    shutil.chown(lab.root / "app/.env", USER)
-    (lab.root / "app/.env").chmod(0o600)
-
-
-def state(lab: Lab) -> tuple[str, list[str], str]:
-    """Of Redis what does not expire, the database and the variables."""
-    lab.redis("del", "celery-task-meta-1", "celery-task-meta-2")
-    return lab.redis("debug", "digest"), lab.rows(), (lab.root / "app/.env").read_text()
-
 
 # -- backup
 
@@ -192,13 +145,6 @@ def test_database_in_use_is_copied_whole(lab: Lab) -> None:
     assert lab.rows() == ["kestrel", "owl", "wren"]
 
 
-# What the units leave to root: three capabilities, two groups, no network.
-CONFINED = (
-    *("unshare", "--net", "setpriv", "--bounding-set=-all,+chown,+setuid,+setgid"),
-    *("--inh-caps=-all", f"--groups=0,{grp.getgrnam('nogroup').gr_gid}", "--no-new-privs"),
-)
-
-
 def test_backup_and_drill_need_no_more_than_their_units_have(lab: Lab) -> None:
     for program in ("backup", "drill"):
         status, said = lab.run(program, within=CONFINED)
@@ -254,6 +200,9 @@ def test_drill_is_red_when_it_is_cut_off(lab: Lab, left: float) -> None:
     assert lab.run("drill")[0] == 1
 
 
+KNOWN = ("redis/dump.rdb", "app/db.sqlite3", "app/.env")
+
+
 def rewritten(lab: Lab, file: Path, change: str) -> None:
     """The same backup with another manifest, sealed anew."""
     code = f"""
@@ -262,7 +211,7 @@ from pathlib import Path
 from celery_pi_backup import archive
 file, into = Path("{file}"), Path("{lab.root}/rewritten")
 into.mkdir()
-manifest = archive.unpack(file, into)
+manifest = archive.unpack(file, into, {KNOWN!r})
 {change}
 file.unlink()
 members = {{each["name"]: into / each["name"] for each in manifest["members"]}}
@@ -339,7 +288,9 @@ def test_restored_data_outlive_restarts_and_rewrites(lab: Lab) -> None:
     kept = aside / "redis/appendonlydir"
     assert (kept / "appendonly.aof.manifest").exists()
     assert "later" in (kept / "appendonly.aof.1.incr.aof").read_text()
-    assert aside.stat().st_mode & 0o777 == 0o700
+    modes = [path.stat().st_mode & 0o777 for path in (aside, aside / "redis")]
+    assert modes == [0o711, 0o700]
+    assert (aside / "redis").owner() == USER
 
 
 def test_second_restore_changes_nothing(lab: Lab) -> None:
@@ -377,7 +328,7 @@ def test_restore_refuses_what_is_no_whole_backup(
         ("manifest['format'] = 2", "another version of celery-pi"),
         ("manifest['redis']['digest'] = '0' * 40", "but another content"),
         ("(into / 'redis/dump.rdb').write_bytes(b'REDIS0011')", "is not what its manifest says"),
-        ("manifest['members'][0]['name'] = '../x'; (into / '../x').touch()", "which its manifest"),
+        ("manifest['members'][0]['name'] = '../x'; (into / '../x').touch()", "have no place"),
     ],
 )
 def test_restore_refuses_what_it_could_not_bring_back(lab: Lab, change: str, said: str) -> None:
@@ -439,6 +390,7 @@ def test_restore_that_fails_on_the_way_puts_all_back(lab: Lab, trouble: str) -> 
 @pytest.mark.parametrize("fresh", [False, True])
 def test_power_cut_leaves_the_old_data_or_the_new(lab: Lab, step: int, fresh: bool) -> None:
     """Wherever it comes: the program is killed at each of its steps to the disk."""
+    lab.redis("del", "celery-task-meta-1")  # its time comes
     new = lab.root / "new.rdb"
     lab.redis("--rdb", str(new))
     digests = [lab.redis("debug", "digest")]
@@ -460,11 +412,11 @@ def cut(path):
     if steps == {step}: os._exit(9)
     real(path)
 data._sync = cut
-data.put(Path("{new}"))
-data.forget_others()
+with Path("{new}").open("rb") as rdb: data.put(rdb)
+data.forget()
 """
-    subprocess.run(["/usr/bin/python3", "-B", "-c", code], check=False)
-    shutil.chown(lab.root / "redis", USER)
+    new.chmod(0o644)
+    subprocess.run(["/usr/bin/python3", "-B", "-c", code], check=False, user=USER, umask=0o077)
     lab.systemctl("start", "redis-server.service")
     lab.wait()
     lab.redis("debug", "set-active-expire", "0")

@@ -16,7 +16,8 @@ import pytest
 from celery_pi.settings import Settings
 from celery_pi.sources import ROOT
 from tasks.backup import PROGRAMS
-from tests.fake import ME, Programs
+from tests.backup_lab import MODULES
+from tests.fake import ME, Programs, as_root
 from tests.library import LIBRARY
 
 pytestmark = pytest.mark.fast
@@ -36,7 +37,7 @@ def backup(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_every_program_and_module_is_installed() -> None:
     there = set((LIBRARY / "celery_pi_backup").glob("*.py"))
-    there |= {LIBRARY / name for name in ("backup", "restore", "drill")}
+    there |= {LIBRARY / name for name in ("backup", "restore", "drill", *MODULES)}
     assert {Path(file.path) for file in PROGRAMS} == {
         Path("/") / path.relative_to(ROOT / "files") for path in there
     }
@@ -78,11 +79,19 @@ def settings(**given: Any) -> dict[str, Any]:
     return Settings(**{"app_user": "www-data", **given}).model_dump(mode="json")
 
 
+def found_by_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stand-ins are on the path of whatever works as another user, root included."""
+    privileges = import_module("celery_pi_privileges")
+    monkeypatch.setattr(privileges, "PATH", os.environ["PATH"])
+
+
+@as_root
 def test_mariadb_is_dumped_and_restored_without_a_password(
-    backup: Any, programs: Programs, tmp_path: Path
+    backup: Any, programs: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     programs.add("mariadb-dump", "echo 'CREATE TABLE birds'; echo '-- Dump completed on 2026'")
     programs.add("mariadb", f"cat >{tmp_path}/restored")
+    found_by_all(monkeypatch)
     told = settings(backup_app=False, backup_mariadb="nids")
     ((name, file),) = backup.app.gather(told, tmp_path)
     assert name == "mariadb/nids.sql"
@@ -90,15 +99,20 @@ def test_mariadb_is_dumped_and_restored_without_a_password(
     backup.app.put(name, file, told)
     assert (tmp_path / "restored").read_text() == file.read_text()
     options = "--single-transaction --routines --triggers --events"
-    assert programs.calls() == [f"mariadb-dump {options} nids", "mariadb nids"]
+    assert programs.calls() == [
+        f"mariadb-dump {options} -- nids",
+        "mariadb --sandbox --database=nids",
+    ]
 
 
+@as_root
 def test_mariadb_that_fails_or_ends_early_is_a_trouble(
-    backup: Any, programs: Programs, tmp_path: Path
+    backup: Any, programs: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    found_by_all(monkeypatch)
     told = settings(backup_app=False, backup_mariadb="nids")
     programs.add("mariadb-dump", "echo half; echo 'Unknown database' >&2; exit 2")
-    with pytest.raises(backup.Trouble, match=r"^mariadb-dump: Unknown database$"):
+    with pytest.raises(backup.Refused, match=r"^mariadb-dump: Unknown database$"):
         list(backup.app.gather(told, tmp_path))
     (tmp_path / "half.sql").write_text("CREATE TABLE birds")
     with pytest.raises(backup.Trouble, match="is not a whole dump"):
@@ -122,11 +136,15 @@ def test_database_that_is_damaged_is_told(backup: Any, tmp_path: Path) -> None:
 def test_archive_holds_what_was_put_in_and_says_when_not(backup: Any, tmp_path: Path) -> None:
     file, member = tmp_path / NAME, tmp_path / "dump.rdb"
     member.write_bytes(os.urandom(3000))
-    described = {"members": [backup.archive.described(member, "redis/dump.rdb")], "host": "pi"}
+    described = {
+        **{"host": "pi", "made": 0, "versions": {"redis": "7.0.15"}},
+        "redis": {"databases": {}, "digest": "0" * 40},
+        "members": [backup.archive.described(member, "redis/dump.rdb")],
+    }
     backup.archive.write(file, described, {"redis/dump.rdb": member})
     into = tmp_path / "into"
     into.mkdir()
-    assert backup.archive.unpack(file, into)["host"] == "pi"
+    assert backup.archive.unpack(file, into, {"redis/dump.rdb"})["host"] == "pi"
     assert (into / "redis/dump.rdb").read_bytes() == member.read_bytes()
     assert subprocess.run(["gzip", "-t", file], check=False).returncode == 0
     whole = file.read_bytes()

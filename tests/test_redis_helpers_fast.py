@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from celery_pi.secrets import DIRECTORY, SOCKET
-from celery_pi.sources import from_file
-from tests.fake import Programs
+from celery_pi.settings import Settings
+from celery_pi.sources import from_file, from_template
+from tests.fake import Programs, as_root
 
 pytestmark = pytest.mark.fast
 
@@ -203,3 +208,128 @@ def test_candidate_that_the_server_refuses_is_refused_with_its_words(
         1,
         f"redis-server refuses {candidate}:\nbad directive\n",
     )
+
+
+# -- redis-before-start
+
+USER = "nobody"
+NAME = "appendonly.aof"
+MANIFEST = f"file {NAME}.1.base.rdb seq 1 type b\nfile {NAME}.1.incr.aof seq 1 type i\n"
+HEALS = '[ "$1" = --fix ] && { truncate -s 3 $(dirname $2)/*.incr.aof; exit 0; }; exit 1'
+
+
+class BeforeStart:
+    """The script as that user, with data of its own, which belong to him."""
+
+    def __init__(self, root: Path) -> None:
+        root.chmod(0o755)
+        self.bin, self.data, self.roots = root / "bin", root / "data", root / "roots"
+        for directory in (self.bin, self.data, self.roots):
+            directory.mkdir(mode=0o755)
+        self.aof = self.data / "appendonlydir"
+        self.script = root / "before"
+        text = from_file(f"{LIBRARY}/redis-before-start").content
+        assert text.count("data=/var/lib/redis\n") == text.count("patience=120") == 1
+        text = text.replace("data=/var/lib/redis\n", f"data={self.data}\n")
+        self.script.write_text(text.replace("patience=120", "patience=1"))
+        self.checker("exit 0")
+
+    def checker(self, script: str) -> None:
+        """What redis-check-aof does."""
+        (self.bin / "redis-check-aof").write_text(f"#!/bin/sh\n{script}\n")
+        (self.bin / "redis-check-aof").chmod(0o755)
+
+    def append_only(self, manifest: str = MANIFEST) -> None:
+        self.aof.mkdir()
+        (self.aof / f"{NAME}.manifest").write_text(manifest)
+        (self.aof / f"{NAME}.1.incr.aof").write_text("123456")
+
+    def run(self) -> tuple[int, str]:
+        subprocess.run(["chown", "-R", "-h", USER, self.data], check=True)
+        done = subprocess.run(
+            ["sh", self.script],
+            env={"PATH": f"{self.bin}:{os.environ['PATH']}"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=20,
+            user=USER,
+        )
+        assert list(self.roots.iterdir()) == []
+        return done.returncode, done.stdout
+
+
+@pytest.fixture
+def before() -> Iterator[BeforeStart]:
+    root = Path(tempfile.mkdtemp())  # below /tmp itself, because others than root must reach it
+    yield BeforeStart(root)
+    shutil.rmtree(root)
+
+
+@as_root
+def test_damaged_end_is_cut_off_though_links_lead_into_roots_directory(before: BeforeStart) -> None:
+    before.append_only()
+    before.checker(HEALS)
+    for name in ("damaged.aof", "damaged.log"):
+        (before.data / name).symlink_to(before.roots / name)
+    status, said = before.run()
+    assert (status, "cut 3 bytes of 6 off the damaged end" in said) == (0, True)
+    assert (before.data / "damaged.aof").read_text() == "123456"
+    assert not (before.data / "damaged.log").is_symlink()
+
+
+@as_root
+@pytest.mark.parametrize("kind", ["fifo", "zero", "directory"])
+@pytest.mark.parametrize("name", ["dump.rdb", f"appendonlydir/{NAME}.manifest"])
+def test_what_is_no_file_of_redis_holds_up_no_start(
+    before: BeforeStart, name: str, kind: str
+) -> None:
+    path = before.data / name
+    path.parent.mkdir(exist_ok=True)
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "zero":
+        path.symlink_to("/dev/zero")
+    else:
+        path.mkdir()
+    assert before.run() == (0, "")
+
+
+@as_root
+def test_look_that_does_not_end_holds_up_no_start(before: BeforeStart) -> None:
+    before.append_only()
+    before.checker("sleep 600")
+    status, said = before.run()
+    assert (status, "took more than 1 s" in said) == (0, True)
+    assert (before.aof / f"{NAME}.1.incr.aof").read_text() == "123456"
+
+
+@as_root
+def test_names_in_the_manifest_move_no_cursor(before: BeforeStart) -> None:
+    name = "\x1b[2Jx"
+    before.append_only(f"file {name} seq 1 type i\n")
+    (before.aof / name).write_text("123")
+    before.checker('[ "$1" = --fix ]')
+    status, said = before.run()
+    assert (status, "\x1b" in said, "?[2Jx" in said) == (0, False, True)
+
+
+@as_root
+def test_snapshot_that_redis_cannot_read_keeps_it_from_starting_empty(before: BeforeStart) -> None:
+    (before.data / "dump.rdb").write_text("REDIS0011")
+    (before.data / "dump.rdb").chmod(0)
+    status, said = before.run()
+    assert (status, "Redis cannot read" in said, before.aof.exists()) == (1, True, False)
+
+
+def test_it_works_as_redis_and_not_as_root() -> None:
+    unit = from_template(
+        "/etc/systemd/system/redis-server.service.d/celery-pi.conf", settings=Settings()
+    )
+    (line,) = re.findall(r"ExecStartPre=(.*(?:\\\n.*)*redis-before-start)", unit.content)
+    words = line.replace("\\\n", " ").split()
+    assert words[0] == "+/usr/bin/setpriv"
+    assert {"--reuid=redis", "--regid=redis", "--no-new-privs", "--reset-env"} <= set(words)
+    assert {"--inh-caps=-all", "--bounding-set=-all", "/usr/bin/timeout"} <= set(words)
+    assert "EnvironmentFile" not in unit.content

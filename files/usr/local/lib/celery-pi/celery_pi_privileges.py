@@ -94,15 +94,19 @@ class Done(NamedTuple):
 
 
 def become(
-    user: str, environment: Mapping[str, str] | None = None, cwd: str = "/", umask: int = 0o077
+    user: str,
+    environment: Mapping[str, str] | None = None,
+    cwd: str = "/",
+    umask: int = 0o077,
+    groups: Sequence[int] = (),
 ) -> dict[str, Any]:
     """Arguments by which `subprocess` starts a process of that user with nothing of root's; what
-    it is given as input and output is the caller's to say."""
+    it is given as input and output is the caller's to say. `groups` come on top of the user's."""
     who = account(user)
     own = {"PATH": PATH, "LC_ALL": "C.UTF-8", "HOME": who.home, "USER": user, "LOGNAME": user}
     return {
-        **{"user": who.uid, "group": who.gid, "extra_groups": who.groups, "umask": umask},
-        **{"cwd": cwd, "env": {**own, **(environment or {})}},
+        **{"user": who.uid, "group": who.gid, "extra_groups": (*who.groups, *groups)},
+        **{"umask": umask, "cwd": cwd, "env": {**own, **(environment or {})}},
         **{"start_new_session": True, "close_fds": True},
     }
 

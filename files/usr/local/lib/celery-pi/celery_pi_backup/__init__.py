@@ -16,6 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from celery_pi_privileges import Refused
+from celery_pi_text import printable
+
 PLACE = Path("/var/backups/celery-pi")
 STATE = Path("/var/lib/celery-pi")
 SETTINGS = Path("/etc/celery-pi/settings.json")
@@ -26,7 +29,7 @@ PROMISE = 26 * 3600  # seconds; a backup each day, and two hours for a late one
 Settings = dict[str, Any]
 
 
-class Trouble(Exception):
+class Trouble(Refused):
     """Why it cannot be done, in one sentence without a secret."""
 
 
@@ -35,11 +38,12 @@ def main(work: Callable[[], str], record: str = "") -> int:
     os.umask(0o077)
     try:
         said, well = work(), True
-    except Trouble as error:
+    except Refused as error:
         said, well = str(error), False
     except OSError as error:
         named = f" ({error.filename})" if error.filename else ""
         said, well = f"{error.strerror or type(error).__name__}{named}", False
+    said = printable(said)
     print(f"celery-pi: {said}", file=sys.stdout if well else sys.stderr, flush=True)
     if record:
         note(record, well=well, said=said)
@@ -56,9 +60,10 @@ def note(name: str, **told: Any) -> None:
 
 def settings() -> Settings:
     try:
-        return json.loads(SETTINGS.read_text())
+        told: Settings = json.loads(SETTINGS.read_text())
     except (OSError, ValueError) as error:
         raise Trouble(f"{SETTINGS} cannot be read: {type(error).__name__}") from error
+    return told
 
 
 def backups() -> list[Path]:

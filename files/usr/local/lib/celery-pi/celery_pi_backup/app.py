@@ -6,47 +6,91 @@ read, copied and replaced by the app's user.
 
 from __future__ import annotations
 
-import os
 import re
-import secrets
-import shutil
-import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
+
+from celery_pi_privileges import MIB, MISSING, PYTHON, Failed, attempt, place, read, replace
 
 from celery_pi_backup import Settings, Trouble
-from celery_pi_backup.hands import become, hand_over, need, room_for, run, workspace
+from celery_pi_backup.hands import (
+    by_root,
+    lent,
+    need,
+    number,
+    patience,
+    received,
+    room,
+    script,
+    spare,
+)
 
 SQLITE = Path(__file__).with_name("sqlite.py")
 ENV = "app/.env"
+LARGEST_ENV = MIB  # bytes
 MARIADB = "mariadb/"
-DUMP = ("mariadb-dump", "--single-transaction", "--routines", "--triggers", "--events")
+DUMP = ("mariadb-dump", "--single-transaction", "--routines", "--triggers", "--events", "--")
+# A dump could else have a program run: https://mariadb.com/kb/en/mariadb-command-line-client/
+LOAD = ("mariadb", "--sandbox")
 COMPLETE = b"-- Dump completed"
+AGAIN = 3  # seconds in which a file comes back that another one replaces
+HOURS = 6 * 3600  # seconds for MariaDB, of whose size nothing is known
 # What a deploy sets in `.env`; where it is, it is this machine's own.
 OURS = re.compile(rb"\s*(CELERY_(?:_?BROKER_URL|_?RESULT_BACKEND|KEY_PREFIX))=")
 
+Found = TypeVar("Found")
 
-def gather(settings: Settings, work: Path) -> Iterator[tuple[str, Path]]:
-    """Name in the archive, and copy below `work`, of all that is there."""
+
+def known(settings: Settings) -> set[str]:
+    """Names that a member of an archive may have on this machine, but for Redis'."""
+    names = {ENV, *(f"app/{name}" for name in settings["backup_databases"])}
+    return names | ({mariadb(settings)} if settings["backup_mariadb"] else set())
+
+
+def mariadb(settings: Settings) -> str:
+    """Name of the dump in an archive."""
+    return f"{MARIADB}{settings['backup_mariadb']}.sql"
+
+
+def gather(
+    settings: Settings, work: Path, before: Container[str] = ()
+) -> Iterator[tuple[str, Path]]:
+    """Name in the archive, and copy below `work`, of all that is there.
+
+    Trouble when one of `before`, the names in the last backup, is missing.
+    """
     if settings["backup_app"]:
-        user = settings["app_user"]
-        room = room_for(user, work / "app")
-        for number, name in enumerate(settings["backup_databases"]):
-            source = place_of(f"app/{name}", settings)
-            if is_there(source, user):
-                need(work, size_of(source, user))
-                copy = room / str(number)
-                sqlite(user, "copy", str(source), str(copy))
-                sqlite(user, "check", str(copy))
-                yield f"app/{name}", copy
-            else:
-                print(f"celery-pi: there is no {source}; the backup is without it", flush=True)
-        if is_there(place_of(ENV, settings), user):
-            (work / "env").write_bytes(read_env(settings))
+        for position, name in enumerate(f"app/{path}" for path in settings["backup_databases"]):
+            if present(name, settings, before, size_of) is not None:
+                copy(name, settings, work / str(position), check=True)
+                yield name, work / str(position)
+        text = present(ENV, settings, before, read_env)
+        if text is not None:
+            (work / "env").write_bytes(text)
             yield ENV, work / "env"
     if settings["backup_mariadb"]:
-        name = f"{MARIADB}{settings['backup_mariadb']}.sql"
-        yield name, dump(name, work / "mariadb.sql")
+        yield mariadb(settings), dump(settings, work / "mariadb.sql")
+
+
+def present(
+    name: str,
+    settings: Settings,
+    before: Container[str],
+    look: Callable[[Settings, str], Found | None],
+) -> Found | None:
+    """What is found, or None where it has never been. It is looked for again for some seconds:
+    who replaces a file may remove it first."""
+    deadline = time.monotonic() + AGAIN
+    while (found := look(settings, name)) is None and time.monotonic() < deadline:
+        time.sleep(0.2)
+    if found is None:
+        path = place_of(name, settings)
+        if name in before:
+            raise Trouble(f"{path} was in the last backup and is missing now")
+        print(f"celery-pi: there is no {path}; the backup is without it", flush=True)
+    return found
 
 
 def place_of(name: str, settings: Settings) -> Path:
@@ -54,97 +98,105 @@ def place_of(name: str, settings: Settings) -> Path:
     return Path(settings["app_dir"], *PurePosixPath(name).parts[1:])
 
 
-def is_there(path: Path, user: str) -> bool:
-    return run("sh", "-c", '[ ! -f "$0" ] || echo yes', str(path), **become(user)) != b""
+def size_of(settings: Settings, name: str) -> int | None:
+    """Bytes of the database, with its log; None where there is none."""
+    words = (PYTHON, "-I", "-S", str(SQLITE), "size", str(place_of(name, settings)))
+    done = attempt(settings["app_user"], words)
+    if done.status == MISSING:
+        return None
+    if done.status:
+        raise Failed(done.last_words)
+    return number(done.out.decode(errors="replace"))
 
 
-def size_of(path: Path, user: str) -> int:
-    return int(run("stat", "-L", "-c", "%s", str(path), **become(user)))
+def copy(name: str, settings: Settings, target: Path, check: bool) -> None:
+    """A file of root's, with the database as it is now."""
+    user, size = settings["app_user"], size_of(settings, name) or 0
+    need(target.parent, 2 * size)  # his copy and ours
+    with room(user) as theirs:
+        words = (str(place_of(name, settings)), str(theirs / "copy"))
+        copied = number(script(user, SQLITE, "copy", *words, timeout=patience(size)))
+        if check:
+            script(user, SQLITE, "check", words[1], timeout=patience(copied))
+        received(user, theirs / "copy", target, copied)
 
 
-def sqlite(user: str, *words: str) -> None:
-    run(sys.executable, "-I", str(SQLITE), *words, umask=0o027, **become(user))
+def read_env(settings: Settings, name: str = ENV) -> bytes | None:
+    try:
+        return read(settings["app_user"], str(place_of(name, settings)), LARGEST_ENV)
+    except FileNotFoundError:
+        return None
 
 
-def read_env(settings: Settings) -> bytes:
-    return run("cat", str(place_of(ENV, settings)), **become(settings["app_user"]))
-
-
-def dump(name: str, file: Path) -> Path:
+def dump(settings: Settings, file: Path) -> Path:
     """The database as SQL; root is logged in by MariaDB's socket."""
     with file.open("wb") as output:
-        run(*DUMP, _database(name), stdout=output)
+        command = (*DUMP, settings["backup_mariadb"])
+        by_root(*command, sink=output, limit=spare(file.parent), timeout=HOURS)
     return file
-
-
-def _database(name: str) -> str:
-    return name.removeprefix(MARIADB).removesuffix(".sql")
 
 
 def check(name: str, file: Path, settings: Settings) -> None:
     """Trouble unless the unpacked member, a file of ours in a workspace, is whole."""
+    size = file.stat().st_size
     if name.startswith(MARIADB):
         with file.open("rb") as content:
-            content.seek(max(0, file.stat().st_size - 200))
+            content.seek(max(0, size - 200))
             if COMPLETE not in content.read():
                 raise Trouble(f"{name} is not a whole dump")
-    elif name != ENV:
+    elif name == ENV:
+        if size > LARGEST_ENV:
+            raise Trouble(f"{name} is larger than {LARGEST_ENV} bytes")
+    else:
         user = settings["app_user"]
-        with workspace() as work:
-            sqlite(user, "check", str(hand_over(file, user, room_for(user, work / "check"))))
+        with lent(file, user) as path:
+            script(user, SQLITE, "check", str(path), timeout=patience(size))
+
+
+def check_place(name: str, settings: Settings) -> None:
+    """Raises Refused where the member may not be put: a link of the app's leads elsewhere."""
+    if name == ENV:
+        with place(str(place_of(name, settings)), settings["app_user"]):
+            pass
 
 
 def put(name: str, file: Path, settings: Settings) -> None:
     """What the member holds is what the app has."""
     if name.startswith(MARIADB):
         with file.open("rb") as content:
-            run("mariadb", _database(name), stdin=content)
+            database = f"--database={settings['backup_mariadb']}"
+            by_root(*LOAD, database, stdin=content, timeout=HOURS)
     elif name == ENV:
         put_env(file.read_bytes(), settings)
     else:
-        user = settings["app_user"]
-        with workspace() as work:
-            copy = hand_over(file, user, room_for(user, work / "put"))
-            sqlite(user, "copy", str(copy), str(place_of(name, settings)))
+        user, size = settings["app_user"], file.stat().st_size
+        with lent(file, user) as path:
+            words = (str(path), str(place_of(name, settings)))
+            script(user, SQLITE, "put", *words, timeout=patience(size))
 
 
 def keep(name: str, into: Path, settings: Settings) -> Path | None:
     """A copy of what is there now, as an archive would hold it; none where nothing is."""
     file = into / PurePosixPath(name).name
-    user = settings["app_user"]
     if name.startswith(MARIADB):
-        return dump(name, file)
-    if not is_there(place_of(name, settings), user):
-        return None
+        return dump(settings, file)
     if name == ENV:
-        file.write_bytes(read_env(settings))
-        return file
-    with workspace() as work:
-        copy = room_for(user, work / "keep") / "copy"
-        sqlite(user, "copy", str(place_of(name, settings)), str(copy))
-        shutil.copyfile(copy, file)
+        text = read_env(settings)
+        if text is not None:
+            file.write_bytes(text)
+        return file if text is not None else None
+    if size_of(settings, name) is None:
+        return None
+    copy(name, settings, file, check=False)
     return file
 
 
 def put_env(text: bytes, settings: Settings) -> None:
     """The text with this machine's own variables, in one step; 0600, the app user's."""
-    path = place_of(ENV, settings)
-    if is_there(path, settings["app_user"]):
-        text = with_ours(text, read_env(settings))
-    who = become(settings["app_user"])
-    path = Path(os.path.realpath(path))
-    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
-    try:
-        new = f".celery-pi-{secrets.token_hex(8)}"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-        with os.fdopen(os.open(new, flags, 0o600, dir_fd=directory), "wb") as file:
-            file.write(text)
-            file.flush()
-            os.fchown(file.fileno(), who["user"], who["group"])
-            os.fsync(file.fileno())
-        os.replace(new, path.name, src_dir_fd=directory, dst_dir_fd=directory)
-    finally:
-        os.close(directory)
+    current = read_env(settings)
+    if current is not None:
+        text = with_ours(text, current)
+    replace(str(place_of(ENV, settings)), text, user=settings["app_user"])
 
 
 def with_ours(text: bytes, current: bytes) -> bytes:

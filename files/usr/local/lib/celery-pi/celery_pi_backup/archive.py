@@ -13,25 +13,55 @@ import io
 import json
 import os
 import re
+import stat
 import tarfile
 import zlib
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from celery_pi_backup import Trouble
 from celery_pi_backup.hands import need
+from celery_pi_backup.shape import check_manifest
 
 FORMAT = 1
 LEVEL = 3  # Redis has compressed most of it already
 MANIFEST = "manifest.json"
+RDB = "redis/dump.rdb"
 BEGIN = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
 EMPTY = b"\x1f\x8b\x08\x10\x00\x00\x00\x00\x00\xff%s\x00\x03\x00" + bytes(8)
 COMMENT = b"celery-pi sha256 %s"
 SEAL = len(EMPTY % (COMMENT % (b"0" * 64)))
 LONGEST = 2**20  # bytes of a manifest
+LONGEST_HEADER = 2**16  # bytes of what tar says of a member; its name is a part of it
 BLOCK = 2**20
 
 Manifest = dict[str, Any]
+DAMAGED = (
+    *(tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, RecursionError),
+    *(ValueError, KeyError, TypeError, AttributeError),
+)
+
+
+class Entry(tarfile.TarInfo):
+    """A member that is a plain file, with a head that fits into memory."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        plain = self.type in (tarfile.REGTYPE, tarfile.AREGTYPE)
+        if not plain and (self.type != tarfile.XHDTYPE or not 0 <= self.size <= LONGEST_HEADER):
+            raise tarfile.ReadError("it holds what no backup of ours does")
+        return super()._proc_member(archive)  # type: ignore[misc, no-any-return]
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[IO[bytes]]:
+    """The one file that is looked at and unpacked, whatever has its name later."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    with os.fdopen(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise Trouble(f"{path} is no regular file")
+        yield file
 
 
 def digest(file: IO[bytes], length: int = -1) -> str:
@@ -77,46 +107,67 @@ def _add(tar: tarfile.TarFile, name: str, content: IO[bytes], size: int) -> None
 
 def check_seal(path: Path) -> None:
     """Trouble unless the file is a backup, and whole to the last bit."""
-    with path.open("rb") as file:
-        begin = file.read(len(BEGIN))
-        body = file.seek(0, os.SEEK_END) - SEAL
-        file.seek(max(0, body))
-        seal = file.read()
-        file.seek(0)
-        if body > 0 and seal == EMPTY % (COMMENT % digest(file, body).encode()):
-            return
-    if begin == BEGIN and re.search(rb"celery-pi sha256 [0-9a-f]{64}\x00", seal):
-        raise Trouble(f"{path} is damaged: it is not what was written")
-    if begin == BEGIN:
+    with opened(path) as file:
+        _check_seal(path, file)
+
+
+def _check_seal(path: Path, file: IO[bytes]) -> None:
+    begin = file.read(len(BEGIN))
+    body = file.seek(0, os.SEEK_END) - SEAL
+    file.seek(max(0, body))
+    seal = file.read(SEAL + 1)
+    file.seek(0)
+    if begin != BEGIN:
+        raise Trouble(f"{path} is no backup of celery-pi")
+    if body <= 0 or not re.search(rb"celery-pi sha256 [0-9a-f]{64}\x00", seal):
         raise Trouble(f"{path} is cut off, damaged, or no backup of celery-pi")
-    raise Trouble(f"{path} is no backup of celery-pi")
+    if seal != EMPTY % (COMMENT % digest(file, body).encode()):
+        raise Trouble(f"{path} is damaged: it is not what was written")
 
 
-def unpack(path: Path, into: Path) -> Manifest:
+def unpack(path: Path, into: Path, known: Collection[str]) -> Manifest:
     """The manifest; each member is a file below `into` afterwards, by its name in the archive.
 
-    Trouble unless all that the manifest names is there, as it says, and nothing else.
+    Trouble unless all that the manifest names is there, as it says, and nothing else, and each name
+    is one of `known`, those that this machine's settings have a place for.
     """
-    check_seal(path)
+    with opened(path) as file:
+        _check_seal(path, file)
+        with _read(path, file) as tar:
+            return _unpack(path, tar, into, known)
+
+
+def names(path: Path) -> set[str]:
+    """Of the members that the archive's manifest has; Trouble where it cannot be read."""
+    with opened(path) as file, _read(path, file) as tar:
+        return {member["name"] for member in _manifest(path, tar)["members"]}
+
+
+@contextmanager
+def _read(path: Path, file: IO[bytes]) -> Iterator[tarfile.TarFile]:
+    file.seek(0)
     try:
-        with tarfile.open(path, "r:gz") as tar:
-            return _unpack(path, tar, into)
-    except (tarfile.TarError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
+        with tarfile.open(fileobj=file, mode="r:gz", tarinfo=Entry) as tar:
+            yield tar
+    except DAMAGED as error:
         raise Trouble(f"{path} is damaged: {type(error).__name__}") from error
 
 
-def _unpack(path: Path, tar: tarfile.TarFile, into: Path) -> Manifest:
+def _unpack(path: Path, tar: tarfile.TarFile, into: Path, known: Collection[str]) -> Manifest:
     manifest = _manifest(path, tar)
     expected = {member["name"]: member for member in manifest["members"]}
+    for name in expected:
+        if name not in known:
+            raise Trouble(f"{path} holds {name}, for which this machine's settings have no place")
     need(into, sum(member["size"] for member in expected.values()))
     while entry := tar.next():
         member = expected.pop(entry.name, None)
         content = tar.extractfile(entry) if entry.isreg() else None
-        if member is None or content is None or ".." in entry.name or entry.name[0] == "/":
+        if member is None or content is None:
             raise Trouble(f"{path} holds {entry.name}, which its manifest does not name")
         target = into / entry.name
         target.parent.mkdir(parents=True, exist_ok=True)
-        if _extract(content, target) != member["sha256"]:
+        if entry.size != member["size"] or _extract(content, target) != member["sha256"]:
             raise Trouble(f"{entry.name} in {path} is not what its manifest says")
     if expected:
         raise Trouble(f"{path} lacks {', '.join(expected)}, which its manifest names")
@@ -131,6 +182,7 @@ def _manifest(path: Path, tar: tarfile.TarFile) -> Manifest:
     manifest: Manifest = json.loads(content.read(LONGEST))
     if manifest["format"] != FORMAT:
         raise Trouble(f"{path} was made by another version of celery-pi: format {FORMAT} is known")
+    check_manifest(manifest)
     return manifest
 
 

@@ -1,4 +1,9 @@
-"""Managed by celery-pi. Redis' files on the disk: another content, in one step.
+"""Managed by celery-pi. Redis' files on the disk: another content, in one step. Run as user redis:
+
+    data.py put               what the RDB of standard input holds, is what a stopped server has
+    data.py forget            the files of before go
+    data.py keep INTO         the files as they are, there too
+    data.py put_back KEPT     what was kept of them is what a stopped server has
 
 With the append-only file on, the server reads no dump.rdb and overwrites it. So an RDB becomes the
 base of a new append-only file, beside the old one; which of both counts is what the manifest says,
@@ -8,40 +13,39 @@ https://redis.io/docs/latest/operate/oss_and_stack/management/persistence/
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
-from pwd import getpwnam
+from typing import IO
 
 DATA = Path("/var/lib/redis")
 NAME = "appendonly.aof"
+BLOCK = 2**20
 NUMBERED = re.compile(rf"{re.escape(NAME)}\.(\d+)\.(?:base|incr)\.(?:rdb|aof)")
-USER = "redis"
 
 
-def put(rdb: Path) -> None:
+def put(rdb: IO[bytes]) -> None:
     """A stopped server starts with what the RDB holds. The files of before lie there still."""
     directory = _aof()
     target = directory if directory.exists() else directory.with_name("appendonlydir.celery-pi")
     if target != directory:
         shutil.rmtree(target, ignore_errors=True)  # left by a restore that was cut off
         target.mkdir(mode=0o750)
-        _own(target)
     number = 1 + max((int(found[1]) for found in _numbered(directory)), default=0)
     base, further = f"{NAME}.{number}.base.rdb", f"{NAME}.{number}.incr.aof"
-    _copy(rdb, target / base)
-    _write(target / further, b"")  # without it the server would take up the old one of that name
+    _write(target / base, rdb)
+    _write(target / further)  # without it the server would take up the old one of that name
     lines = f"file {base} seq {number} type b\nfile {further} seq {number} type i\n"
-    _write(target / f"{NAME}.manifest.celery-pi", lines.encode())
-    (target / f"{NAME}.manifest.celery-pi").replace(target / f"{NAME}.manifest")
-    _sync(target)
+    _point(target, lines)
     if target != directory:
         target.replace(directory)
         _sync(DATA)
 
 
-def forget_others() -> None:
+def forget() -> None:
     """What the manifest does not name goes, and so does the snapshot that is older than it."""
     named = (_aof() / f"{NAME}.manifest").read_text()
     for found in _numbered(_aof()):
@@ -71,9 +75,7 @@ def put_back(kept: Path) -> None:
     for path in manifest.parent.iterdir():
         if path != manifest and not (_aof() / path.name).exists():
             _copy(path, _aof() / path.name)
-    _write(_aof() / f"{NAME}.manifest.celery-pi", manifest.read_bytes())
-    (_aof() / f"{NAME}.manifest.celery-pi").replace(_aof() / f"{NAME}.manifest")
-    _sync(_aof())
+    _point(_aof(), manifest.read_text())
     if (kept / "dump.rdb").exists() and not (DATA / "dump.rdb").exists():
         _copy(kept / "dump.rdb", DATA / "dump.rdb")
     for found in _numbered(_aof()):
@@ -91,22 +93,25 @@ def _numbered(directory: Path) -> list[re.Match[str]]:
 
 
 def _copy(source: Path, target: Path) -> None:
-    shutil.copyfile(source, target)
-    _own(target)
+    with source.open("rb") as content:
+        _write(target, content)
+
+
+def _write(target: Path, content: IO[bytes] | None = None) -> None:
+    """Once it is on the disk."""
+    with target.open("wb") as file:
+        if content:
+            shutil.copyfileobj(content, file, BLOCK)
+    target.chmod(0o600)
     _sync(target)
 
 
-def _write(target: Path, content: bytes) -> None:
-    target.write_bytes(content)
-    _own(target)
-    _sync(target)
-
-
-def _own(path: Path) -> None:
-    entry = getpwnam(USER)
-    os.chown(path, entry.pw_uid, entry.pw_gid)
-    if path.is_file():
-        path.chmod(0o600)
+def _point(directory: Path, lines: str) -> None:
+    """The manifest has these lines, in one step."""
+    new = directory / f"{NAME}.manifest.celery-pi"
+    _write(new, io.BytesIO(lines.encode()))
+    new.replace(directory / f"{NAME}.manifest")
+    _sync(directory)
 
 
 def _sync(path: Path) -> None:
@@ -115,3 +120,19 @@ def _sync(path: Path) -> None:
         os.fsync(opened)
     finally:
         os.close(opened)
+
+
+def main(task: str, *words: str) -> None:
+    if task == "put":
+        put(sys.stdin.buffer)
+    elif task == "forget":
+        forget()
+    else:
+        {"keep": keep, "put_back": put_back}[task](Path(*words))
+
+
+if __name__ == "__main__":
+    try:
+        main(*sys.argv[1:])
+    except OSError as error:
+        sys.exit(f"{error.filename}: {error.strerror}")

@@ -1,84 +1,130 @@
-"""Managed by celery-pi. Work done for us by programs, as users who may do no more than that."""
+"""Managed by celery-pi. Places to work in, and programs that work for us.
+
+Root does nothing by name in a room of another user's, and what it lends him he can read only.
+"""
 
 from __future__ import annotations
 
 import os
-import pwd
-import subprocess
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from celery_pi_privileges import PYTHON, account, attempt, run
+
 from celery_pi_backup import Trouble
 
 WORK = Path("/var/tmp")  # noqa: S108  on the disk; /tmp may be in memory
 RESERVE = 64 * 2**20  # bytes left free for everybody else
+CLI = "/usr/local/lib/celery-pi/redis-cli"
+SLOWEST = 2**20  # bytes that a card copies in a second
+LEAST = 300  # seconds for whatever a program does
+BLOCK = 2**16
 
 
 @contextmanager
 def workspace() -> Iterator[Path]:
-    """A directory that others may pass through and not read, gone afterwards."""
-    with tempfile.TemporaryDirectory(prefix="celery-pi-", dir=WORK) as made:
-        directory = Path(made)
+    """A directory of root's that others may pass through and not read, gone afterwards."""
+    directory = Path(tempfile.mkdtemp(prefix="celery-pi-", dir=WORK))
+    try:
         directory.chmod(0o711)
         yield directory
+    finally:
+        shutil.rmtree(directory)
 
 
-def room_for(user: str, directory: Path) -> Path:
-    """A new directory of that user's, in which his group may do all that he may: the units have us
-    in it, so that root needs no capability to go past modes."""
-    directory.mkdir()
-    directory.chmod(0o770)
-    _give(directory, user)
+@contextmanager
+def room(user: str) -> Iterator[Path]:
+    """A directory of that user's alone, gone afterwards with what he has made in it."""
+    around = Path(tempfile.mkdtemp(prefix="celery-pi-", dir=WORK))
+    try:
+        around.chmod(0o711)
+        directory = room_in(around / "room", user)
+        try:
+            yield directory
+        finally:
+            clear(directory, user)
+    finally:
+        around.rmdir()
+
+
+def room_in(directory: Path, user: str) -> Path:
+    """The same in a directory of root's, and it stays."""
+    who = account(user)
+    directory.mkdir(mode=0o700)
+    os.chown(directory, who.uid, who.gid)
     return directory
 
 
-def hand_over(file: Path, user: str, room: Path) -> Path:
-    """The file as one of that user's in a room of his; no second copy, and ours to read still."""
-    name = room / file.name
-    os.link(file, name)
-    name.chmod(0o640)
-    _give(name, user)
-    return name
+def clear(directory: Path, user: str) -> None:
+    """The room is gone; its user empties it himself. Raises OSError where another process of his
+    fills it again."""
+    attempt(user, ("/usr/bin/find", str(directory), "-mindepth", "1", "-delete"), timeout=LEAST)
+    directory.rmdir()
 
 
-def _give(path: Path, user: str) -> None:
-    entry = _entry(user)
-    os.chown(path, entry.pw_uid, entry.pw_gid)
+@contextmanager
+def lent(file: Path, user: str) -> Iterator[Path]:
+    """A second name of a file of root's, by which that user can read it. There is no second copy,
+    and it stays root's. Others of his group could read it too, if they knew the name."""
+    with workspace() as work:
+        name = work / file.name
+        os.link(file, name, follow_symlinks=False)
+        opened = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.fchmod(opened, 0o640)
+            os.fchown(opened, -1, account(user).gid)
+            yield name
+        finally:
+            os.fchmod(opened, 0o600)
+            os.fchown(opened, -1, 0)
+            os.close(opened)
 
 
-def become(user: str) -> dict[str, Any]:
-    """For subprocess: as that user, in an environment of no secrets."""
-    entry = _entry(user)
-    return {
-        "user": entry.pw_uid,
-        "group": entry.pw_gid,
-        "extra_groups": os.getgrouplist(user, entry.pw_gid),
-        "cwd": "/",
-        "env": {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"},
-    }
+def received(user: str, path: Path, target: Path, size: int) -> None:
+    """A file of root's holds what that user reads there, of so many bytes at most.
+
+    Raises Trouble where there is no room for it, and Refused.
+    """
+    need(target.parent, size)
+    with target.open("xb") as file:
+        command = ("/usr/bin/cat", "--", str(path))
+        run(user, command, sink=file, limit=size + BLOCK, timeout=patience(size))
 
 
-def _entry(user: str) -> pwd.struct_passwd:
-    try:
-        return pwd.getpwnam(user)
-    except KeyError as error:
-        raise Trouble(f"there is no user {user}") from error
+def script(user: str, path: Path, *words: str, **how: Any) -> str:
+    """What one of our scripts prints that works as that user."""
+    return run(user, (PYTHON, "-I", "-S", str(path), *words), **how).decode(errors="replace")
 
 
-def run(*command: str, stdout: int | IO[bytes] = subprocess.PIPE, **given: Any) -> bytes:
-    """What a program prints; Trouble, with its last line, when it fails."""
-    try:
-        done = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, check=False, **given)
-    except FileNotFoundError as error:
-        raise Trouble(f"{command[0]} is not installed") from error
-    if done.returncode:
-        said = (done.stderr or done.stdout or b"").decode(errors="replace").strip()
-        last = said.splitlines()[-1] if said else f"ended with {done.returncode}"
-        raise Trouble(f"{Path(command[0]).name}: {last.removeprefix('celery-pi: ')}")
-    return done.stdout or b""
+def by_root(
+    *command: str, timeout: float = LEAST, sink: IO[bytes] | None = None, **how: Any
+) -> str:
+    """What a program prints that works as root, with no terminal and none of our environment. It
+    keeps the groups that a unit gives, by which it reaches the sockets."""
+    done = run("root", command, timeout=timeout, sink=sink, groups=os.getgroups(), **how)
+    return done.decode(errors="replace")
+
+
+def number(text: str) -> int:
+    """Of bytes, as another user has told it."""
+    if not text.strip().isdecimal() or len(text) > 20:
+        raise Trouble(f"{text.strip()[:20]!r} is no number of bytes")
+    return int(text)
+
+
+def patience(size: int) -> int:
+    """Seconds in which any card copies so many bytes."""
+    return LEAST + size // SLOWEST
+
+
+def spare(place: Path) -> int:
+    """Bytes that are free there, beyond the reserve."""
+    shown = os.statvfs(place)
+    return max(0, shown.f_bavail * shown.f_frsize - RESERVE)
 
 
 def need(place: Path, size: int) -> None:

@@ -8,11 +8,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from celery_pi_backup import Settings, Trouble, app, archive, data, scratch, services
+from celery_pi_backup.hands import clear, patience, room_in, script
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-Undo = Callable[[], None]
+Undo = Callable[[], object]
+FILES = Path(data.__file__)  # as user redis, whose files they are
+COPYING = 3600  # seconds for what Redis has now, which is linked or copied
 
 
 @contextmanager
@@ -31,7 +35,8 @@ def replace(
     described: archive.Manifest, unpacked: Path, names: list[str], told: Settings, aside: Path
 ) -> None:
     """All of it or nothing: what fails on the way takes back what was done before it."""
-    aside.mkdir(mode=0o700, parents=True)
+    aside.mkdir(parents=True)
+    aside.chmod(0o711)  # Redis goes to its own part
     undo: list[Undo] = []
     try:
         # Redis last: once it has started, others may give it what must not be taken back.
@@ -46,13 +51,15 @@ def replace(
         take_back(undo, aside, str(error))
         raise Trouble(f"{error}; all is as it was before") from error
     if any(name.startswith("redis/") for name in names):
-        data.forget_others()
+        of_redis("forget")
 
 
 def take_back(undo: list[Undo], aside: Path, reason: str) -> None:
     try:
         for step in reversed(undo):
             step()
+        if (aside / "redis").exists():
+            clear(aside / "redis", scratch.USER)
     except Exception as error:  # told, with where the data are
         told = f"{reason}; and it could not be taken back: {error}; the data are in {aside}"
         raise Trouble(told) from error
@@ -81,15 +88,21 @@ def replace_redis(rdb: Path, described: archive.Manifest, aside: Path, undo: lis
     Redis then starts with: of those that others may use at once, keys expire and come."""
     undo.append(services.start_redis)
     services.stop(services.REDIS)
-    aside.mkdir(mode=0o700)
-    data.keep(aside)
-    undo.append(lambda: data.put_back(aside))
+    room_in(aside, scratch.USER)
+    of_redis("keep", str(aside))
+    undo.append(lambda: of_redis("put_back", str(aside)))
     undo.append(lambda: services.stop(services.REDIS))
-    data.put(rdb)
+    with rdb.open("rb") as content:
+        of_redis("put", stdin=content, timeout=patience(rdb.stat().st_size))
     differs = scratch.difference(scratch.look_in(data.DATA, "yes"), described["redis"])
     if differs:
         raise Trouble(f"Redis would start with something else: {differs}")
     services.start_redis()
+
+
+def of_redis(*words: str, timeout: float = COPYING, **how: Any) -> None:
+    """Root does nothing in Redis' own directory."""
+    script(scratch.USER, FILES, *words, timeout=timeout, **how)
 
 
 def replace_app(name: str, file: Path, told: Settings, aside: Path, undo: list[Undo]) -> None:

@@ -2,38 +2,40 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 
+from celery_pi_privileges import attempt
+
 from celery_pi_backup import Settings, Trouble
-from celery_pi_backup.hands import run
+from celery_pi_backup.hands import CLI, by_root
 
 REDIS = "redis-server.service"
 OURS = ("celery-beat.service", "celery-worker.service", "celery-flower.service")
-CLI = "/usr/local/lib/celery-pi/redis-cli"
-UP = (b"active\n", b"activating\n", b"reloading\n")
+UP = ("active\n", "activating\n", "reloading\n")
+STATE = ("show", "-P", "ActiveState")
 PATIENCE = 120  # seconds until Redis answers
+STOPPING = 3600  # seconds; the worker lets its tasks end
 
 
 def users(settings: Settings) -> list[str]:
     """Of our units and the site's own, those that run."""
     named = (*OURS, *(settings["app_units"] or ()))
-    return [unit for unit in named if run("systemctl", "show", "-P", "ActiveState", unit) in UP]
+    return [unit for unit in named if by_root("systemctl", *STATE, unit) in UP]
 
 
 def stop(*units: str) -> None:
     if units:
-        run("systemctl", "stop", *units)
+        by_root("systemctl", "stop", *units, timeout=STOPPING)
 
 
 def start(*units: str) -> None:
     if units:
-        run("systemctl", "start", *units)
+        by_root("systemctl", "start", *units, timeout=STOPPING)
 
 
 def start_redis() -> None:
     """Trouble unless it takes commands, and writes its append-only file."""
-    run("systemctl", "start", REDIS)
+    by_root("systemctl", "start", REDIS, timeout=STOPPING)
     deadline = time.monotonic() + PATIENCE
     while not _answers():
         if time.monotonic() > deadline:
@@ -42,6 +44,5 @@ def start_redis() -> None:
 
 
 def _answers() -> bool:
-    asked = (CLI, "admin", "INFO", "persistence")
-    said = subprocess.run(asked, capture_output=True, text=True, check=False).stdout
-    return "loading:0" in said and "aof_enabled:1" in said
+    said = attempt("root", (CLI, "admin", "INFO", "persistence"), timeout=PATIENCE).out
+    return b"loading:0" in said and b"aof_enabled:1" in said

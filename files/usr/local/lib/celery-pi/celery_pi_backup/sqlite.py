@@ -1,27 +1,44 @@
 """Managed by celery-pi. Run as the user whose the database is:
 
-    sqlite.py copy FROM TO    the same database at another path, also while others use either
-    sqlite.py check FILE      whether it is whole
+    sqlite.py size FILE       its bytes, with those of its log; status 3 where there is none
+    sqlite.py copy FROM TO    the same database at another path, also while others use either; bytes
+    sqlite.py put FROM TO     the same, of a file that nobody writes and this user can only read
+    sqlite.py check FILE      whether it is whole, likewise
 
 SQLite's own way to copy takes what is in its log and sees no half transaction; in a database that
 is there it is one transaction, so others see the old content or the new.
 """
 
+import os
 import sqlite3
+import stat
 import sys
 import time
+from collections.abc import Callable
 
 PATIENCE = 60  # seconds that others may hold it
+MISSING = 3  # exit status
 
 
 def opened(path: str, mode: str) -> sqlite3.Connection:
+    if os.path.exists(path):  # noqa: PTH110
+        size(path)
     uri = "file:" + path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
     return sqlite3.connect(f"{uri}?mode={mode}", uri=True, timeout=PATIENCE)
 
 
-def copy(source: str, target: str) -> None:
+def size(path: str) -> int:
+    """Bytes of a regular file: of a FIFO SQLite would wait for what never comes."""
+    found = os.stat(path)  # noqa: PTH116
+    if not stat.S_ISREG(found.st_mode):
+        sys.exit(f"{path} is no regular file")
+    log = f"{path}-wal"
+    return found.st_size + (os.stat(log).st_size if os.path.exists(log) else 0)  # noqa: PTH110, PTH116
+
+
+def copy(source: str, target: str, mode: str = "rw") -> int:
     # All at once: in steps, each writer would make it begin again.
-    old, new = opened(source, "rw"), opened(target, "rwc")
+    old, new = opened(source, mode), opened(target, "rwc")
     deadline = time.monotonic() + PATIENCE
 
     def go_on(*_: int) -> None:
@@ -31,18 +48,35 @@ def copy(source: str, target: str) -> None:
     old.backup(new, progress=go_on)
     new.close()
     old.close()
+    return size(target)
+
+
+def put(source: str, target: str) -> int:
+    return copy(source, target, "ro&immutable=1")
 
 
 def check(path: str) -> None:
-    database = opened(path, "ro")
+    """Ends with status 1 unless it is."""
+    database = opened(path, "ro&immutable=1")
     said = [row[0] for row in database.execute("PRAGMA integrity_check(1)")]
     database.close()
     if said != ["ok"]:
         sys.exit(f"{path} is damaged: {said[0]}")
 
 
+def main(task: str, *words: str) -> int | None:
+    tasks: dict[str, Callable[..., int | None]]
+    tasks = {"size": size, "copy": copy, "put": put, "check": check}
+    return tasks[task](*words)
+
+
 if __name__ == "__main__":
     try:
-        {"copy": copy, "check": check}[sys.argv[1]](*sys.argv[2:])
-    except sqlite3.Error as error:
+        told = main(*sys.argv[1:])
+    except FileNotFoundError as error:
+        print(f"{error.filename}: {error.strerror}", file=sys.stderr)
+        sys.exit(MISSING)
+    except (OSError, sqlite3.Error) as error:
         sys.exit(f"{sys.argv[2]}: {error}")
+    if told is not None:
+        print(told)
