@@ -5,6 +5,7 @@ from celery_pi.operations.config_files import config_files
 from celery_pi.operations.debian_packages import debian_packages
 from celery_pi.settings import Settings
 from celery_pi.sources import from_file, from_template
+from tasks import privileges
 
 PROGRAM = "/usr/local/bin/celery-pi"
 LIBRARY = "/usr/local/lib/celery-pi"
@@ -18,6 +19,7 @@ CHECKS = [
         *("status_redis", "status_tasks", "status_units", "status_machine"),
         *("audit_network", "audit_secrets", "audit_redis", "audit_units"),
         *("audit_updates", "audit_backups", "status_backups"),
+        *("audit_escalation", "audit_accounts", "audit_jobs", "audit_drift", "declared", "rights"),
     )
 ]
 
@@ -47,6 +49,7 @@ def deploy(settings: Settings) -> None:
             from_file(f"{LIBRARY}/deploys", mode="0755"),
             from_file(f"{LIBRARY}/maintenance", mode="0755"),
             from_file(f"{LIBRARY}/doctor", mode="0755"),
+            *privileges.FILES,
             *CHECKS,
             *DOCTOR,
             from_template("/etc/celery-pi/settings.json", settings=settings),

@@ -98,7 +98,7 @@ QUICK = [
     ),
     Injected(
         "The app cannot write",
-        f"chown root:root {APP}/media; install -m 600 /dev/null {APP}/logs/django.log",
+        f"chown pi:pi {APP}/media; install -o pi -m 600 /dev/null {APP}/logs/django.log",
         f"rm {APP}/logs/django.log",
         saw=f"www-data cannot write {APP}/media, {APP}/logs/django.log",
     ),
@@ -180,6 +180,12 @@ SERVICES = [
 ]
 
 EXPLAINED = [
+    explained(
+        "The app cannot write",
+        f"install -m 600 /dev/null {APP}/logs/django.log",
+        f"rm {APP}/logs/django.log",
+        saw=f"www-data cannot write {APP}/logs/django.log",
+    ),
     explained(
         "A disk is full",
         f"mount -t tmpfs -o size=1m,uid=33,gid=33,mode=750 doctor {APP}/logs; "

@@ -26,7 +26,7 @@ def look_at(doctor: Any, replies: dict[str, Any] | None = None, **settings: Any)
         return reply(*words) if callable(reply) else reply
 
     look.ask = ask
-    look.again = lambda: look
+    look.again = lambda *_: look
     return look
 
 

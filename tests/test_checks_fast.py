@@ -7,7 +7,9 @@ import json
 import os
 import socket
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 from types import SimpleNamespace
@@ -19,7 +21,8 @@ from kombu.utils.json import loads
 
 from celery_pi.settings import Settings
 from tasks.command import CHECKS
-from tests.fake import Programs
+from tests.fake import ME, Programs, as_root
+from tests.hostile import TEXT, put
 from tests.library import LIBRARY
 
 pytestmark = pytest.mark.fast
@@ -76,6 +79,22 @@ def test_table_marks_what_is_wrong_and_says_what_to_do(checks: Any, three: Any) 
         "                 -> start it",
         "1 wrong (nginx); 1 warn (Memory)",
     ]
+
+
+def test_text_of_others_is_no_command_to_the_terminal(checks: Any) -> None:
+    wrong = checks.registry.wrong
+    row = checks.registry.Row("Redis", TEXT, wrong(TEXT, TEXT))
+    told = checks.table.as_table([row])
+    assert told.count("\n") == 3
+    assert all(line.isprintable() for line in told.split("\n"))
+    assert told.encode()
+    assert "all is well" not in told.split("\n")
+    assert checks.table.as_json("status", [row]).isascii()
+
+
+def test_text_without_an_end_is_cut(checks: Any) -> None:
+    row = checks.registry.Row("Redis", "Name", checks.registry.ok("x" * 2**20))
+    assert len(checks.table.as_table([row])) < 3000
 
 
 def test_json_says_the_same(checks: Any, three: Any) -> None:
@@ -213,8 +232,10 @@ def test_append_only_file_is_judged(checks: Any, told: dict[str, object], state:
         ('{"tick": ["2020-01-01T00:00:00+00:00", 3]}', "ok"),
         ('{"tick": "?"}', "wrong"),
         ('{"tick": ["2020', "wrong"),
+        ("[" * 100000, "wrong"),
     ],
 )
+@as_root
 def test_beats_schedule_is_read(
     checks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, schedule: str | None, state: str
 ) -> None:
@@ -222,7 +243,32 @@ def test_beats_schedule_is_read(
     if schedule is not None:
         path.write_text(schedule)
     monkeypatch.setattr(checks.status_tasks, "SCHEDULE", path)
-    assert checks.status_tasks.beat(None).state == state
+    look = checks.look.Look(Settings(app_user=ME).model_dump())
+    assert checks.status_tasks.beat(look).state == state
+
+
+@as_root
+@pytest.mark.parametrize("what", ["fifo", "device", "sparse file", "directory"])
+def test_schedule_that_is_no_such_file_is_told_at_once(
+    checks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    put(tmp_path / "schedule", what)
+    monkeypatch.setattr(checks.status_tasks, "SCHEDULE", tmp_path / "schedule")
+    look = checks.look.Look(Settings(app_user=ME).model_dump())
+    begun = time.monotonic()
+    result = checks.registry.judged(checks.status_tasks.beat, look)
+    assert time.monotonic() - begun < 2
+    assert result.state == "wrong"
+    assert "no regular file" in result.evidence or "is larger than" in result.evidence
+
+
+def test_check_that_waits_for_ever_is_ended(checks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks.registry, "PATIENCE", 0.1)
+    result = checks.registry.judged(lambda _: time.sleep(60), None)
+    assert (result.state, result.evidence) == (
+        "wrong",
+        "cannot be read: does not end within 0.1 s",
+    )
 
 
 # As the kernel writes them on a little-endian machine: sshd and Redis; nginx and ::1 on IPv6.
@@ -281,7 +327,7 @@ def server(checks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 
     def answer() -> None:
         client, _ = listener.accept()
-        with client:
+        with client, suppress(OSError):  # the client may have heard enough
             for reply in known.replies:
                 known.sent.append(client.recv(4096))
                 client.sendall(reply)
@@ -300,6 +346,74 @@ def test_client_speaks_redis_protocol(checks: Any, server: Any) -> None:
     replies = [connection.ask(word) for word in ("LLEN", "GET", "LRANGE")]
     assert replies == [-3, "a\r\néb", [None, 1]]
     assert server.sent[0] == b"*3\r\n$4\r\nAUTH\r\n$7\r\nmonitor\r\n$10\r\nnew s3cret\r\n"
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        (b"$9000000\r\n", "larger than"),
+        (b"$99999999999999999999\r\n", "larger than"),
+        (b"*99999999\r\n" + b":1\r\n" * 70000, "values"),
+        (b"*1\r\n" * 2000, "levels"),
+        (b"+" + b"x" * 9 * 2**20, "larger than"),
+        (b"$" + b"9" * 5000 + b"\r\n", "protocol"),
+        (b"HTTP/1.1 200 OK\r\n", "protocol"),
+        (b"+\xff\r\n", ""),
+    ],
+)
+def test_reply_that_takes_all_memory_is_not_read(
+    checks: Any, server: Any, reply: bytes, reason: str
+) -> None:
+    server.replies += [b"+OK\r\n", reply]
+    connection = checks.resp.login("monitor", 5)
+    if not reason:
+        assert connection.ask("PING") == "\ufffd"
+        return
+    with pytest.raises(checks.resp.Unreadable, match=reason):
+        connection.ask("PING")
+
+
+def test_reply_that_comes_in_drops_has_one_deadline(checks: Any, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "slow"))
+        listener.listen()
+
+        def drip() -> None:
+            client, _ = listener.accept()
+            with client, suppress(OSError):
+                while True:
+                    client.sendall(b"+")
+                    time.sleep(0.05)
+
+        Thread(target=drip, daemon=True).start()
+        connection = checks.resp.Connection(0.3, str(tmp_path / "slow"))
+        begun = time.monotonic()
+        with pytest.raises(TimeoutError):
+            connection.ask("PING")
+        assert time.monotonic() - begun < 1
+
+
+def test_question_after_an_unreadable_reply_is_asked_anew(
+    checks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replies = iter([checks.resp.Unreadable("its reply is larger"), "PONG"])
+    made: list[Any] = []
+
+    def login(*_: object) -> Any:
+        made.append(SimpleNamespace(ask=lambda *_: given(next(replies))))
+        return made[-1]
+
+    def given(reply: Any) -> Any:
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    monkeypatch.setattr(checks.look, "login", login)
+    look = checks.look.Look(Settings().model_dump())
+    with pytest.raises(checks.registry.CannotLook, match="nonsense"):
+        look.ask("LRANGE", "x", "0", "-1")
+    assert look.ask("PING") == "PONG"
+    assert len(made) == 2
 
 
 def test_client_tries_the_old_password_while_they_change(checks: Any, server: Any) -> None:
@@ -418,6 +532,14 @@ def test_workers_answers_are_gathered(checks: Any) -> None:
         for method in ("active", "scheduled")
     }
     assert redis.asked[1][1] == "birds:/3.celery.pidbox"
+
+
+def test_answer_that_takes_all_memory_is_not_read(
+    checks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks.control, "LARGEST", 100)
+    with pytest.raises(checks.registry.CannotLook, match="more than 100 bytes"):
+        checks.control.tell(Workers(["celery@a"]), ("active",))
 
 
 @pytest.mark.parametrize("names", [[], ["celery@deaf"]])

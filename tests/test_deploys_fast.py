@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.machinery
 import importlib.util
 import json
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,6 +22,8 @@ pytestmark = pytest.mark.fast
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     """The command as a module, on a machine with a deploy of each end."""
+    monkeypatch.syspath_prepend(str(LIBRARY))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     loader = importlib.machinery.SourceFileLoader("deploys", str(LIBRARY / "deploys"))
     spec = importlib.util.spec_from_loader("deploys", loader)
     assert spec
@@ -85,6 +88,16 @@ def test_line_tells_who_when_what_from_which_commit_and_the_result(
         "  12  at 12  ann@desk  deploy.py of no commit: failed: Redis | Run",
         "      settings: redis_port=7000",
     ]
+
+
+def test_text_of_others_is_no_command_to_the_terminal(
+    command: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keep(command, 1, result="failed: \x1b]0;x\x07\r\n   2  \u202e\x9b", changed=["\n\ud800"])
+    command.main([])
+    shown = capsys.readouterr().out
+    assert shown.count("\n") == 2
+    assert all(line.isprintable() for line in shown.splitlines())
 
 
 def test_programs_get_all_of_it(command: Any, capsys: pytest.CaptureFixture[str]) -> None:

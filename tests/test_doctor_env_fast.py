@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import shutil
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ from celery_pi.operations.env_file import HEADING, with_variables
 from celery_pi.secrets import redis_url
 from celery_pi.settings import Settings
 from tests.fake import ME, as_root, mode
+from tests.hostile import put
 from tests.patient import look_at
 
 pytestmark = pytest.mark.fast
@@ -74,18 +76,21 @@ def site(doctor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return SimpleNamespace(look=look, path=path, text=path.read_text())
 
 
+@as_root
 def test_right_env_is_no_problem(doctor: Any, site: Any) -> None:
     assert doctor.env.leads_elsewhere(site.look) is None
     site.path.write_text(site.text.replace("=redis:", '="redis:').replace("/0\n", '/0"\n'))
     assert doctor.env.leads_elsewhere(site.look) is None, "quotes are the owner's choice"
 
 
+@as_root
 def test_old_password_is_right_while_passwords_change(doctor: Any, site: Any) -> None:
     (site.path.parent / "redis_celery_password.old").write_text("s3cret-old\n")
     site.path.write_text(site.text.replace("s3cret-new", "s3cret-old"))
     assert doctor.env.leads_elsewhere(site.look) is None
 
 
+@as_root
 @pytest.mark.parametrize(
     ("before", "after", "told"),
     [
@@ -112,14 +117,11 @@ def test_wrong_env_is_told_without_a_secret_and_written_back(
     found = doctor.env.leads_elsewhere(site.look)
     assert told in found.saw
     assert "s3cret" not in "".join(found[:3])
-    if ME == "root":
-        found.fix()
-        assert doctor.env.leads_elsewhere(site.look) is None
-        assert "KEEP='é ✓'\n" in site.path.read_text()
-        assert mode(site.path) == 0o640
-        assert {file.name for file in site.path.parent.iterdir()} == {
-            *(".env", "redis_celery_password")
-        }
+    found.fix()
+    assert doctor.env.leads_elsewhere(site.look) is None
+    assert "KEEP='é ✓'\n" in site.path.read_text()
+    assert mode(site.path) == 0o640
+    assert {file.name for file in site.path.parent.iterdir()} == {".env", "redis_celery_password"}
 
 
 @as_root
@@ -127,15 +129,83 @@ def test_env_behind_a_link_is_written_where_it_is(doctor: Any, site: Any) -> Non
     shared = site.path.parent / "shared"
     shared.mkdir()
     real = site.path.rename(shared / ".env")
-    os.chown(real, 1234, 1235)
+    shutil.chown(real, "daemon", "mail")
     site.path.symlink_to(real)
     real.write_bytes(site.text.replace("s3cret-new", "x").encode() + b"LATIN=\xe9\n")
     doctor.env.leads_elsewhere(site.look).fix()
     assert site.path.is_symlink()
     assert real.read_bytes() == site.text.encode() + b"LATIN=\xe9\n"
-    assert (real.stat().st_uid, real.stat().st_gid) == (1234, 1235)
+    assert (real.owner(), real.group()) == ("daemon", "mail")
 
 
+@as_root
+def test_env_behind_a_link_that_the_app_can_only_read_is_told_and_left(
+    doctor: Any, site: Any
+) -> None:
+    """As /etc/app/.env of root's: root is not led there by a link of others."""
+    for place in (site.path.parent, *site.path.parent.parents[:3]):
+        place.chmod(place.stat().st_mode | 0o005)
+    app, etc = site.path.parent / "app", site.path.parent / "etc"
+    app.mkdir(mode=0o755)
+    etc.mkdir(mode=0o755)
+    real = site.path.rename(etc / ".env")
+    real.chmod(0o644)
+    (app / ".env").symlink_to(real)
+    shutil.chown(app, "daemon")
+    site.look.settings.update(app_dir=str(app), app_user="daemon")
+    assert doctor.env.leads_elsewhere(site.look) is None
+    real.write_text(site.text.replace("6379", "7000"))
+    with pytest.raises(doctor.env.Refused, match="may not write"):
+        doctor.env.leads_elsewhere(site.look).fix()
+    assert "7000" in real.read_text()
+
+
+@as_root
+@pytest.mark.parametrize("what", ["fifo", "device", "sparse file", "directory", "link to a secret"])
+def test_env_that_is_no_such_file_is_told_at_once_and_left(
+    doctor: Any, site: Any, what: str
+) -> None:
+    site.path.unlink()
+    secret = site.path.parent / "secret"
+    secret.write_text("of root's")
+    if what == "link to a secret":
+        site.path.symlink_to(secret)
+    else:
+        put(site.path, what)
+    if what == "link to a secret":
+        for place in (site.path.parent, *site.path.parent.parents[:3]):
+            place.chmod(place.stat().st_mode | 0o001)
+        secret.chmod(0o600)
+        shutil.chown(site.path.parent, "daemon")
+        site.look.settings["app_user"] = "daemon"
+    begun = time.monotonic()
+    found = doctor.env.leads_elsewhere(site.look)
+    assert time.monotonic() - begun < 2
+    assert found.fix is None
+    assert "of root's" not in "".join(found[:3])
+
+
+@as_root
+def test_env_that_becomes_a_link_is_not_written_through(
+    doctor: Any, site: Any, tmp_path: Path
+) -> None:
+    """The app's user has the directory: what he names, root neither reads nor writes for him."""
+    target = tmp_path / "root's"
+    target.mkdir(mode=0o755)
+    (target / "profile").write_text("as it was")
+    directory = site.path.parent / "app"
+    directory.mkdir()
+    for place in (tmp_path, *tmp_path.parents[:3]):
+        place.chmod(place.stat().st_mode | 0o001)
+    shutil.chown(directory, "daemon", "daemon")
+    (directory / ".env").symlink_to(target / "profile")
+    with pytest.raises(doctor.env.Refused):
+        doctor.env.write(f"{directory}/.env", {"A": "chosen"}, "daemon")
+    assert (target / "profile").read_text() == "as it was"
+    assert [file.name for file in target.iterdir()] == ["profile"]
+
+
+@as_root
 def test_env_that_is_missing_is_not_made_up(doctor: Any, site: Any) -> None:
     site.path.unlink()
     found = doctor.env.leads_elsewhere(site.look)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ import pytest
 from tasks.command import DOCTOR
 from tests.fake import Programs
 from tests.harness import ROOT
+from tests.hostile import TEXT
 from tests.library import LIBRARY
 
 pytestmark = pytest.mark.fast
@@ -24,10 +26,12 @@ class Machine:
     def __init__(self, *wrong: str) -> None:
         self.wrong = set(wrong)
         self.looks = 0
+        self.concerned: set[str] = set()
         self.units: dict[str, dict[str, str]] = {}
 
-    def again(self) -> Machine:
+    def again(self, *files: str) -> Machine:
         self.looks += 1
+        self.concerned |= set(files)
         return self
 
 
@@ -151,6 +155,35 @@ def test_what_any_problem_may_cause_is_told_only_alone(doctor: Any, known: Any) 
     assert states(told(Machine("restarts"), fix=True)) == {"restarts": "explained"}
 
 
+@pytest.mark.usefixtures("known")
+def test_files_of_a_problem_that_stands_are_known_to_those_behind(doctor: Any) -> None:
+    for name, fix in (("left", None), ("fixed", mend)):
+
+        def find(look: Machine, name: str = name, fix: Any = fix) -> Any:
+            if name not in look.wrong:
+                return None
+            mended = fix and (lambda: fix(look, name))
+            return doctor.registry.Found("saw", "why", "will", mended, files=(f"/{name}",))
+
+        doctor.registry.problem("Section", name)(find)
+    machine = Machine("left", "fixed")
+    doctor.examination.examine(machine, fix=True)
+    assert machine.concerned == {"/left"}
+    look = doctor.look.Look({})
+    assert look.again("/a").again("/b").again().concerned == {"/a", "/b"}
+
+
+def test_look_that_waits_for_ever_is_ended(
+    doctor: Any, known: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor.examination, "LONGEST", 0.05)
+    doctor.registry.problem("Section", "waits")(lambda _: time.sleep(60))
+    known("other")
+    found = doctor.examination.examine(Machine("other"), fix=False)
+    assert states(found) == {"waits": "unknown", "other": "explained"}
+    assert found[0].said == "does not end within 0.05 s"
+
+
 @pytest.mark.parametrize("name", ["CannotLook", "OSError", "ValueError"])
 def test_what_cannot_be_looked_for_is_told_and_hides_nothing(
     doctor: Any, known: Any, name: str
@@ -221,6 +254,19 @@ def test_text_tells_what_was_seen_why_it_matters_and_what_is_done(doctor: Any) -
 def test_last_line_tells_all(doctor: Any, states: list[str], line: str) -> None:
     outcomes = [outcome(doctor, state) for state in states]
     assert doctor.report.as_text(outcomes).splitlines()[-1].startswith(f"{line} (of ")
+
+
+def test_text_of_others_is_no_command_to_the_terminal(doctor: Any) -> None:
+    problem = doctor.registry.Problem("Redis", "Redis is down", None, ())
+    found = doctor.registry.Found(TEXT, TEXT, TEXT)
+    outcomes = [
+        doctor.registry.Outcome(problem, state, found, TEXT) for state in ("left", "unknown")
+    ]
+    told = doctor.report.as_text(outcomes)
+    assert all(line.isprintable() for line in told.split("\n"))
+    assert "no problem" not in told.split("\n")
+    assert told.count("\n") == 7
+    assert doctor.report.as_json(outcomes).isascii()
 
 
 def test_json_says_the_same(doctor: Any) -> None:

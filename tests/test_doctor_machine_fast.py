@@ -18,6 +18,7 @@ import pytest
 
 from tests.fake import ME, Programs, as_root, mode
 from tests.harness import wait_for
+from tests.hostile import put
 from tests.patient import UP, look_at
 
 pytestmark = pytest.mark.fast
@@ -174,25 +175,41 @@ def test_stopped_process_is_found_and_goes_on(doctor: Any) -> None:
 # -- permissions
 
 
+def reachable(path: Path) -> None:
+    """For users who are not root."""
+    path.chmod(0o755)
+    for parent in path.parents[:3]:
+        parent.chmod(parent.stat().st_mode | 0o111)
+
+
 @as_root
-def test_owner_and_mode_are_set_and_no_link_leads_astray(doctor: Any, tmp_path: Path) -> None:
+def test_owners_that_have_been_removed_are_told_by_number(doctor: Any, tmp_path: Path) -> None:
     file = tmp_path / "file"
-    file.write_text("x")
+    file.touch()
     os.chown(file, 54321, 54321)
     assert doctor.permissions.access(file) == f"{mode(file):o} 54321:54321"
-    doctor.act.give(str(file), 0o600, "root", "daemon")
-    assert doctor.permissions.access(file) == "600 root:daemon"
-    (tmp_path / "link").symlink_to(file)
-    (tmp_path / "elsewhere").symlink_to(tmp_path)
-    give = doctor.act.give
-    with pytest.raises(OSError, match="symbolic links"):
-        give(f"{tmp_path}/link", 0o644, "daemon", "daemon")
-    with pytest.raises(doctor.act.Failed, match="a link leads to"):
-        give(f"{tmp_path}/elsewhere/file", 0o644, "daemon", "daemon")
-    os.link(file, tmp_path / "other")
-    with pytest.raises(doctor.act.Failed, match="second name"):
-        give(f"{tmp_path}/other", 0o644, "daemon", "daemon")
-    assert doctor.permissions.access(file) == "600 root:daemon"
+
+
+@as_root
+def test_file_of_roots_where_others_write_is_given_to_nobody(
+    doctor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It could be any that they have put there: a person has to look."""
+    reachable(tmp_path)
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs/django.log").touch(mode=0o600)
+    (tmp_path / ".env").touch(mode=0o644)
+    shutil.chown(tmp_path / "logs", "daemon", "daemon")
+    shutil.chown(tmp_path, "daemon", "daemon")
+    look = look_at(doctor, app_dir=str(tmp_path), app_user="daemon", app_writable=("logs",))
+    found = doctor.permissions.unwritable(look)
+    assert found.fix is None
+    assert found.will.endswith(f"chown -h daemon {tmp_path}/logs/django.log")
+    wanted = [doctor.permissions.Wanted(tmp_path / ".env", 0o600, "daemon", "daemon")]
+    monkeypatch.setattr(doctor.permissions, "wanted", lambda _: wanted)
+    found = doctor.permissions.drifted(look)
+    assert (found.fix, found.files) == (None, (f"{tmp_path}/.env",))
+    assert found.will.endswith(f"chown -h daemon {tmp_path}/.env")
 
 
 @as_root
@@ -216,9 +233,8 @@ def test_what_drifted_is_set_back(
 
 @as_root
 def test_directories_and_logs_of_the_app_are_given_to_it(doctor: Any, tmp_path: Path) -> None:
-    tmp_path.chmod(0o755)
-    for parent in tmp_path.parents[:3]:
-        parent.chmod(parent.stat().st_mode | 0o111)
+    reachable(tmp_path)
+    shutil.chown(tmp_path, "bin")
     look = look_at(doctor, app_dir=str(tmp_path), app_user="daemon")
     for name in ("media", "logs"):
         (tmp_path / name).mkdir()
@@ -226,7 +242,8 @@ def test_directories_and_logs_of_the_app_are_given_to_it(doctor: Any, tmp_path: 
     assert doctor.permissions.unwritable(look) is None
     (tmp_path / "logs/django.log").touch(mode=0o640)
     (tmp_path / "logs/old.log.1").touch(mode=0o640)
-    shutil.chown(tmp_path / "media", "root", "root")
+    shutil.chown(tmp_path / "logs/django.log", "bin", "bin")
+    shutil.chown(tmp_path / "media", "bin", "bin")
     found = doctor.permissions.unwritable(look)
     assert found.saw == f"daemon cannot write {tmp_path}/media, {tmp_path}/logs/django.log"
     found.fix()
@@ -289,40 +306,40 @@ def test_service_that_failed_too_often_is_started_all_the_same(
     assert programs.calls() == calls
 
 
+def journalctl(doctor: Any, path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    programs = Programs(path, monkeypatch)
+    programs.add("journalctl", script)
+    monkeypatch.setattr(doctor.look, "JOURNALCTL", str(programs.bin / "journalctl"))
+
+
+@as_root
 @pytest.mark.parametrize(
     ("script", "lines"),
     [
         ("echo newer; echo older", ["newer", "older"]),
         ("exit 1", []),
         ("echo newest; exec sleep 60", ["newest"]),
+        ("echo newest; exec yes", ["newest"]),
     ],
-    ids=["found", "none", "slow"],
+    ids=["found", "none", "slow", "endless"],
 )
-def test_journal_is_read_within_its_time(
+def test_journal_is_read_within_its_time_and_size(
     doctor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, lines: list[str]
 ) -> None:
-    Programs(tmp_path, monkeypatch).add("journalctl", script)
+    journalctl(doctor, tmp_path, monkeypatch, script)
     monkeypatch.setattr(doctor.look, "JOURNAL_PATIENCE", 1)
-    assert doctor.look.journal("celery-worker", "-1h", "x") == lines
-
-
-def test_journal_that_cannot_be_read_is_told(
-    doctor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    Programs(tmp_path, monkeypatch).add("journalctl", "echo 'no PCRE2' >&2; exit 1")
-    with pytest.raises(doctor.act.Failed, match="no PCRE2"):
-        doctor.look.journal("celery-worker", "-1h", "x")
+    read = doctor.look.journal("celery-worker", "-1h", "x")
+    assert [line for line in read if line.strip("y")] == lines
+    assert len(read) <= doctor.look.JOURNAL_LARGEST
 
 
 @as_root
-def test_program_runs_as_a_user_who_may_not_be_where_root_is(
+def test_journal_that_cannot_be_read_is_told(
     doctor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tmp_path.chmod(0o700)
-    monkeypatch.chdir(tmp_path)
-    found = doctor.act.do("find", "/", "-maxdepth", "0", **doctor.act.as_user("daemon"))
-    assert found == "/\n"
-    assert doctor.act.do("id", "-Gn", **doctor.act.as_user("daemon")) == "daemon\n"
+    journalctl(doctor, tmp_path, monkeypatch, "echo 'no PCRE2' >&2; exit 1")
+    with pytest.raises(doctor.act.Failed, match="no PCRE2"):
+        doctor.look.journal("celery-worker", "-1h", "x")
 
 
 def test_service_that_is_not_enabled_is_enabled(
@@ -336,6 +353,7 @@ def test_service_that_is_not_enabled_is_enabled(
     assert programs.calls() == ["systemctl enable --quiet b"]
 
 
+@as_root
 @pytest.mark.parametrize(
     ("restarts", "age", "told"), [(0, 10, False), (2, 10, True), (2, 7200, False)]
 )
@@ -347,7 +365,7 @@ def test_restarts_of_the_last_hour_are_told(
     age: int,
     told: bool,
 ) -> None:
-    Programs(tmp_path, monkeypatch).add("journalctl", "echo 'Watchdog timeout (limit 30s)!'")
+    journalctl(doctor, tmp_path, monkeypatch, "echo 'Watchdog timeout (limit 30s)!'")
     look = look_at(doctor)
     look.units = {"celery-worker": {**UP, "NRestarts": str(restarts)}}
     look.since = lambda _: time.time() - age
@@ -366,13 +384,14 @@ def project(doctor: Any, tmp_path: Path) -> Any:
     (tmp_path / "app/venv").mkdir(parents=True)
     (tmp_path / "media").mkdir()
     (tmp_path / "app/tasks.py").touch()
-    look = look_at(doctor, app_dir=str(tmp_path))
+    look = look_at(doctor, app_dir=str(tmp_path), app_user=ME)
     look.units = {"celery-worker": {**UP, "MainPID": str(os.getpid())}, "celery-beat": UP}
     started = time.time() + 1
     look.since = lambda _: started
     return SimpleNamespace(look=look, path=tmp_path)
 
 
+@as_root
 def test_newer_code_is_old_to_the_services(
     doctor: Any, project: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -386,14 +405,17 @@ def test_newer_code_is_old_to_the_services(
     assert doctor.app.old(project.look).saw.startswith("celery-beat started")
 
 
+@as_root
 def test_only_code_of_the_app_counts(doctor: Any, project: Any) -> None:
     for name in ("app/venv/x.py", "media/upload.py", ".git/x.py", "app/page.html"):
         path = project.path / name
         path.parent.mkdir(exist_ok=True)
         path.touch()
-    assert [path.name for path in doctor.app.code(project.look)] == ["tasks.py"]
+    found = [Path(line.split(" ", 1)[1]).name for line in doctor.app.code(project.look)]
+    assert found == ["tasks.py"]
 
 
+@as_root
 def test_code_that_keeps_its_age_is_new_here(doctor: Any, project: Any) -> None:
     """As rsync and tar leave it."""
     copied = project.path / "app/models.py"
@@ -402,6 +424,7 @@ def test_code_that_keeps_its_age_is_new_here(doctor: Any, project: Any) -> None:
     assert time.time() - doctor.app.changed(project.look)[0] < 60
 
 
+@as_root
 @pytest.mark.parametrize(
     ("script", "said"),
     [
@@ -415,7 +438,7 @@ def test_check_says_why_the_worker_would_not_run(
 ) -> None:
     programs = Programs(project.path, monkeypatch)
     programs.add("celery-pi", script)
-    monkeypatch.setattr(doctor.app, "COMMAND", "celery-pi")
+    monkeypatch.setattr(doctor.app, "COMMAND", str(programs.bin / "celery-pi"))
     assert doctor.app.unfit(project.look) is None
     assert programs.calls() == [], "there is no reason to load the app"
     project.look.units["celery-worker"]["ActiveState"] = "failed"
@@ -443,6 +466,7 @@ def test_directory_that_was_made_anew_is_found(doctor: Any, project: Any) -> Non
     assert doctor.app.is_other(Path("/nonexistent"), str(project.path))
 
 
+@as_root
 def test_stale_pid_file_is_removed_and_no_other(
     doctor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -463,6 +487,24 @@ def test_stale_pid_file_is_removed_and_no_other(
     assert {path.name for path in tmp_path.iterdir()} == {*texts, "celery-fresh.pid"} - {
         "celerybeat.pid"
     }
+
+
+@as_root
+@pytest.mark.parametrize("what", ["fifo", "device", "sparse file", "link to another"])
+def test_pid_file_that_is_none_is_passed_over_at_once(
+    doctor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setattr(doctor.leftovers, "PLACES", ())
+    monkeypatch.setattr(doctor.leftovers, "FRESH", -1)
+    path = tmp_path / "celerybeat.pid"
+    (tmp_path / "another").write_text("4194999")
+    if what == "link to another":
+        path.symlink_to(tmp_path / "another")
+    else:
+        put(path, what)
+    begun = time.monotonic()
+    assert doctor.leftovers.stale(look_at(doctor, app_dir=str(tmp_path))) is None
+    assert time.monotonic() - begun < 2
 
 
 def test_damaged_schedule_is_told(
@@ -505,7 +547,7 @@ def test_certificates_that_are_served_are_looked_at(doctor: Any) -> None:
 @pytest.fixture
 def declared(doctor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Files as a deploy has left them: `declared.left(a="sha256 or not")`."""
-    monkeypatch.setattr(doctor.drift, "DECLARED", tmp_path / "declared")
+    monkeypatch.setattr(doctor.drift.declared, "DECLARED", tmp_path / "declared")
 
     def left(**files: bool) -> None:
         lines = [state(tmp_path / name, told) for name, told in files.items()]
@@ -517,9 +559,15 @@ def declared(doctor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> An
         access = doctor.permissions.access(path).replace(":", " ").split()
         return "\t".join([str(path), *access, digest]) + "\n"
 
-    return SimpleNamespace(left=left, look=lambda: doctor.drift.drift(look_at(doctor)))
+    def look(*concerned: str) -> Any:
+        seen = look_at(doctor)
+        seen.concerned = frozenset(concerned)
+        return doctor.drift.drift(seen)
+
+    return SimpleNamespace(left=left, look=look)
 
 
+@as_root
 def test_file_that_is_as_it_was_deployed_is_no_drift(declared: Any, tmp_path: Path) -> None:
     assert declared.look() is None, "before the first deploy that tells"
     declared.left(a=True, secret=False)
@@ -527,6 +575,7 @@ def test_file_that_is_as_it_was_deployed_is_no_drift(declared: Any, tmp_path: Pa
     assert declared.look() is None
 
 
+@as_root
 @pytest.mark.parametrize(
     ("change", "how"),
     [
@@ -542,10 +591,32 @@ def test_file_that_is_another_is_told(declared: Any, tmp_path: Path, change: Any
     found = declared.look()
     assert found.saw.startswith(f"{tmp_path / 'b'} {how}")
     assert found.fix is None
+    assert declared.look(str(tmp_path / "b")) is None, "another problem tells of it"
 
 
+@as_root
 def test_few_of_many_are_named(declared: Any, tmp_path: Path) -> None:
     declared.left(**dict.fromkeys("abcdef", True))
     for name in "abcdef":
         (tmp_path / name).write_text("by hand")
     assert declared.look().saw.endswith("c was changed and 3 others")
+
+
+@as_root
+@pytest.mark.parametrize("what", ["fifo", "device", "sparse file", "directory"])
+def test_what_is_no_file_any_more_is_told_at_once(declared: Any, tmp_path: Path, what: str) -> None:
+    declared.left(a=True)
+    path = tmp_path / "a"
+    path.unlink()
+    put(path, what)
+    begun = time.monotonic()
+    assert declared.look().saw.startswith(f"{path} ")
+    assert time.monotonic() - begun < 1
+
+
+@as_root
+def test_file_below_a_directory_of_anothers_is_not_opened(declared: Any, tmp_path: Path) -> None:
+    declared.left(a=True)
+    shutil.chown(tmp_path, "daemon")
+    lies = f"{tmp_path / 'a'} lies in {tmp_path}, where others than root may write"
+    assert declared.look().saw == lies

@@ -14,8 +14,8 @@ from celery_pi.remote import assign
 CONFIG = "/etc/redis/redis.conf"
 DATA = "/var/lib/redis"
 
-# The password of such a server stands in its configuration, as a word or in quotes. It is read as the
-# server reads it, because that directory is the server's user's: what he could lead root to there.
+# The password of such a server stands in its configuration, as a word or in quotes. It is read by
+# the server's user, whose directory that is, so that he cannot lead root elsewhere.
 CLI = r"""
 configured() {
   timeout 10 setpriv --reuid=redis --regid=redis --init-groups --reset-env \

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 # That module registers its checks for this command too.
 from celery_pi_checks import status_backups
-from celery_pi_checks.audit_secrets import access
 from celery_pi_checks.look import Look, output
 from celery_pi_checks.registry import Result, check, ok, warn, wrong
+from celery_pi_checks.rights import access
 
 TIMERS = ("celery-pi-backup.timer", "celery-pi-drill.timer")
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from grp import getgrgid
 from pathlib import Path
-from pwd import getpwuid
 
 from celery_pi_checks.look import Look
 from celery_pi_checks.registry import Function, Result, check, ok, wrong
+from celery_pi_checks.rights import access
 
 STORE = Path("/etc/celery-pi/secrets")
 PROC = Path("/proc")
+LONGEST = 4 * 2**20  # bytes of a command line; the kernel takes no longer one
 SHORTEST, SHORTEST_TYPED = 32, 16  # characters; the latter of a password that a person types
 
 
@@ -28,13 +28,6 @@ def private(path: str, mode: str, owner: str, group: str) -> Function:
         return ok(found) if found == wanted else wrong(f"{found}, not {wanted}", "deploy again")
 
     return judge
-
-
-def access(file: Path) -> str:
-    """Mode and owners: `600 root:root`."""
-    shown = file.stat()
-    user, group = getpwuid(shown.st_uid).pw_name, getgrgid(shown.st_gid).gr_name
-    return f"{shown.st_mode & 0o7777:o} {user}:{group}"
 
 
 for file, *wanted in (
@@ -84,20 +77,21 @@ def passwords() -> Iterator[tuple[str, str]]:
 @check("Secrets", "In command lines")
 def command_lines(_: Look) -> Result:
     secrets = [password.encode() for _, password in passwords() if password]
-    shown = sorted(
+    found = sorted(
         name(process)
         for process in PROC.glob("[0-9]*")
-        if any(secret in command_line(process) for secret in secrets)
+        if (shown := command_line(process)) and any(secret in shown for secret in secrets)
     )
-    if shown:
+    if found:
         remedy = "end it; give it the password by a file, and make rotate"
-        return wrong(f"a password shows in ps: {', '.join(shown)}", remedy, processes=shown)
+        return wrong(f"a password shows in ps: {', '.join(found)}", remedy, processes=found)
     return ok("no process shows a password", processes=[])
 
 
 def command_line(process: Path) -> bytes:
     try:
-        return (process / "cmdline").read_bytes()
+        with (process / "cmdline").open("rb") as file:
+            return file.read(LONGEST)
     except (FileNotFoundError, ProcessLookupError):
         return b""  # it has just ended
 

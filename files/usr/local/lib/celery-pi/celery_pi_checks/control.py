@@ -14,8 +14,10 @@ from typing import Any
 from uuid import uuid4
 
 from celery_pi_checks.look import Look
+from celery_pi_checks.registry import CannotLook
 
 PATIENCE = 1.5  # seconds for all answers
+LARGEST = 3 * 2**20  # bytes of all answers; a worker may be hostile, and Python's lists are large
 BETWEEN = "\x06\x16"  # what kombu puts between the parts of a binding
 ANSWERS = "reply.celery.pidbox"
 EXCHANGE = "celery.pidbox"
@@ -48,11 +50,15 @@ def _asked(look: Look, methods: tuple[str, ...], me: str, mine: str) -> tuple[To
         look.ask("PUBLISH", channel, question(method, ticket, me), user="admin")
         for ticket, method in tickets.items()
     ]
-    deadline = time.monotonic() + PATIENCE
+    deadline, size = time.monotonic() + PATIENCE, 0
     for _ in range(sum(heard)):
         message = _next(look, mine, deadline)
         if message is None:
             break
+        size += len(message)
+        if size > LARGEST:
+            told_more = f"workers answer with more than {LARGEST} bytes"
+            raise CannotLook(told_more, "systemctl restart celery-worker")
         ticket, answer = read(message)
         told[tickets[ticket]].update(answer)
     return told, max(heard)

@@ -8,13 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from celery_pi_checks.registry import CannotLook
-from celery_pi_checks.resp import Connection, Refused, login
+from celery_pi_checks.resp import Connection, Refused, Unreadable, login
 
 PATIENCE = 1  # seconds that Redis may take to answer
 COMMAND_PATIENCE = 10  # seconds for a program; an emulated Pi starts one in 0.1
 PROPERTIES = (
     *("Id", "ActiveState", "SubState", "MainPID", "NRestarts", "ActiveEnterTimestampMonotonic"),
     *("ControlGroup", "Result"),
+)
+OF_SERVICES = (
+    *("Id", "User", "DynamicUser", "PermissionsStartOnly", "EnvironmentFiles"),
+    *("WorkingDirectory", "AmbientCapabilities", "ExecConditionEx", "ExecStartPreEx"),
+    *("ExecStartEx", "ExecStartPostEx", "ExecReloadEx", "ExecStopEx", "ExecStopPostEx"),
 )
 IPV6 = Path("/proc/sys/net/ipv6")
 RESTART_REDIS = "journalctl -u redis-server -n 50; systemctl restart redis-server"
@@ -44,6 +49,9 @@ class Look:
             return self.connection(user).ask(*words)
         except Refused as error:
             raise CannotLook(f"Redis refuses: {error}", "deploy again") from error
+        except Unreadable as error:
+            self._connections.pop(user, None)  # another question may still be answered
+            raise CannotLook(f"Redis answers nonsense: {error}", RESTART_REDIS) from error
         except OSError as error:
             reason = error.strerror or str(error) or type(error).__name__
             self._silent = f"Redis does not answer: {reason}"
@@ -82,6 +90,11 @@ class Look:
         return {version: output(name, "-t", "filter") for version, name in programs.items()}
 
     @cached_property
+    def services(self) -> str:
+        """What systemd says of every service that it has loaded, of ours and of others."""
+        return output("systemctl", "show", "--all", "-p", ",".join(OF_SERVICES), "*.service")
+
+    @cached_property
     def units(self) -> dict[str, dict[str, str]]:
         """What systemd says of each unit of ours, by its name without `.service`."""
         flower = ("celery-flower", "nginx") if self.settings["flower"] else ()
@@ -98,7 +111,13 @@ def output(*command: str, patience: float = COMMAND_PATIENCE) -> str:
     """What a program prints; FileNotFoundError where there is none of that name."""
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=patience, check=False
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=patience,
+            check=False,
         )
     except subprocess.TimeoutExpired as error:
         told = f"{command[0]} does not end within {patience} s"

@@ -10,11 +10,20 @@ cannot be made is `wrong`, with the reason.
 
 from __future__ import annotations
 
+import errno
+import signal
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from celery_pi_privileges import Refused
 
 if TYPE_CHECKING:
     from celery_pi_checks.look import Look
+
+
+PATIENCE = 120  # seconds for a check; apt may take 60
 
 
 class CannotLook(Exception):
@@ -77,12 +86,31 @@ def rows(look: Look) -> Iterator[Row]:
             yield Row(section, name, result)
 
 
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """What is done here ends with a TimeoutError after so many seconds, whatever it waits for."""
+
+    def end(_: int, __: FrameType | None) -> None:
+        raise TimeoutError(errno.ETIMEDOUT, f"does not end within {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def judged(function: Function, look: Look) -> Result | None:
     """What the check says, or that it could not be made."""
     try:
-        return function(look)
+        with within(PATIENCE):
+            return function(look)
     except CannotLook as error:
         return wrong(f"cannot be read: {error}", error.remedy)
+    except Refused as error:
+        return wrong(f"cannot be read: {error}", "see who has put that there; deploy again")
     except OSError as error:
         reason = f"{error.strerror or type(error).__name__} {error.filename or ''}".strip()
         return wrong(f"cannot be read: {reason}", "deploy again")

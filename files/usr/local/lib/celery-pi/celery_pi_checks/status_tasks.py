@@ -7,6 +7,8 @@ import time
 from datetime import datetime
 from pathlib import Path
 
+import celery_pi_privileges as privileges
+
 from celery_pi_checks.control import tell
 from celery_pi_checks.look import Look
 from celery_pi_checks.registry import Result, check, ok, warn, wrong
@@ -108,13 +110,15 @@ def parent(pid: str) -> str:
 
 
 @check("Tasks", "Beat")
-def beat(_: Look) -> Result:
-    if not SCHEDULE.exists():
+def beat(look: Look) -> Result:
+    try:
+        text = privileges.read(look.settings["app_user"], str(SCHEDULE))
+    except FileNotFoundError:
         return ok("keeps no schedule of ours")  # django-celery-beat's is in the site's database
     try:
-        sent = dict(json.loads(SCHEDULE.read_text()))
+        sent = dict(json.loads(text))
         last = {name: datetime.fromisoformat(when).timestamp() for name, (when, _) in sent.items()}
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         return wrong("its schedule is damaged", "systemctl restart celery-beat")
     if not last:
         return ok("has nothing to send", entries=0)

@@ -6,8 +6,12 @@ import json
 from collections.abc import Sequence
 from itertools import groupby
 
+from celery_pi_text import printable
+
 from celery_pi_checks.registry import Row
 
+LONGEST = 2000  # characters of a text; whoever wrote it may have written a million
+SHOWN = 3  # of many
 MARKS = {"ok": "", "warn": "warn", "wrong": "WRONG"}
 UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
@@ -41,18 +45,29 @@ def count(number: int, one: str, many: str = "") -> str:
     return f"{number} {one if number == 1 else many or one + 's'}"
 
 
+def line(text: str) -> str:
+    """The text as one line of a terminal, whoever wrote it."""
+    return printable(text[:LONGEST]) + (" …" if len(text) > LONGEST else "")
+
+
+def few(told: Sequence[str]) -> str:
+    """The first of many."""
+    more = f" and {count(len(told) - SHOWN, 'other')}" if len(told) > SHOWN else ""
+    return f"{', '.join(told[:SHOWN])}{more}"
+
+
 def as_table(rows: Sequence[Row]) -> str:
     """A line for each result and below it, where it is not well, what to do, once for several."""
     told = ""
-    width = max((len(row.name) for row in rows), default=0)
+    width = max((len(line(row.name)) for row in rows), default=0)
     lines = []
     for section, group in groupby(rows, key=lambda row: row.section):
-        lines.append(section)
+        lines.append(line(section))
         for row in group:
             mark = MARKS[row.result.state]
-            lines.append(f"  {mark:<5}  {row.name:<{width}}  {row.result.evidence}")
+            lines.append(f"  {mark:<5}  {line(row.name):<{width}}  {line(row.result.evidence)}")
             if row.result.remedy not in ("", told):
-                lines.append(f"  {'':<5}  {'':<{width}}  -> {row.result.remedy}")
+                lines.append(f"  {'':<5}  {'':<{width}}  -> {line(row.result.remedy)}")
             told = row.result.remedy
     return "\n".join([*lines, verdict(rows)])
 
@@ -60,7 +75,7 @@ def as_table(rows: Sequence[Row]) -> str:
 def verdict(rows: Sequence[Row]) -> str:
     """One line for all."""
     found = {
-        state: [row.name for row in rows if row.result.state == state]
+        state: [line(row.name) for row in rows if row.result.state == state]
         for state in ("wrong", "warn")
     }
     said = [f"{len(names)} {state} ({', '.join(names)})" for state, names in found.items() if names]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
-from collections.abc import Iterator
+import re
 from pathlib import Path
 
 from celery_pi_checks.table import age
+from celery_pi_privileges import attempt
 
 from celery_pi_doctor.act import Failed, all_of, do
 from celery_pi_doctor.disk import writable
@@ -17,6 +17,9 @@ from celery_pi_doctor.registry import Found, problem
 COMMAND = "/usr/local/bin/celery-pi"
 SERVICES = ("celery-worker", "celery-beat")
 NO_CODE = {"venv", ".venv", "node_modules", "__pycache__", "static", "staticfiles"}
+FIND = "/usr/bin/find"
+WALK = 30  # seconds
+LISTED = 8 * 2**20  # bytes of names of Python files
 PATIENCE = 150  # seconds; `celery-pi check` itself gives up after 120
 ABOVE = ("Redis", "The app's .env leads elsewhere", "Permissions")
 
@@ -24,19 +27,26 @@ ABOVE = ("Redis", "The app's .env leads elsewhere", "Permissions")
 def changed(look: Look) -> tuple[float, Path]:
     """When its newest Python file came here, and that file. A copy may keep the time at which it
     was written, so it is the time at which this disk was told of it."""
-    found = [(path.lstat().st_ctime, path) for path in code(look)]
-    return max(found, default=(0, Path(look.value("app_dir"))))
+    found = [line.split(" ", 1) for line in code(look)]
+    newest = max(((float(when), path) for when, path in found), default=None)
+    return (newest[0], Path(newest[1])) if newest else (0, Path(look.value("app_dir")))
 
 
-def code(look: Look) -> Iterator[Path]:
-    data = writable(look)
-    for place, directories, files in os.walk(look.value("app_dir")):
-        directories[:] = [
-            name
-            for name in directories
-            if name not in NO_CODE and name[0] != "." and os.path.join(place, name) not in data  # noqa: PTH118
-        ]
-        yield from (Path(place, name) for name in files if name.endswith(".py"))
+def code(look: Look) -> list[str]:
+    """Time and path of each Python file, as the app's user finds them: what he cannot reach, the
+    worker does not run."""
+    app = look.value("app_dir")
+    names = [word for name in (*sorted(NO_CODE), ".?*") for word in ("-o", "-name", name)]
+    data = [word for path in writable(look) for word in ("-o", "-path", literal(path))]
+    pruned = (f"{app}/", "-mindepth", "1", "-type", "d", "(", *[*names, *data][1:], ")", "-prune")
+    listed = ("-o", "-name", "*.py", "-printf", "%C@ %p\\0")
+    done = attempt(look.value("app_user"), (FIND, *pruned, *listed), timeout=WALK, limit=LISTED)
+    return list(filter(None, os.fsdecode(done.out).split("\0")))
+
+
+def literal(path: str) -> str:
+    """A pattern of find's that is that path and no other; a trailing slash is none of it."""
+    return re.sub(r"([*?\[\\])", r"\\\1", path.rstrip("/"))
 
 
 def behind(look: Look) -> list[str]:
@@ -47,11 +57,10 @@ def behind(look: Look) -> list[str]:
 
 def complaints() -> list[str]:
     """What `celery-pi check` says against the app, as it lies on the disk."""
-    done = subprocess.run(
-        [COMMAND, "check"], capture_output=True, text=True, timeout=PATIENCE, check=False
-    )
-    said = [line.removeprefix("celery-pi: ") for line in done.stderr.splitlines()]
-    return (said or ["celery-pi check ended without a word"]) if done.returncode else []
+    done = attempt("root", (COMMAND, "check"), timeout=PATIENCE)
+    lines = done.err.decode(errors="replace").splitlines()
+    said = [line.removeprefix("celery-pi: ") for line in lines]
+    return (said or ["celery-pi check ended without a word"]) if done.status else []
 
 
 @problem("App", "The worker would not run the app", needs=ABOVE)

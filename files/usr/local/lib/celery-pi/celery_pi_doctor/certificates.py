@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
 from functools import partial
 from pathlib import Path
 
-from celery_pi_doctor.act import all_of, do
+from celery_pi_doctor.act import Failed, all_of, do
 from celery_pi_doctor.look import Look
 from celery_pi_doctor.registry import Found, problem
 
 SOON = 14 * 86400  # seconds; ours are renewed 30 days before their end
+PATIENCE = 10  # seconds
 LIBRARY = "/usr/local/lib/celery-pi"
 SITE = "/etc/celery-pi/site.pem"
 REDIS = ("/etc/celery-pi/tls/redis.pem", "/etc/celery-pi/tls/ca.crt")
@@ -38,7 +38,11 @@ def served(look: Look) -> list[str]:
 def ends_soon(path: str) -> bool:
     """Or cannot be read as a certificate."""
     asked = ("openssl", "x509", "-noout", "-checkend", str(SOON), "-in", path)
-    return subprocess.run(asked, capture_output=True, check=False).returncode != 0
+    try:
+        do(*asked, patience=PATIENCE)
+    except Failed:
+        return True
+    return False
 
 
 def renewal(path: str) -> partial[None] | None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from functools import partial
-from pathlib import Path
 from shlex import quote, split
 from urllib.parse import parse_qs, unquote, urlsplit
 from urllib.parse import quote as encode
 
 from celery_pi_checks.resp import SOCKET, stored
+from celery_pi_privileges import Refused, read
 
-from celery_pi_doctor.act import replace
+from celery_pi_doctor.act import rewrite
 from celery_pi_doctor.look import Look
 from celery_pi_doctor.registry import Found, problem
 
@@ -39,12 +39,16 @@ def url(look: Look, password: str) -> str:
 
 @problem("App", "The app's .env leads elsewhere", needs=("Permissions",))
 def leads_elsewhere(look: Look) -> Found | None:
-    path = Path(look.value("app_dir"), ".env")
-    if not path.exists():
+    path = f"{look.value('app_dir')}/.env"
+    try:
+        text = read(look.value("app_user"), path).decode(errors="surrogateescape")
+    except FileNotFoundError:
         by_hand = "bring it back from a backup, and deploy again, which adds our lines"
         return Found(f"{path} is missing", "the app does not start without it", by_hand)
-    lines, right = path.read_text(errors="surrogateescape"), variables(look)
-    there = values(lines)
+    except Refused as error:
+        by_hand = "see who has put that there, and bring it back from a backup; it is left as it is"
+        return Found(str(error), "the app does not start without it", by_hand)
+    there, right = values(text), variables(look)
     wrong = {name: right[name][0] for name in right if there.get(name) not in right[name]}
     if not wrong:
         return None
@@ -105,10 +109,9 @@ def parts(text: str) -> dict[str, str]:
     }
 
 
-def write(path: Path, wanted: dict[str, str], user: str) -> None:
+def write(path: str, wanted: dict[str, str], user: str) -> None:
     """Set the variables and leave every other byte as it is."""
-    before = path.read_bytes().decode(errors="surrogateescape")
-    replace(path, with_variables(before, wanted), user)
+    rewrite(path, user, partial(with_variables, wanted=wanted))
 
 
 def with_variables(before: str, wanted: dict[str, str]) -> str:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 
-from celery_pi_checks.registry import CannotLook
-from celery_pi_checks.resp import Refused
+from celery_pi_checks import resp
+from celery_pi_checks.registry import CannotLook, within
+from celery_pi_privileges import Refused
 
-from celery_pi_doctor.act import Failed
 from celery_pi_doctor.look import Look
 from celery_pi_doctor.registry import PROBLEMS, Found, Outcome, Problem
 
 BETWEEN = 0.5  # seconds between two looks
 MENDED = 30  # seconds after which a repair must show
+LONGEST = 240  # seconds for one look; to load the app may take 150
 UNSEEN = 5  # seconds for which a machine that is busy may keep a look from being made
 NOTHING = Found("", "", "")
 
@@ -28,7 +29,7 @@ def examine(look: Look, fix: bool) -> list[Outcome]:
         if outcome is None:
             continue
         outcomes.append(outcome)
-        look = look.again()
+        look = look.again(*(outcome.found.files if outcome.state != "fixed" else ()))
         if outcome.state != "fixed":
             standing |= {each.section, each.name}
     return outcomes
@@ -62,8 +63,9 @@ def looked_for(each: Problem, look: Look) -> tuple[Found | None, str]:
 def judged(each: Problem, look: Look) -> tuple[Found | None, str]:
     """The same of one look."""
     try:
-        return each.find(look), ""
-    except (CannotLook, Failed) as error:
+        with within(LONGEST):
+            return each.find(look), ""
+    except (CannotLook, Refused, resp.Refused) as error:
         return None, str(error)
     except OSError as error:
         return None, f"{error.strerror or type(error).__name__} {error.filename or ''}".strip()
@@ -92,7 +94,7 @@ def tried(found: Found) -> str:
     assert found.fix
     try:
         found.fix()
-    except (CannotLook, Failed, Refused) as error:
+    except (CannotLook, Refused, resp.Refused) as error:
         return str(error)
     except OSError as error:
         return error.strerror or type(error).__name__

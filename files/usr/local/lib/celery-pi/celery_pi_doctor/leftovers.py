@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import time
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from celery_pi_checks.table import age
+from celery_pi_privileges import Refused, place, read, user_name
 
 from celery_pi_doctor.act import all_of
 from celery_pi_doctor.look import Look
@@ -15,7 +19,10 @@ from celery_pi_doctor.registry import Found, problem
 DAMAGED = Path("/var/lib/celery-beat/schedule.damaged")
 PLACES = (Path("/run/celery"), Path("/var/lib/celery"))
 FRESH = 60  # seconds in which who has written it may not be there yet
+MOST = 20  # of such files; a directory may hold a million
+LARGEST = 64  # bytes
 PROC = Path("/proc")
+NAMES = ("celery", "worker", "beat")  # Celery's; another program's may mean something else
 
 
 @problem("Leftovers", "Beat's schedule was damaged")
@@ -32,22 +39,36 @@ def damaged(_: Look) -> Found | None:
 
 @problem("Leftovers", "A PID file is stale")
 def stale(look: Look) -> Found | None:
-    places = (Path(look.value("app_dir")), *PLACES)
-    files = [file for place in places for file in place.glob("*.pid") if is_stale(file)]
+    directories = (Path(look.value("app_dir")), *PLACES)
+    files = [file for each in directories for file in pid_files(each) if is_stale(file)]
     if not files:
         return None
     return Found(
         f"{', '.join(map(str, files))} names no process that lives",
         "a Beat or worker that is started by hand takes another one to be there, and ends",
         "remove it; our units use none",
-        all_of(*(partial(file.unlink, missing_ok=True) for file in files)),
+        all_of(*(partial(remove, file) for file in files)),
     )
 
 
+def pid_files(directory: Path) -> list[Path]:
+    named = (file for file in directory.glob("*.pid") if file.name.startswith(NAMES))
+    return list(islice(named, MOST))
+
+
 def is_stale(file: Path) -> bool:
-    """Of Celery's only: another program's may mean something else."""
-    if not file.name.startswith(("celery", "worker", "beat")) or file.is_symlink():
-        return False
-    text = file.read_text(errors="replace").strip()
-    old = time.time() - file.stat().st_mtime > FRESH
-    return old and text.isdigit() and not (PROC / text).exists()
+    """As whoever owns it reads it: root follows no name there."""
+    try:
+        shown = os.lstat(file)
+        if not stat.S_ISREG(shown.st_mode) or time.time() - shown.st_mtime < FRESH:
+            return False
+        text = read(user_name(shown.st_uid), str(file), LARGEST).decode(errors="replace").strip()
+    except (FileNotFoundError, Refused):
+        return False  # it has gone meanwhile, or is no such file
+    return text.isdigit() and not (PROC / text).exists()
+
+
+def remove(file: Path) -> None:
+    """That name itself, in the directory in which who owns it may remove it."""
+    with place(str(file), user_name(os.lstat(file).st_uid), follow=False) as found:
+        os.unlink(found.name, dir_fd=found.fd)

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from celery_pi_checks import look as checks
 from celery_pi_checks.control import Told, tell
 from celery_pi_checks.look import output
+from celery_pi_privileges import Refused, attempt
 
 from celery_pi_doctor.act import Failed
 
 RECENT = 3600  # seconds
 JOURNAL_PATIENCE = 10  # seconds
+JOURNAL_LARGEST = 4 * 2**20  # bytes; a service may write as much as it likes
 PROPERTIES = (
     *("Id", "LoadState", "ActiveState", "SubState", "Result", "UnitFileState"),
     *("NeedDaemonReload", "NRestarts", "MainPID", "ControlGroup"),
     *("InactiveEnterTimestampMonotonic", "ExecMainStartTimestampMonotonic"),
 )
+JOURNALCTL = "/usr/bin/journalctl"
 SAID = (
     "Received unregistered task of type|(Soft|Hard) time limit .* exceeded for|"
     "celery-pi: |Watchdog timeout"
@@ -29,11 +32,18 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 
 class Look(checks.Look):
-    """This Pi, as the deployed settings describe it, at one moment."""
+    """This Pi, as the deployed settings describe it, at one moment.
 
-    def again(self) -> Look:
-        """A look at it as it is now."""
-        return Look(self.settings)
+    `concerned` are the files that problems concern which were found before.
+    """
+
+    def __init__(self, settings: dict[str, Any], concerned: frozenset[str] = frozenset()) -> None:
+        super().__init__(settings)
+        self.concerned = concerned
+
+    def again(self, *files: str) -> Look:
+        """A look at it as it is now, when a problem that concerns these files was found."""
+        return Look(self.settings, self.concerned.union(files))
 
     @cached_property
     def units(self) -> dict[str, dict[str, str]]:
@@ -91,16 +101,17 @@ class Look(checks.Look):
 
 
 def journal(unit: str, since: str, pattern: str) -> list[str]:
-    """Lines of the unit that match, the newest first. What takes too long to read is left out:
-    the newest is what counts."""
-    command = ["journalctl", "-q", "-r", "-o", "cat", "-u", unit, "--since", since, "-g", pattern]
+    """Lines of the unit that match, the newest first. What takes too long to read, or is too much,
+    is left out: the newest is what counts."""
+    command = (JOURNALCTL, "-q", "-r", "-o", "cat", "-u", unit, "--since", since, "-g", pattern)
+    found = BytesIO()
     try:
-        done = subprocess.run(command, capture_output=True, timeout=JOURNAL_PATIENCE, check=False)
-    except subprocess.TimeoutExpired as error:
-        return lines(error.stdout or b"")
-    if done.stderr:  # its status does not tell an error from no match
-        raise Failed(lines(done.stderr)[-1])
-    return lines(done.stdout)
+        done = attempt("root", command, sink=found, timeout=JOURNAL_PATIENCE, limit=JOURNAL_LARGEST)
+    except Refused:
+        return lines(found.getvalue())
+    if done.err:  # its status does not tell an error from no match
+        raise Failed(lines(done.err)[-1])
+    return lines(found.getvalue())
 
 
 def lines(text: bytes) -> list[str]:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from functools import partial
-from grp import getgrgid
 from pathlib import Path
-from pwd import getpwuid
+from shlex import quote
 from typing import NamedTuple
 
-from celery_pi_doctor.act import all_of, as_user, do, give, may_write
+from celery_pi_checks.rights import access
+from celery_pi_privileges import give, is_roots_alone, may_write, run
+
+from celery_pi_doctor.act import all_of, do
 from celery_pi_doctor.disk import writable
 from celery_pi_doctor.look import Look
 from celery_pi_doctor.registry import Found, problem
 
 RUN = Path("/run/redis-celery")
+FIND = "/usr/bin/find"
+LOGS = ("-maxdepth", "1", "-type", "f", "-name", "*.log", "!", "-writable", "-print0")
+PATIENCE = 10  # seconds
 TMPFILES = "/etc/tmpfiles.d/celery-pi-redis.conf"
 
 
@@ -30,17 +34,6 @@ class Wanted(NamedTuple):
     @property
     def told(self) -> str:
         return f"{self.mode:o} {self.user}:{self.group}"
-
-
-def access(path: Path) -> str:
-    """Mode and owners of what the path leads to: `600 root:root`."""
-    shown = path.stat()
-    user, group = str(shown.st_uid), str(shown.st_gid)
-    with suppress(KeyError):  # who has been removed has a number only
-        user = getpwuid(shown.st_uid).pw_name
-    with suppress(KeyError):
-        group = getgrgid(shown.st_gid).gr_name
-    return f"{shown.st_mode & 0o7777:o} {user}:{group}"
 
 
 def wanted(look: Look) -> list[Wanted]:
@@ -64,10 +57,29 @@ def drifted(look: Look) -> Found | None:
         return None
     saw = ", ".join(f"{each.path} is {access(each.path)}, not {each.told}" for each in found)
     why = "the service that needs it cannot use it, or others can read a password"
+    files = tuple(str(each.path) for each in found)
     if any(each.path.is_symlink() for each in found):
-        return Found(saw, why, "it is a link: set the owner and mode of the file that it leads to")
-    fixes = [partial(give, str(each.path), *each[1:]) for each in found]
-    return Found(saw, why, "set them as the deploy did", all_of(*fixes))
+        by_hand = "it is a link: set the owner and mode of the file that it leads to"
+        return Found(saw, why, by_hand, files=files)
+    if roots := [path for path in files if is_put_there(path)]:
+        by_hand = f"see whether it is what it should be, then: {theirs(roots, look)}"
+        return Found(saw, why, by_hand, files=files)
+    fixes = [
+        partial(give, str(each.path), user=each.user, group=each.group, mode=each.mode)
+        for each in found
+    ]
+    return Found(saw, why, "set them as the deploy did", all_of(*fixes), files=files)
+
+
+def is_put_there(path: str) -> bool:
+    """Whether it is root's where another user may write: any file of root's could have been put
+    there, so that root gives it to nobody."""
+    return os.lstat(path).st_uid == 0 and not is_roots_alone(path, follow=False)
+
+
+def theirs(paths: list[str], look: Look) -> str:
+    """The command that does it all the same."""
+    return f"chown -h {look.value('app_user')} {' '.join(map(quote, paths))}"
 
 
 @problem("Permissions", "The app cannot write", needs=("Disk",))
@@ -75,15 +87,18 @@ def unwritable(look: Look) -> Found | None:
     """Of files only logs are looked at: media may hold a hundred thousand of them."""
     user, app = look.value("app_user"), look.value("app_dir") + "/"
     places = [path for path in writable(look) if Path(path).is_dir()]
-    closed = [path for path in places if not may_write(path, user)]
-    asked = ("-maxdepth", "1", "-type", "f", "-name", "*.log", "!", "-writable")
+    closed = [path for path in places if not may_write(user, path)]
     within = [path for path in places if path not in closed]
-    logs = do("find", *within, *asked, **as_user(user)).splitlines() if within else []
+    found_there = run(user, (FIND, *within, *LOGS), timeout=PATIENCE) if within else b""
+    logs = list(filter(None, os.fsdecode(found_there).split("\0")))
     found = [*closed, *logs]
     if not found:
         return None
     saw = f"{user} cannot write {', '.join(found)}"
     why = "tasks that write there fail with PermissionError, and logging that fails stops the app"
+    if roots := [path for path in found if is_put_there(path)]:
+        by_hand = f"see whether it is what it should be, then: {theirs(roots, look)}"
+        return Found(saw, why, by_hand)
     if any(not path.startswith(app) for path in found):
         return Found(saw, why, f"give it to {user}: it lies outside the app and is its owner's")
     return Found(saw, why, f"give it to {user}", all_of(*(partial(own, p, user) for p in found)))
@@ -92,7 +107,7 @@ def unwritable(look: Look) -> Found | None:
 def own(path: str, user: str) -> None:
     """Give it to the user, who may then write it; the other rights stay."""
     mode = os.stat(path, follow_symlinks=False).st_mode & 0o7777  # noqa: PTH116
-    give(path, mode | (0o700 if Path(path).is_dir() else 0o600), user, user)
+    give(path, user=user, mode=mode | (0o700 if Path(path).is_dir() else 0o600))
 
 
 @problem("Permissions", "Redis' directory is missing")

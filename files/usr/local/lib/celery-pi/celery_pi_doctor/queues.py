@@ -15,6 +15,7 @@ LONG = 3  # seconds that are spent on looking at keys
 PAGE = 1000  # keys at a time
 # Lists of ours and Celery's own that are no queues of tasks.
 NO_QUEUES = ("set-aside", "celery-taskset-meta-", "celeryev.")
+LARGEST = 2**20  # characters of a task that is parsed
 ANSWERS = ".reply.celery.pidbox"
 
 
@@ -51,9 +52,11 @@ def is_queue(look: Look, key: str) -> bool:
 
 
 def is_task(text: str | None) -> bool:
+    if text and len(text) > LARGEST:  # to parse it could take all memory
+        return '"headers"' in text and '"task"' in text
     try:
         return "task" in json.loads(text or "")["headers"]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return False
 
 

@@ -8,7 +8,7 @@ import socket
 from functools import partial
 from pathlib import Path
 
-from celery_pi_doctor.act import all_of, replace
+from celery_pi_doctor.act import all_of, rewrite
 from celery_pi_doctor.look import Look
 from celery_pi_doctor.registry import Found, problem
 
@@ -57,6 +57,7 @@ def in_files(look: Look) -> Found | None:
         "the next start of Redis goes by it: clients do not find it, or tasks are lost",
         "write back what was deployed",
         all_of(*(partial(write, path, changes) for path, changes in found.items() if changes)),
+        files=tuple(str(path) for path, changes in found.items() if changes),
     )
 
 
@@ -69,13 +70,17 @@ def in_file(path: Path, values: dict[str, str]) -> Changes:
 
 
 def write(path: Path, changes: Changes) -> None:
-    text = path.read_text()
+    rewrite(str(path), "root", partial(with_lines, changes=changes))
+
+
+def with_lines(text: str, changes: Changes) -> str:
+    """The text with these lines, each once."""
     for name, (_, value) in changes.items():
         line = re.compile(rf"^{name}\s.*\n", re.MULTILINE)
         first, text = line.search(text), line.sub("", text)
         place = first.start() if first else len(text)
         text = f"{text[:place]}{name} {value}\n{text[place:]}"
-    replace(path, text, "root")
+    return text
 
 
 @problem(

@@ -21,7 +21,8 @@ class Found(NamedTuple):
     """A problem that is there.
 
     `will` says what `fix` does; without one, what a person is to do. `passing` are the seconds
-    within which it may go away by itself, as a service does that is being started.
+    within which it may go away by itself, as a service does that is being started. `files` are
+    those that it concerns: that they were changed is no other problem.
     """
 
     saw: str
@@ -29,6 +30,7 @@ class Found(NamedTuple):
     will: str
     fix: Callable[[], object] | None = None
     passing: float = 0
+    files: tuple[str, ...] = ()
 
 
 Find = Callable[["Look"], "Found | None"]

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Any
 
 from celery_pi_checks.report import show
-from celery_pi_checks.table import count
+from celery_pi_checks.table import count, line
 
 from celery_pi_doctor import MODULES
 from celery_pi_doctor.act import Failed, do
@@ -57,11 +57,12 @@ def as_text(outcomes: Sequence[Outcome]) -> str:
     lines = []
     for each in outcomes:
         if each.state in ANSWERS:
-            lines += [each.problem.name, f"  saw    {each.found.saw}", f"  why    {each.found.why}"]
-            lines += [f"  {ANSWERS[each.state]:<5}  {each.found.will}"]
-            lines += [f"  but    {each.said}"] if each.said else []
+            lines += [each.problem.name]
+            lines += [f"  saw    {line(each.found.saw)}", f"  why    {line(each.found.why)}"]
+            lines += [f"  {ANSWERS[each.state]:<5}  {line(each.found.will)}"]
+            lines += [f"  but    {line(each.said)}"] if each.said else []
         elif each.state == "unknown":
-            lines += [each.problem.name, f"  could not be looked for: {each.said}"]
+            lines += [each.problem.name, f"  could not be looked for: {line(each.said)}"]
     return "\n".join([*lines, verdict(outcomes)])
 
 

@@ -1,0 +1,30 @@
+"""Managed by celery-pi. Whether the files of ours, root's programs among them, are what was
+deployed, and whether others lie beside them that root would load."""
+
+from __future__ import annotations
+
+from celery_pi_checks import declared
+from celery_pi_checks.look import Look
+from celery_pi_checks.registry import Result, check, ok, warn, wrong
+from celery_pi_checks.table import count, few
+
+
+@check("Escalation", "Drift")
+def drift(_: Look) -> Result:
+    if not declared.deployed():
+        return warn("no deploy has told of its files yet", "deploy", files=[])
+    found = declared.changed()
+    if found:
+        told = [f"{path} {how}" for path, how in found.items()]
+        remedy = "`make plan` shows each; deploy again, which puts them back"
+        return wrong(few(told), remedy, files=sorted(found))
+    return ok(f"{count(len(declared.deployed()), 'file')} as deployed", files=[])
+
+
+@check("Escalation", "Strangers among root's programs")
+def strangers(_: Look) -> Result:
+    found = declared.strangers()
+    if found:
+        remedy = "see whose it is; rm it, if it is none of yours (an earlier version's may be left)"
+        return wrong(f"no deploy has put there: {few(found)}", remedy, files=found)
+    return ok("none", files=[])

@@ -1,0 +1,141 @@
+"""Managed by celery-pi. The files of ours, as the last deploys have left them, and as they are."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import importlib.util
+import marshal
+import os
+import re
+import stat
+import struct
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from celery_pi_privileges import foreign_steps, group_name, others_in, user_name
+
+DECLARED = Path("/var/lib/celery-pi/declared")
+LIBRARY = "/usr/local/lib/celery-pi"
+PROGRAMS = Path("/usr/local/bin")
+LARGEST = 16 * 2**20  # bytes; none of ours has a tenth of it
+HEADER = 16  # bytes of a file of bytecode before the code
+BYTECODE = re.compile(r"(.+)\.(\w+-\d+)\.pyc")
+UNFINISHED = re.compile(r".+\.pyc\.\d+")  # left by a power cut, and never loaded
+NO_FILE = (errno.ELOOP, errno.EISDIR, errno.ENXIO)
+State = list[str]
+
+
+def deployed() -> dict[str, State]:
+    """The files that are to be there: mode, user, group and SHA-256, a dash for a secret's."""
+    if not DECLARED.exists():
+        return {}
+    kept = [line.split("\t") for line in DECLARED.read_text().splitlines()]
+    return {path: state for path, *state in kept}
+
+
+def changed() -> dict[str, str]:
+    """How each is another that is."""
+    told = {path: differs(path, wanted) for path, wanted in deployed().items()}
+    return {path: how for path, how in told.items() if how}
+
+
+def differs(path: str, wanted: State) -> str:
+    """How it is another, or nothing."""
+    if place := next(foreign_steps(path, follow=False), ""):
+        return f"lies in {place}, where others than root may write"
+    try:
+        found = state(path)
+    except FileNotFoundError:
+        return "is missing"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    if found is None:
+        return "is no file any more"
+    (*access, digest), (*owners, right) = found, wanted
+    if right not in ("-", digest):
+        return "was changed"
+    told, then = ("{} {}:{}".format(*each) for each in (access, owners))
+    return "" if told == then else f"is {told}, not {then}"
+
+
+def state(path: str) -> State | None:
+    """Mode, user, group and digest of the file itself; none of what is no file."""
+    try:
+        with open(path, "rb", opener=itself) as file:
+            shown = os.fstat(file.fileno())
+            if not stat.S_ISREG(shown.st_mode):
+                return None
+            large = shown.st_size > LARGEST
+            digest = "too large" if large else hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        if error.errno in NO_FILE:
+            return None
+        raise
+    mode = f"{stat.S_IMODE(shown.st_mode):o}"
+    return [mode, user_name(shown.st_uid), group_name(shown.st_gid), digest]
+
+
+def itself(path: str, flags: int) -> int:
+    """Opens it without following a link or waiting."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+
+
+# -- what was not declared
+
+
+def strangers() -> list[str]:
+    """What lies where Python looks for modules of root's programs, and no deploy has put there."""
+    known = set(deployed())
+    return sorted(strange(known)) if known else []
+
+
+def strange(known: set[str]) -> Iterator[str]:
+    for place, directories, files in os.walk(LIBRARY):
+        paths = [Path(place, name) for name in files]
+        paths += [Path(place, name) for name in directories if Path(place, name).is_symlink()]
+        for path in paths:
+            ours = (
+                is_bytecode(path, known) if place.endswith("/__pycache__") else str(path) in known
+            )
+            if not ours:
+                yield str(path)
+    for path in PROGRAMS.iterdir():
+        # Beside `celery-pi` it would be taken for a module of Python's own.
+        module = path.is_dir() or path.suffix in (".py", ".so")
+        name = path.name.partition(".")[0]
+        if module and name in sys.stdlib_module_names and str(path) not in known:
+            yield str(path)
+
+
+def is_bytecode(path: Path, known: set[str]) -> bool:
+    """Whether Python has compiled it of a file of ours, as whose code root would run it."""
+    if UNFINISHED.fullmatch(path.name):
+        return True
+    named = BYTECODE.fullmatch(path.name)
+    source = path.parent.with_name(f"{named[1]}.py") if named else path
+    shown = path.lstat()
+    if not named or str(source) not in known or not stat.S_ISREG(shown.st_mode):
+        return False
+    if others_in(shown) or shown.st_size > LARGEST:
+        return False
+    # Another Python's is not loaded by root's.
+    return named[2] != sys.implementation.cache_tag or is_compiled(path, source)
+
+
+def is_compiled(path: Path, source: Path) -> bool:
+    """Whether it holds the code of the source, or what Python does not load."""
+    content, text = path.read_bytes(), source.read_bytes()
+    shown = source.stat()
+    number, flags, when, size = struct.unpack("<4sIII", content[:HEADER].ljust(HEADER, b"\0"))
+    if number != importlib.util.MAGIC_NUMBER:
+        return True
+    if not flags and (when, size) != (int(shown.st_mtime) & 0xFFFFFFFF, len(text)):
+        return True
+    try:
+        # What root would load anyway.
+        code = marshal.loads(content[HEADER:])
+    except (EOFError, TypeError, ValueError):
+        return False
+    return bool(code == compile(text, str(source), "exec", dont_inherit=True))
