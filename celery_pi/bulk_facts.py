@@ -3,7 +3,8 @@
 A plan asks some seventy questions, and each costs a process and a way there and back. The commands
 of the last whole deploy are kept on the Pi, and the first question of a run has all of them
 answered; a question that was not among them is asked by itself. An answer is taken for a command
-that is the same to the letter, and until something is changed.
+that is the same to the letter, and until something is changed. Root runs what is kept, so its
+digest is among those of our files, and what somebody has made of it is told by the audit.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from uuid import uuid4
 from pyinfra.api import QuoteString, StringCommand
 from pyinfra.connectors.util import CommandOutput, OutputLine
 
+from celery_pi import deploy_lock
 from celery_pi.remote import assign
 from celery_pi.shell_session import ShellSession
 
@@ -33,8 +35,11 @@ Answer = tuple[bool, CommandOutput]
 
 # Each in a shell of its own, which sees no arguments and no input, as it would by itself. Then a
 # line that ends its answer on standard output, and one on standard error. What this run has asked
-# already is left out; it is rarely asked again.
+# already is left out; it is rarely asked again. One of two that work beside each other asks every
+# other question.
 ASK = r"""ask() {
+  celery_pi_turn=$((1 - celery_pi_turn))
+  case $celery_pi_part in $celery_pi_turn | "") ;; *) return ;; esac
   case $celery_pi_done in *$1*) return ;; esac
   celery_pi_digest=$1 celery_pi_asked=$2
   set --
@@ -43,7 +48,23 @@ ASK = r"""ask() {
   printf '\n%s %s %s\n' "$celery_pi_end" "$celery_pi_digest" "$celery_pi_status"
   printf '\n%s\n' "$celery_pi_end" >&2
 }
-celery_pi_end=$1 celery_pi_done=${2-}
+celery_pi_end=$1 celery_pi_done=${2-} celery_pi_part=${3-} celery_pi_turn=0
+"""
+
+# First the digest of what is kept. Answers may hold secrets, so they wait in memory.
+ASK_ALL = r"""
+[ -e "$file" ] || exit 0
+sha256sum <"$file"
+umask 077
+mkdir -p "$directory"
+aside=$(mktemp -d "$directory/facts.XXXXXX") || exit 1
+trap 'rm -r "$aside"' EXIT
+umask 022
+sh "$file" "$end" "$known" 1 >"$aside/out" 2>"$aside/err" </dev/null &
+sh "$file" "$end" "$known" 0
+wait
+cat "$aside/out"
+cat "$aside/err" >&2
 """
 
 KEEP = r"""
@@ -64,7 +85,7 @@ class BulkFacts:
         self._arguments: dict[str, Any] = {}
         self._answers: dict[str, Answer] | None = None
         self._answered = 0.0
-        self._kept: set[str] = set()
+        self._kept = ""
         self._asked: dict[str, str] = {}
         self._done: set[str] = set()
         self._alone = 0
@@ -110,13 +131,23 @@ class BulkFacts:
     def to_keep(self) -> tuple[StringCommand, str] | None:
         """Command that keeps what this run has asked, and its standard input; nothing when it is
         what was kept."""
-        if not self._asked or self._asked.keys() == self._kept:
+        if not self._asked or self.digest == self._kept:
             return None
+        return StringCommand(assign(file=FILE), KEEP), self._text
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what is kept once `to_keep` has been run; of nothing, none."""
+        return hashlib.sha256(self._text.encode()).hexdigest() if self._asked else ""
+
+    @property
+    def _text(self) -> str:
+        """The same whatever the order was in which the run has asked."""
         asked = (
             StringCommand("ask", digest, QuoteString(text)).get_raw_value()
-            for digest, text in self._asked.items()
+            for digest, text in sorted(self._asked.items())
         )
-        return StringCommand(assign(file=FILE), KEEP), "\n".join([ASK, *asked, ""])
+        return "\n".join([ASK, *asked, ""])
 
     def _present_answers(self, arguments: dict[str, Any]) -> dict[str, Answer]:
         if self._host.state.is_executing and not self._is_executing:
@@ -134,16 +165,18 @@ class BulkFacts:
 
     def _ask_all(self) -> dict[str, Answer]:
         end = uuid4().hex
-        done = ",".join(self._done)
-        _, output = self.tell(f"[ ! -e {FILE} ] || sh {FILE} {end} {done}", **self._arguments)
-        out = _parts(output.stdout_lines, end)
+        values = assign(
+            file=FILE, directory=deploy_lock.DIRECTORY, end=end, known=",".join(self._done)
+        )
+        _, output = self.tell(StringCommand(values, ASK_ALL), **self._arguments)
+        self._kept = next(iter(output.stdout_lines), "").partition(" ")[0]
+        out = _parts(output.stdout_lines[1:], end)
         errors = _parts(output.stderr_lines, end)
         answers = {}
         for (said, (digest, status)), (complaints, _) in zip(out, errors, strict=False):
             lines = [OutputLine("stdout", line) for line in said]
             lines += [OutputLine("stderr", line) for line in complaints]
             answers[digest] = (status == "0", CommandOutput(lines))
-        self._kept |= set(answers)
         return answers
 
 

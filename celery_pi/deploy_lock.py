@@ -16,6 +16,7 @@ from celery_pi.remote import assign
 DIRECTORY = "/run/celery-pi"  # in memory: with the machine every holder ends
 RECORDS = "/var/lib/celery-pi/deploys"
 INTERVAL = 5  # seconds between two signs of life
+LONGEST = 200  # characters of what is told of a holder
 LEASE = 20  # seconds without one after which a holder is dead
 
 # Seconds since the start of the machine, because a Pi's clock may be set while a deploy runs.
@@ -97,7 +98,7 @@ def refusal(printed: str, host: str) -> str:
     """Why the lock was not taken, in one sentence; nothing when it was."""
     word, _, rest = printed.partition(" ")
     if word == "held":
-        holder = Holder(**json.loads(rest))
+        holder = _holder(rest)
         return (
             f"{host} is left as it was: {holder.who} deploys to it since {holder.since} "
             f"({holder.what}); try again when that has ended"
@@ -107,6 +108,15 @@ def refusal(printed: str, host: str) -> str:
             f"{host} is left as it was: another deploy was made since this one began; run it again"
         )
     return ""
+
+
+def _holder(text: str) -> Holder:
+    """Whoever the Pi says it is; it may say anything."""
+    try:
+        told = json.loads(text)
+        return Holder(*(str(told[name])[:LONGEST] for name in Holder._fields))
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return Holder("somebody", "an unknown time", "something")
 
 
 def _values(token: str, seen: str = "") -> StringCommand:

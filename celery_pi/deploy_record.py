@@ -20,8 +20,6 @@ from celery_pi.source_tree import Source
 KEPT = 20
 RUNNING, COMPLETED = "running", "completed"
 WHOLE = "deploy.py"
-# Paths on the machine that deploys, of files with passwords: to nobody else they mean anything.
-NOT_TOLD = {"redis_password_file", "flower_password_file"}
 
 # The number is given here, because machines that deploy have clocks of their own.
 OPEN = r"""
@@ -90,8 +88,8 @@ class Record:
 
 def begun(what: list[str], settings: Settings) -> Record:
     """The record of a run that begins now."""
-    shown = settings.model_dump(mode="json", exclude=NOT_TOLD, exclude_defaults=True)
-    given = settings.model_dump(mode="json", exclude=NOT_TOLD, exclude_unset=True)
+    shown = settings.on_the_pi(exclude_defaults=True)
+    given = settings.on_the_pi(exclude_unset=True)
     return Record(who=_who(), started=now(), what=what, settings=shown, given=given)
 
 

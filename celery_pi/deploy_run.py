@@ -18,6 +18,7 @@ from pyinfra.api.exceptions import PyinfraError
 from pyinfra.context import ctx_host, ctx_state
 
 from celery_pi import declared_files, deploy_lock, deploy_record
+from celery_pi.bulk_facts import FILE as FACTS
 from celery_pi.bulk_facts import bulk_facts
 from celery_pi.preflight import GIVEN, NEWEST_DEPLOY
 from celery_pi.remote import declared
@@ -74,13 +75,19 @@ class DeployRun:
                 self.record.files = self._files()
                 self._say(deploy_record.closed(self.number), self.record.text)
             if result == deploy_record.COMPLETED:
-                whole = deploy_record.WHOLE in self.what
-                self._say(declared_files.noted(whole), declared_files.lines(declared(self.host)))
-                if whole and (kept := bulk_facts(self.host).to_keep()):
-                    self._say(*kept)
+                self._note_files(deploy_record.WHOLE in self.what)
             self._say(deploy_lock.give_back(self.token))
         except (OSError, SSHException, PyinfraError) as error:
             logger.warning(f"{self.host.name}: the end of this deploy is not recorded: {error}")
+
+    def _note_files(self, whole: bool) -> None:
+        """Have the Pi note how each file of ours is to be, what it keeps of this run among them."""
+        ours, bulk = declared(self.host), bulk_facts(self.host)
+        if whole and bulk.digest:
+            if kept := bulk.to_keep():
+                self._say(*kept)
+            ours = {**ours, FACTS: ["600", "root", "root", bulk.digest]}
+        self._say(declared_files.noted(whole), declared_files.lines(ours))
 
     def _files(self) -> list[str]:
         """Paths that this run declares to be there."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pyinfra.api import FactBase, StringCommand
 
 from celery_pi.deploy_lock import NEWEST, RECORDS
+from celery_pi.privileges import READ_AS
 from celery_pi.remote import assign
 from celery_pi.settings import (
     LARGEST_SHARE,
@@ -24,6 +25,7 @@ OLDEST_PYTHON = (3, 11)  # Debian 12's
 
 SHOW = (
     NEWEST
+    + READ_AS
     + r"""
 echo "newest=$newest"
 . /etc/os-release
@@ -43,9 +45,13 @@ id -u "$user" >/dev/null 2>&1 && echo "user=yes"
 for f in "$app/$module.py" "$app/$module/celery.py" "$app/$module/__init__.py"; do
   [ -e "$f" ] && echo "module=$f"
 done
-[ -d "$app/venv" ] && echo "venv=$(sed -n 's/^version *= *//p' "$app/venv/pyvenv.cfg" 2>/dev/null)"
-[ -e "$app/.env" ] && echo "export=$(grep -nE '^[[:space:]]*export[[:space:]]' "$app/.env" \
-  | cut -d: -f1 | paste -sd' ')"
+root=$([ "$(id -u)" != 0 ] || echo yes)
+# A file of theirs as the app's user, or else its owner, reads it: root only what is root's to run.
+theirs() { read_as "$user" "$1" || { owner=$(stat -Lc %U "$1") && read_as "${owner#root}" "$1"; }; }
+[ -n "$root" ] && [ -d "$app/venv" ] && echo "venv=$(theirs "$app/venv/pyvenv.cfg" \
+  | sed -n 's/^version *= *\([0-9][0-9.]*\).*/\1/p')"
+[ -n "$root" ] && [ -e "$app/.env" ] && echo "export=$(theirs "$app/.env" \
+  | grep -nE '^[[:space:]]*export[[:space:]]' | cut -d: -f1 | paste -sd' ')"
 unknown=
 for u in $units; do
   [ "$(systemctl show -p LoadState --value "$u")" = loaded ] || unknown="$unknown $u"

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from pyinfra.api import QuoteString, StringCommand
 from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS, pop_global_arguments
-from pyinfra.api.exceptions import PyinfraError
+from pyinfra.api.exceptions import OperationError
 
 if TYPE_CHECKING:
     from pyinfra.api.host import Host
 
 ANNOUNCED = "celery_pi_announced_writes"
 DECLARED = "celery_pi_declared_files"
+SENTENCE = "celery-pi: "  # begins what a program of ours says of why it has failed; no secret
 
 # The candidate lies beside its target, so that the last step is a rename and never a copy, and
 # in a folder of its own, so that it bears the target's name: checkers go by names (`.service`).
@@ -58,12 +59,12 @@ class Replacement(NamedTuple):
     check: str = ""
 
 
-def replace_files(files: Sequence[Replacement], writer: str = "root") -> StringCommand:
-    """Command that puts each content at its path, one after the other, whole or not at all.
+def replace_files(files: Sequence[Replacement]) -> StringCommand:
+    """Command that puts each content at its path, one after the other, whole or not at all; in
+    directories of root's, where nobody can lead it astray.
 
     The contents travel by standard input, so they show neither in argv nor in any output, and in
     base64, so that every byte arrives. The first that fails is the last that is tried.
-    `writer` does it all: in a directory of somebody else's, root could be led astray by a link.
     """
     bits: list[str | StringCommand] = [REPLACE]
     sent = []
@@ -79,29 +80,14 @@ def replace_files(files: Sequence[Replacement], writer: str = "root") -> StringC
         )
         bits += [values, "replace;"]
         sent.append(text)
-    command = StringCommand(*bits)
-    if writer != "root":
-        command = as_user(writer, "sh -c", QuoteString(command))
-    return StringCommand(command, _stdin="".join(sent))
+    return StringCommand(*bits, _stdin="".join(sent))
 
 
 def replace_file(
-    path: str,
-    content: bytes,
-    *,
-    user: str,
-    group: str,
-    mode: str,
-    check: str = "",
-    writer: str = "root",
+    path: str, content: bytes, *, user: str, group: str, mode: str, check: str = ""
 ) -> StringCommand:
     """The same for one file."""
-    return replace_files([Replacement(path, content, user, group, mode, check)], writer)
-
-
-def as_user(user: str, *bits: str | QuoteString) -> StringCommand:
-    """The command, run as that user."""
-    return StringCommand("runuser -u", QuoteString(user), "--", *bits)
+    return replace_files([Replacement(path, content, user, group, mode, check)])
 
 
 def declare(host: Host, files: Mapping[str, list[str] | None]) -> None:
@@ -141,8 +127,8 @@ def restart_is_announced(host: Host, unit: str) -> bool:
 def read_quietly(host: Host, command: StringCommand) -> str:
     """Output of a command that prints secrets; it is shown at no verbosity.
 
-    A fact would echo it at `-vvv` and whenever the command fails. Raises PyinfraError, without
-    the output, when the command fails.
+    A fact would echo it at `-vvv` and whenever the command fails. Raises OperationError when the
+    command fails, with no more of the output than the sentence that a program of ours says.
     """
     wanted = dict(cast("dict[str, Any]", host.current_op_global_arguments or {}))
     known, _ = pop_global_arguments(host.state, host, wanted)
@@ -151,5 +137,7 @@ def read_quietly(host: Host, command: StringCommand) -> str:
         command, print_output=False, print_input=False, **arguments
     )
     if not done:
-        raise PyinfraError(f"{host.name}: a command that reads secrets failed")
+        told = [line for line in output.stderr_lines if line.startswith(SENTENCE)]
+        reason = told[-1].removeprefix(SENTENCE) if told else "a command that reads secrets failed"
+        raise OperationError(f"{host.name}: {reason}")
     return output.stdout

@@ -1,7 +1,9 @@
 """`make rollback`: deploy again what was deployed before, from its own source and settings.
 
 The record on the Pi names source and settings; the source itself lies in git on this machine.
-Nothing that comes from the Pi is run here, nor can it lead to another machine or read a file here.
+Nothing that comes from the Pi is run here, nor can it lead to another machine or read a file here:
+it is taken for a record only where all of it has the form that ours have, and a setting that names
+a file on this machine is never taken from it.
 """
 
 from __future__ import annotations
@@ -9,20 +11,27 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from celery_pi.deploy_record import NOT_TOLD, DeployRecords, Record
+from pydantic import TypeAdapter, ValidationError
+
+from celery_pi.deploy_record import DeployRecords, Record
 from celery_pi.settings import Settings
 from celery_pi.source_tree import NoSource, Source, lay_out
 from celery_pi.sources import ROOT
+from celery_pi.terminal import printable
 
 PYINFRA = (sys.executable, "-m", "pyinfra")
+NUMBER = re.compile(r"[0-9]{6}")
+TREE = re.compile(r"(?:[0-9a-f]{40}|[0-9a-f]{64})?")
+COMMIT = re.compile(r"(?:[0-9a-f]{7,64}(?:-dirty)?)?")
+LARGEST = 2**16  # characters of all settings of one record
 FACT = f"{DeployRecords.__module__}.{DeployRecords.__name__}"
 
 
@@ -36,17 +45,17 @@ def main() -> int:
     parser.add_argument("--to", type=int, help="number of the deploy, as `celery-pi deploys` says")
     arguments = parser.parse_args()
     try:
-        records = read_records()
+        host, records = read_records()
         number = target(records, arguments.to)
         with TemporaryDirectory() as directory:
-            return go_back(number, records[number], Path(directory))
+            return go_back(number, records[number], host, Path(directory))
     except CannotGoBack as error:
-        print(f"No rollback: {error}.", file=sys.stderr)
+        print(printable(f"No rollback: {error}."), file=sys.stderr)
         return 1
 
 
-def read_records() -> dict[str, Record]:
-    """The records on the Pi, which must be one."""
+def read_records() -> tuple[str, dict[str, Record]]:
+    """Name of the Pi, which must be one, and the records on it."""
     command = [*PYINFRA, "--json", "inventory.py", "fact", FACT]
     done = subprocess.run(
         command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
@@ -56,12 +65,25 @@ def read_records() -> dict[str, Record]:
     hosts = json.loads(done.stdout)[FACT]
     if len(hosts) != 1:
         raise CannotGoBack(f"the inventory has {len(hosts)} machines: name one, HOST=pi@address")
-    (shown,) = hosts.values()
-    known = {field.name for field in fields(Record)}
-    return {
-        number: Record(**{name: record[name] for name in known & set(record)})
-        for number, record in shown.items()
-    }
+    ((host, shown),) = hosts.items()
+    return host, {number: _record(number, told) for number, told in shown.items()}
+
+
+def _record(number: str, told: object) -> Record:
+    """What the Pi tells of a deploy, if it could be ours."""
+    try:
+        record = TypeAdapter(Record).validate_json(json.dumps(told), strict=True)
+    except ValidationError:
+        record = None
+    if (
+        record is None
+        or not NUMBER.fullmatch(number)
+        or not TREE.fullmatch(record.tree)
+        or not COMMIT.fullmatch(record.commit)
+        or len(json.dumps(record.given)) > LARGEST
+    ):
+        raise CannotGoBack(f"what the Pi tells of deploy {number[:20]} is no record of ours")
+    return record
 
 
 def target(records: Mapping[str, Record], to: int | None) -> str:
@@ -82,16 +104,20 @@ def target(records: Mapping[str, Record], to: int | None) -> str:
     return number
 
 
-def go_back(number: str, record: Record, directory: Path) -> int:
-    """Deploy what the record names; refused, as a plan, it changes nothing."""
+def go_back(number: str, record: Record, host: str, directory: Path) -> int:
+    """Deploy to that Pi what the record names; refused, as a plan, it changes nothing."""
     try:
         lay_out(Source(record.commit, record.tree), directory)
     except NoSource as error:
         raise CannotGoBack(
             f"this machine does not have the source of deploy {int(number)} (commit "
-            f"{record.commit}), which {record.who} made: {error}"
+            f"{record.commit}), which {printable(record.who, '')} made: {error}"
         ) from error
-    print(f"Back to deploy {int(number)} of {record.started}, commit {record.commit}", flush=True)
+    if (others := hosts_of(directory)) != [host]:
+        names = ", ".join(others) or "no machine"
+        raise CannotGoBack(f"the inventory of that source has {names}, and not {host} alone")
+    told = f"Back to deploy {int(number)} of {record.started}, commit {record.commit}"
+    print(printable(told, ""), flush=True)
     command = [*PYINFRA, *given(record.given), "inventory.py", "rollback.py", "deploy.py"]
     environment = os.environ | {"CELERY_PI_ROLLBACK_TO": number}
     for how in ("--dry", "-y"):
@@ -103,10 +129,25 @@ def go_back(number: str, record: Record, directory: Path) -> int:
     return 0
 
 
+def hosts_of(directory: Path) -> list[str]:
+    """Names in the inventory of a source."""
+    done = subprocess.run(
+        [*PYINFRA, "--json", "inventory.py", "debug-inventory"],
+        cwd=directory,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise CannotGoBack(f"the inventory of that source cannot be read:\n{done.stderr.strip()}\n")
+    return [str(host["name"]) for host in json.loads(done.stdout)]
+
+
 def given(settings: Mapping[str, Any]) -> list[str]:
     """The settings as arguments for pyinfra, which reads JSON."""
     for name in settings:
-        if name not in Settings.model_fields or name in NOT_TOLD:
+        if name not in Settings.model_fields or name in Settings.local_files():
             raise CannotGoBack(f"its setting {name} is none that this source knows")
     return [
         word

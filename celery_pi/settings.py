@@ -11,7 +11,7 @@ import ipaddress
 import posixpath
 import re
 from difflib import get_close_matches
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.version import InvalidVersion, Version
@@ -169,6 +169,12 @@ def _network(text: str) -> str:
     return text
 
 
+class _OnThisMachine:
+    """Marks a setting that is the path of a file on the machine that deploys."""
+
+
+# Opened here, and its content sent to the Pi: so it is nothing that a Pi is told, nor may tell.
+LocalFile = Annotated[str, _OnThisMachine()]
 Port = Annotated[int, Field(ge=1024, le=65535)]
 Path = Annotated[str, Field(pattern=r"^/[A-Za-z0-9_./-]+[A-Za-z0-9_]$")]
 Writable = Annotated[
@@ -249,7 +255,7 @@ class Settings(BaseModel):
     """What goes when memory is full. Only results expire, and queues never do, so this one gives
     up results, the oldest first, and no task."""
     redis_loglevel: Literal["debug", "verbose", "notice", "warning"] = "notice"
-    redis_password_file: str | None = None
+    redis_password_file: LocalFile | None = None
     """Path, on this machine, of a file with a password of the owner's choice for the app:
     printable, 32 characters or more, the last line end not counted. Without it one is generated
     on the Pi's first deploy, as for all other users. A file, because a setting would show in
@@ -297,7 +303,7 @@ class Settings(BaseModel):
     task, which on very short tasks costs up to half of its throughput."""
     flower_user: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.@-]{1,64}$")] = "flower"
     """Name to log in with."""
-    flower_password_file: str | None = None
+    flower_password_file: LocalFile | None = None
     """Path, on this machine, of a file with a password of the owner's choice: printable ASCII, 16
     characters or more. Without it one is generated on the Pi."""
     nginx_server: bool = True
@@ -365,8 +371,8 @@ class Settings(BaseModel):
     backup_restic_repository: Repository | None = None
     """Where restic takes each backup to, encrypted, such as `sftp:user@host:/pi` or
     `s3:https://host/bucket`; keys go into `/etc/celery-pi/restic.env` on the Pi. None: nowhere."""
-    backup_restic_password_file: Annotated[str | None, AfterValidator(_both_of_restic)] = Field(
-        default=None, validate_default=True
+    backup_restic_password_file: Annotated[LocalFile | None, AfterValidator(_both_of_restic)] = (
+        Field(default=None, validate_default=True)
     )
     """Path, on this machine, of a file with the repository's password: printable, 32 characters or
     more. Who loses it has lost the repository, so it is yours to choose and to keep elsewhere."""
@@ -387,6 +393,19 @@ class Settings(BaseModel):
     updates_redis: bool = True
     """Whether Redis is among what is updated and started again, which loses no task but keeps
     clients waiting while it loads its data."""
+
+    @classmethod
+    def local_files(cls) -> set[str]:
+        """Names of the settings that are paths of files on the machine that deploys."""
+        return {
+            name
+            for name, hint in get_type_hints(cls, include_extras=True).items()
+            if _is_local(hint)
+        }
+
+    def on_the_pi(self, **how: Any) -> dict[str, Any]:
+        """What a Pi may know of them, as JSON has it; `how` is for `model_dump`."""
+        return self.model_dump(mode="json", exclude=self.local_files(), **how)
 
     @property
     def writable_paths(self) -> list[str]:
@@ -411,6 +430,13 @@ class Settings(BaseModel):
     @property
     def app_venv(self) -> str:
         return f"{self.app_dir}/venv"
+
+
+def _is_local(hint: Any) -> bool:
+    """Whether the type is LocalFile, or has it among its parts."""
+    return isinstance(hint, _OnThisMachine) or any(
+        _is_local(part) for part in (*get_args(hint), *getattr(hint, "__metadata__", ()))
+    )
 
 
 def of_memory(text: str, memory: int) -> str:

@@ -49,6 +49,7 @@ while read -r size sent; do
 done
 """
 
+MOST = 64 * 2**20  # bytes that one command may say; a machine in other hands may never end
 LOST = "the connection to the machine was lost in the midst of this command"
 BY_THEMSELVES = {"_timeout", "_get_pty"}  # are run the commands that are given these
 OF_ONE = {"_stdin", "_success_exit_codes"}  # and not of all
@@ -136,9 +137,16 @@ class ShellSession:
         return int(ends[0]), CommandOutput(lines)
 
     def _read(self, name: str, way: IO[bytes], lines: list[OutputLine]) -> str | None:
-        """Read lines up to the end, and what stands last in that; None if none came."""
+        """Read lines up to the end, and what stands last in that; None if none came.
+
+        Raises OSError when there is no end within MOST bytes.
+        """
         is_empty = False  # the line before: the command's, or of the end
-        for raw in iter(way.readline, b""):
+        size = 0
+        for raw in iter(lambda: way.readline(MOST), b""):
+            size += len(raw)
+            if size >= MOST:
+                raise OSError(f"{self._host.name} says more than {MOST >> 20} MiB to one command")
             line = raw.decode(errors="replace").rstrip("\n")
             if line.startswith(self._end):
                 return line.split()[-1]

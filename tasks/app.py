@@ -1,12 +1,15 @@
 """The owner's Django project: its environment, its `.env`, the directories its tasks write to."""
 
-from pyinfra import host
-from pyinfra.operations import files
+from collections.abc import Sequence
 
+from pyinfra import host
+
+from celery_pi.app_packages import Locked, locked
 from celery_pi.component import component
 from celery_pi.operations.config_files import config_files
 from celery_pi.operations.debian_packages import debian_packages
 from celery_pi.operations.env_file import env_file
+from celery_pi.operations.owned_directory import owned_directory
 from celery_pi.operations.python_packages import (
     python_packages,
     python_packages_begun,
@@ -58,6 +61,7 @@ def begin(settings: Settings) -> None:
         venv=settings.app_venv,
         pins=settings.app_pins,
         requirements=_requirements(settings),
+        locked=_locked(settings),
     )
 
 
@@ -70,6 +74,7 @@ def deploy(settings: Settings) -> None:
         venv=settings.app_venv,
         pins=settings.app_pins,
         requirements=_requirements(settings),
+        locked=_locked(settings),
     )
     url = redis_url(passwords(host, settings).wanted["celery"], settings)
     env_file(
@@ -85,7 +90,7 @@ def deploy(settings: Settings) -> None:
     for directory in settings.app_writable:
         if directory.startswith("/"):
             continue  # not the app's: its owner makes it, and says who may write there
-        files.directory(
+        owned_directory(
             name=f"Make {directory}",
             path=f"{settings.app_dir}/{directory}",
             user=settings.app_user,
@@ -94,6 +99,11 @@ def deploy(settings: Settings) -> None:
     config_files(name="Install the service library", files=LIBRARY)
     for unit in settings.app_units or ():
         service(name=f"Start {unit} again", unit=unit, watch=[settings.app_env], ours=False)
+
+
+def _locked(settings: Settings) -> Sequence[Locked]:
+    """Of pins of the owner's own, only he can say what is good."""
+    return locked() if settings.app_pins == Settings().app_pins else ()
 
 
 def _requirements(settings: Settings) -> str:

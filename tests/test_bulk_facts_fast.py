@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 from pyinfra.api import StringCommand
 
-from celery_pi import bulk_facts
+from celery_pi import bulk_facts, deploy_lock
 from celery_pi.bulk_facts import BulkFacts
 from tests.fake import LocalShell, machine
 
@@ -141,12 +142,10 @@ def test_file_that_was_cut_off_answers_what_it_has_whole(pi: Machine, file: Path
 def test_change_is_seen_and_what_changes_is_answered_by_nobody_else(
     pi: Machine, tmp_path: Path
 ) -> None:
-    look, make = f"ls {tmp_path}/made 2>/dev/null", f"touch {tmp_path}/made"
+    look = f"ls {tmp_path}/made 2>/dev/null"
     bulk = pi.run()
     assert not ask(bulk, look)[0]
-    assert not ask(bulk, make + "; false")[0]
     keep(bulk)
-    (tmp_path / "made").unlink()
     bulk = pi.run()
     assert not ask(bulk, look)[0]
     with bulk.change():
@@ -216,3 +215,41 @@ def test_what_sends_something_or_runs_otherwise_is_no_question(pi: Machine) -> N
 def _alone(pi: Machine, text: str) -> tuple[bool, list[str]]:
     done, said = pi.shell.run_shell_command(StringCommand(text))
     return done, said.stdout_lines
+
+
+def test_answers_wait_in_a_place_of_roots_and_are_gone_afterwards(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aside = tmp_path / "aside"
+    monkeypatch.setattr(deploy_lock, "DIRECTORY", str(aside))
+    pi = Machine()
+    keep(pi.run())
+    look = f"stat -c '%a %n' {aside} {aside}/*"
+    bulk = pi.run()
+    ask(bulk, look)
+    keep(bulk)
+    shown = ask(pi.run(), look)[1]
+    assert [line.split()[0] for line in shown] in (["700"], ["700", "700"])
+    assert list(aside.iterdir()) == []
+    assert file.exists()
+
+
+def test_what_somebody_has_made_of_the_questions_is_not_kept(pi: Machine, file: Path) -> None:
+    """Root runs them; the digest of the right ones is what the audit knows."""
+    bulk = pi.run()
+    assert sha256(file.read_bytes()).hexdigest() == bulk.digest
+    file.write_text(file.read_text() + "true # and more\n")
+    bulk = pi.run()
+    keep(bulk)
+    assert "and more" not in file.read_text()
+    assert sha256(file.read_bytes()).hexdigest() == bulk.digest
+
+
+def test_what_is_kept_does_not_depend_on_the_order(pi: Machine, file: Path) -> None:
+    before = file.read_text()
+    file.unlink()
+    bulk = BulkFacts(pi.host)
+    for text in reversed(QUESTIONS.values()):
+        ask(bulk, text)
+    keep(bulk)
+    assert file.read_text() == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import grp
+import hashlib
 import json
 import os
 import signal
@@ -17,7 +18,14 @@ import pytest
 from pyinfra import host, state
 from pyinfra.api import Host, OperationError, QuoteString, StringCommand, operation
 
-from celery_pi import declared_files, deploy_lock, deploy_record, deploy_run, source_tree
+from celery_pi import (
+    bulk_facts,
+    declared_files,
+    deploy_lock,
+    deploy_record,
+    deploy_run,
+    source_tree,
+)
 from celery_pi.deploy_record import DeployRecords
 from celery_pi.deploy_run import recorded
 from celery_pi.operations.config_files import ConfigFile, config_files
@@ -234,6 +242,28 @@ def test_every_file_that_was_declared_is_named_whether_it_changed_or_not(directo
     assert [line.split("\t")[0] for line in lines] == [str(directory / "a"), str(directory / "b")]
     for record in records().values():
         assert record["files"] == [str(directory / "a"), str(directory / "b")]
+
+
+def test_what_root_is_asked_to_run_at_the_next_deploy_is_declared_as_it_is_kept(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else nobody would see what somebody adds to it."""
+    kept = directory / "cache/facts"
+    monkeypatch.setattr(bulk_facts, "FILE", str(kept))
+    monkeypatch.setattr(deploy_run, "FACTS", str(kept))
+
+    def task() -> None:
+        bulk_facts.bulk_facts(host).run_shell_command(StringCommand("echo asked"))
+        host.connector_data[GIVEN], host.connector_data[NEWEST_DEPLOY] = Settings(), newest()
+        recorded().includes("deploy.py", "Thing")
+        does(commands=[], name="Do nothing")
+
+    for _ in range(2):
+        assert run(task).changed == [False]
+        digest = hashlib.sha256(kept.read_bytes()).hexdigest()
+        expected = "\t".join([str(kept), "600", "root", "root", digest])
+        assert (directory / "declared").read_text().splitlines() == [expected]
+        assert mode(kept) == 0o600
 
 
 A, B = ["644", "root", "root", "1"], ["600", "root", "root", "-"]

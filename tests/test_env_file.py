@@ -7,11 +7,14 @@ import os
 import re
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from pyinfra.api import Host, OperationError
 
+from celery_pi.operations import env_file as module
 from celery_pi.operations.env_file import env_file, with_variables
 from celery_pi.secrets import redis_url
 from celery_pi.settings import Settings
@@ -238,20 +241,167 @@ def test_file_in_a_directory_of_the_users_is_written_as_him(theirs: Path) -> Non
     assert deploy(env, user="nobody").changed == [False]
 
 
+@pytest.fixture
+def roots(theirs: Path) -> Iterator[Path]:
+    """A file of root's in a directory of root's, which nothing here may read or change."""
+    directory = theirs.parent / "roots"
+    directory.mkdir()
+    file = directory / ".env"
+    file.write_text("ROOTS=s3cret-of-roots\n")
+    file.chmod(0o600)
+    before = inode(file), file.stat()
+    yield file
+    assert (inode(file), file.stat().st_uid, mode(file)) == (before[0], 0, 0o600)
+    assert file.stat().st_ctime_ns == before[1].st_ctime_ns, "owner and mode were not touched"
+
+
+def put(env: Path, what: str, roots: Path) -> None:
+    """What somebody who may write the directory puts there in the place of the file."""
+    env.unlink(missing_ok=True)
+    if what == "link":
+        env.symlink_to(roots)
+    elif what == "link to a directory":
+        env.symlink_to(roots.parent)
+    elif what == "hard link":
+        os.link(roots, env)
+    elif what == "fifo":
+        os.mkfifo(env)
+    elif what == "device":
+        env.symlink_to("/dev/zero")
+    elif what == "sparse":
+        env.touch()
+        os.truncate(env, 8 * 2**30)
+        os.chown(env, 65534, 65534)
+    else:
+        env.write_text("ROOTS=s3cret-of-roots\n")
+        env.chmod(0o600)
+
+
+PUT = {
+    "link": "leads into a directory that nobody may not write",
+    "link to a directory": "leads into a directory that nobody may not write",
+    "hard link": "is root's, nobody cannot read it, and nobody may replace it",
+    "root's file": "is root's, nobody cannot read it, and nobody may replace it",
+    "fifo": "no regular file",
+    "device": "leads into a directory that nobody may not write",
+    "sparse": "is larger than 1048576 bytes",
+}
+
+
 @as_root
-@pytest.mark.parametrize("what", ["file", "staging"])
-def test_link_of_the_users_does_not_lead_root_to_a_file_of_roots(theirs: Path, what: str) -> None:
-    """Who can write the app's directory could else take any file at the next deploy."""
-    roots = theirs.parent / "roots"
-    roots.mkdir()
-    (roots / ".env").write_text("root's\n")
-    (roots / ".env").chmod(0o600)
-    link = theirs / (".env" if what == "file" else ".celery-pi.new")
-    link.symlink_to(roots / ".env" if what == "file" else roots)
+@pytest.mark.parametrize(("what", "said"), PUT.items(), ids=PUT)
+def test_what_others_put_there_is_refused_with_a_sentence_and_shown_to_nobody(
+    theirs: Path, roots: Path, capsys: pytest.CaptureFixture[str], what: str, said: str
+) -> None:
+    if what == "hard link":
+        roots = theirs.parent / "hard"
+        roots.write_text("ROOTS=s3cret-of-roots\n")
+        roots.chmod(0o600)
+    put(theirs / ".env", what, roots)
+    started = time.monotonic()
+    with pytest.raises(OperationError) as refused:
+        deploy(theirs / ".env", user="nobody")
+    assert time.monotonic() - started < 10
+    assert f"@local: {theirs}/.env" in str(refused.value)
+    assert said in str(refused.value)
+    assert "s3cret" not in str(refused.value) + capsys.readouterr().out
+    assert [path.name for path in theirs.iterdir()] == [".env"]
+
+
+@as_root
+@pytest.mark.parametrize("what", ["link", "hard link", "fifo"])
+def test_what_is_put_there_between_reading_and_writing_is_replaced_and_nothing_else(
+    theirs: Path, roots: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """The race, by a hook: the write is planned, and now it is another file."""
+    other = theirs.parent / "hard"
+    other.write_text("root's\n")
+
+    def swap(host: Host, path: str) -> None:
+        if host.state.is_executing:
+            put(Path(path), what, other if what == "hard link" else roots)
+
+    monkeypatch.setattr(module, "announce_write", swap)
     done = deploy(theirs / ".env", user="nobody")
-    assert bool(done.error) == (what == "file")
-    assert (roots / ".env").read_text() == "root's\n"
-    assert (roots / ".env").owner() == "root"
+    assert other.read_text() == "root's\n"
+    if what == "link":
+        assert "leads into a directory that nobody may not write" in done.shown
+        assert done.error
+    else:
+        assert as_systemd_reads((theirs / ".env").read_bytes()) == OURS
+
+
+@as_root
+@pytest.mark.parametrize("what", ["link", "hard link"])
+def test_mode_is_mended_of_no_file_of_roots(
+    theirs: Path, roots: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    env = theirs / ".env"
+    deploy(env, user="nobody")
+    env.chmod(0o644)
+    read = module._read
+
+    def swap(path: str, user: str) -> module.Found:
+        found = read(path, user)
+        if module.host.state.is_executing:
+            put(Path(path), what, roots)
+        return found
+
+    other = theirs.parent / "hard"
+    other.write_text("root's\n")
+    before = other.stat().st_uid, mode(other)
+    if what == "hard link":
+        roots = other
+    monkeypatch.setattr(module, "_read", swap)
+    done = deploy(env, user="nobody")
+    assert done.error
+    assert "celery-pi: " in done.shown
+    assert (other.read_text(), (other.stat().st_uid, mode(other))) == ("root's\n", before)
+
+
+@as_root
+def test_link_in_the_place_of_a_workspace_does_not_lead_root_to_a_file_of_roots(
+    theirs: Path, roots: Path
+) -> None:
+    (theirs / ".celery-pi.new").symlink_to(roots.parent)
+    assert deploy(theirs / ".env", user="nobody").changed == [True]
+
+
+@as_root
+def test_file_that_only_another_user_may_read_is_read_by_him(theirs: Path) -> None:
+    """As when the owner of the code wrote it himself, for himself."""
+    env = theirs / ".env"
+    env.write_text("A=1\n")
+    env.chmod(0o600)
+    os.chown(env, 65534, 65534)
+    assert deploy(env, user="daemon").changed == [True]
+    assert (env.owner(), mode(env)) == ("daemon", 0o600)
+    assert as_systemd_reads(env.read_bytes()) == {"A": "1", **OURS}
+
+
+def test_content_that_was_cut_off_on_its_way_replaces_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env = tmp_path / ".env"
+    env.write_text("A=1\n")
+    monkeypatch.setattr(module, "WHOLE", module.WHOLE.replace("sent=$(cat)", "sent=$(head -c 40)"))
+    done = deploy(env)
+    assert done.error
+    assert f"celery-pi: {env} was cut off on its way" in done.shown
+    assert env.read_text() == "A=1\n"
+
+
+def test_mode_behind_a_link_is_mended_and_the_link_stays(tmp_path: Path) -> None:
+    (tmp_path / "env").touch()
+    env = tmp_path / ".env"
+    env.symlink_to("env")
+    deploy(env)
+    (tmp_path / "env").chmod(0o644)
+    assert deploy(env).changed == [True]
+    assert mode(tmp_path / "env") == 0o600
+    assert env.readlink() == Path("env")
+    assert as_systemd_reads((tmp_path / "env").read_bytes()) == OURS
+    assert deploy(env).changed == [False]
 
 
 def test_link_to_a_shared_file_stays_a_link(tmp_path: Path) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +20,7 @@ from celery_pi.component import component
 from celery_pi.machine import Machine, problems
 from celery_pi.preflight import site_data
 from celery_pi.settings import Settings
-from tests.fake import ME, Programs, run, sh
+from tests.fake import ME, Programs, as_root, run, sh
 
 pytestmark = pytest.mark.fast
 
@@ -271,6 +275,48 @@ def test_machine_reads_the_version_of_the_environment(
     if config is not None:
         (tmp_path / "venv/pyvenv.cfg").write_text(config)
     assert facts_of(tmp_path)["venv"] == version
+
+
+@pytest.fixture
+def theirs() -> Iterator[Path]:
+    """The app's directory, of the unprivileged user nobody, which he can reach."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory)
+        path.chmod(0o755)
+        (path / "app/venv").mkdir(parents=True)
+        os.chown(path / "app", 65534, 65534)
+        yield path / "app"
+
+
+@as_root
+@pytest.mark.parametrize("what", ["link", "fifo", "device", "sparse"])
+def test_machine_shows_nothing_of_roots_and_waits_for_nobody(theirs: Path, what: str) -> None:
+    roots = theirs.parent / "roots"
+    roots.write_text("version = 3.13-secret\nexport SECRET=1\nversion = 9.9.9\n")
+    roots.chmod(0o600)
+    for file in (theirs / "venv/pyvenv.cfg", theirs / ".env"):
+        if what == "fifo":
+            os.mkfifo(file)
+        elif what == "sparse":
+            file.touch()
+            os.truncate(file, 8 * 2**30)
+            os.chown(file, 65534, 65534)
+        else:
+            file.symlink_to(roots if what == "link" else "/dev/zero")
+    started = time.monotonic()
+    facts = facts_of(theirs, user="nobody")
+    assert (facts["venv"], facts["export"]) == ("", "")
+    assert time.monotonic() - started < 5
+
+
+@as_root
+def test_machine_reads_what_only_the_apps_user_or_its_owner_may_read(theirs: Path) -> None:
+    env = theirs / ".env"
+    env.write_text("A=1\nexport B=2\n")
+    env.chmod(0o600)
+    os.chown(env, 65534, 65534)
+    for user in ("nobody", "daemon"):
+        assert facts_of(theirs, user=user)["export"] == "2"
 
 
 @pytest.mark.parametrize(

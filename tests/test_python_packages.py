@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pwd
+import re
 import shutil
-from collections.abc import Callable, Sequence
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pyinfra.api.exceptions import PyinfraError
 
+from celery_pi import privileges
+from celery_pi.app_packages import _locked, locked
 from celery_pi.operations import python_packages as module
 from celery_pi.operations.python_packages import (
     Environment,
@@ -19,6 +27,7 @@ from celery_pi.operations.python_packages import (
     python_packages_begun,
 )
 from celery_pi.settings import Settings
+from tasks import app as app_task
 from tests.fake import Programs, Run, as_root, run, sh
 
 pytestmark = pytest.mark.fast
@@ -57,7 +66,9 @@ class App:
             directory / name for name in ("broken", "slow", "unable")
         )
         monkeypatch.setattr(module, "LOCK", str(directory / "run/pip.lock"))
-        self.programs.add("runuser", 'shift 3; exec "$@"')
+        path = f'PATH = "{self.programs.bin}:'
+        text = privileges.text().replace('PATH = "', path)
+        monkeypatch.setattr(privileges, "text", lambda: text)
         self.programs.add("python3", VENV.replace("{unable}", str(self.unable)))
         pip = PIP.replace("{broken}", str(self.broken)).replace("{slow}", str(self.slow))
         self.programs.add("python3.venv", pip)
@@ -88,8 +99,7 @@ class App:
         return {"venv": str(self.venv), "pins": pins, "requirements": str(self.requirements)}
 
     def pip_calls(self) -> list[str]:
-        calls = [call for call in self.programs.calls() if " -m pip install " in call]
-        return [call for call in calls if not call.startswith("runuser")]
+        return [call for call in self.programs.calls() if " -m pip install " in call]
 
     def installed(self) -> set[str]:
         return {f"{package.name} {package.version}" for package in self.fact().installed}
@@ -186,19 +196,225 @@ def test_failed_installation_says_why_and_is_tried_again(deployed: App) -> None:
     assert deployed.deploy().changed == [True]
 
 
-@as_root
-@pytest.mark.parametrize("there", [True, False])
-def test_pip_runs_as_the_owner_of_the_environment_else_of_the_app(app: App, there: bool) -> None:
-    if there:
+def refusal(app: App) -> str:
+    """What is said when the plan cannot even look."""
+    with pytest.raises(PyinfraError):
         app.deploy()
-        os.chown(app.venv, 65534, 65534)
-        app.requirements.write_text("changed\n")
-    else:
+    with pytest.raises(AssertionError) as refused:
+        app.fact()
+    return str(refused.value).partition("\nassert ")[0]
+
+
+@pytest.fixture
+def theirs(monkeypatch: pytest.MonkeyPatch) -> Iterator[App]:
+    """An app that belongs to the unprivileged user nobody, and that he can reach."""
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        app = App(Path(directory), monkeypatch)
+        who = "echo $(id -un) $(cut -d' ' -f 6,7 /proc/self/stat) \"$HOME\" >>"
+        for program in ("python3", "python3.venv"):
+            path = app.programs.bin / program
+            text = path.read_text().splitlines()[2:]  # he may not write root's log
+            path.write_text("\n".join(["#!/bin/sh", f"{who}'{app.dir}/who'", *text]))
         os.chown(app.dir, 65534, 65534)
-    app.deploy()
-    calls = [call for call in app.programs.calls() if call.startswith("runuser")]
-    assert calls
-    assert {call.split(" -- ")[0] for call in calls} == {"runuser -u nobody"}
+        yield app
+
+
+@as_root
+def test_all_is_done_as_the_owner_and_with_nothing_of_roots(theirs: App) -> None:
+    done = theirs.deploy()
+    assert done.error == "", done.shown
+    told = [line.split() for line in (theirs.dir / "who").read_text().splitlines()]
+    assert len(told) >= 3
+    for user, session, terminal, home in told:
+        assert (user, home) == ("nobody", pwd.getpwnam("nobody").pw_dir)
+        assert (int(session) != os.getsid(0), terminal) == (True, "0")
+    assert {path.owner() for path in (theirs.venv, theirs.venv / ".celery-pi")} == {"nobody"}
+    assert (theirs.venv / ".celery-pi").stat().st_mode & 0o777 == 0o644, "services read it"
+    assert theirs.deploy().changed == [False]
+
+
+@as_root
+def test_owner_of_the_environment_comes_before_that_of_the_app(theirs: App) -> None:
+    theirs.deploy()
+    (theirs.dir / "who").unlink()
+    theirs.dir.chmod(0o777)
+    for path in (theirs.venv, *theirs.venv.rglob("*")):
+        os.chown(path, 1, 1, follow_symlinks=False)
+    theirs.requirements.write_text("changed\n")
+    assert theirs.deploy().changed == [True]
+    assert {line.split()[0] for line in (theirs.dir / "who").read_text().splitlines()} == {"daemon"}
+
+
+@as_root
+def test_environment_of_roots_that_another_may_replace_is_refused(theirs: App) -> None:
+    theirs.deploy()
+    os.chown(theirs.venv, 0, 0)
+    assert f"celery-pi: {theirs.venv} is root's, and others may replace it" in refusal(theirs)
+
+
+@as_root
+@pytest.mark.parametrize("name", ["requirements-prod.txt", "venv/.celery-pi"])
+@pytest.mark.parametrize("what", ["link", "fifo", "device", "sparse"])
+def test_what_lies_in_the_place_of_a_file_keeps_nobody_and_tells_nothing_of_roots(
+    theirs: App, name: str, what: str
+) -> None:
+    theirs.deploy()
+    roots = theirs.dir.parent / "roots"
+    roots.write_text("s3cret")
+    roots.chmod(0o600)
+    path = theirs.dir / name
+    path.unlink()
+    if what == "fifo":
+        os.mkfifo(path)
+    elif what == "sparse":
+        path.touch()
+        os.truncate(path, 8 * 2**30)
+        os.chown(path, 65534, 65534)
+    else:
+        path.symlink_to(roots if what == "link" else "/dev/zero")
+    started = time.monotonic()
+    if name == "venv/.celery-pi":
+        done = theirs.deploy()
+        assert (done.changed, done.error) == ([True], "")  # replaced by one of his own
+    else:
+        told = {"link": "cannot be read by nobody", "sparse": "is larger than 1 MiB"}
+        sentence = f"celery-pi: {path} {told.get(what, 'is no regular file')}"
+        assert refusal(theirs).splitlines()[-1].startswith(sentence)
+    assert time.monotonic() - started < 10
+    assert roots.read_text() == "s3cret"
+
+
+@as_root
+def test_child_that_was_stopped_ends_with_the_time(
+    theirs: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pip = theirs.programs.bin / "python3.venv"
+    pip.write_text("#!/bin/sh\n(kill -STOP $$; sleep 60) & kill -STOP $$\n")
+    monkeypatch.setattr(module, "INSTALLING", 1)
+    started = time.monotonic()
+    done = theirs.deploy()
+    assert done.error
+    assert "celery-pi: sh does not end within 1 s" in done.shown
+    assert time.monotonic() - started < 10
+    assert theirs.fact().ready, "and nothing waits for it"
+
+
+def test_lock_that_nobody_gives_back_is_not_waited_for_without_end(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = Path(module.LOCK)
+    lock.parent.mkdir()
+    lock.touch()
+    monkeypatch.setattr(module, "WAITING", 1)
+    with subprocess.Popen(["flock", lock, "sleep", "60"]) as holder:
+        time.sleep(0.3)
+        try:
+            said = refusal(app)
+        finally:
+            holder.terminate()
+            subprocess.run(["pkill", "-P", str(holder.pid)], check=False)
+    assert f"celery-pi: pip works and does not end: see what holds {lock}" in said
+
+
+# -- what is ours, by digest
+
+LOCKED = tuple(
+    _locked(f"{pin} --hash=sha256:{'0' * 64}")
+    for pin in ("celery==5.5.3", "django-celery-results==2.6.0", "vine==5.1.0", "kombu==5.5.4")
+)
+BY_DIGEST = "--no-deps --require-hashes --only-binary :all: -r "
+
+
+def locked_deploy(app: App) -> tuple[Run, list[str], str]:
+    """The run, pip's calls, and what it was given to install by digest."""
+    pip = app.programs.bin / "python3.venv"
+    if "locked" not in pip.read_text():
+        note = (
+            f'case "$*" in *require-hashes*) eval cp "\\${{$#}}" "\'{app.dir}/locked\'" ;; esac\n'
+        )
+        pip.write_text(pip.read_text() + note)
+        shutil.copy(pip, app.venv / "bin/python3.13") if app.venv.exists() else None
+    app.programs.calls()
+    (app.dir / "locked").unlink(missing_ok=True)
+    done = run(lambda: python_packages(name="Install", **app._named(PINS), locked=LOCKED))
+    told = app.dir / "locked"
+    return done, app.pip_calls(), told.read_text() if told.exists() else ""
+
+
+def test_what_is_ours_comes_first_and_only_as_a_known_wheel(app: App) -> None:
+    done, calls, told = locked_deploy(app)
+    assert done.error == "", done.shown
+    first, second = calls
+    assert BY_DIGEST in first
+    assert told.splitlines() == [package.line for package in LOCKED]
+    ours = "celery,django-celery-results,vine,kombu"
+    assert second.endswith(f"--only-binary {ours} {' '.join(PINS)} -r {app.requirements}")
+    assert locked_deploy(app)[:2] == (run_like(changed=[False]), [])
+
+
+def run_like(**expected: Any) -> Any:
+    class Like:
+        def __eq__(self, other: object) -> bool:
+            return all(getattr(other, name) == value for name, value in expected.items())
+
+    return Like()
+
+
+def test_what_the_owners_requirements_have_brought_stays(deployed: App) -> None:
+    (deployed.packages / "vine-5.0.0.dist-info").mkdir()
+    deployed.requirements.write_text("changed\n")
+    done, calls, told = locked_deploy(deployed)
+    assert done.error == "", done.shown
+    assert told == f"{LOCKED[3].line}\n"
+    assert "--dry-run" in calls[0], "what contradicts itself is refused before anything is changed"
+    assert BY_DIGEST in calls[1]
+    assert len(calls) == 3
+
+
+def test_pinned_package_in_another_version_is_replaced_by_the_known_one(deployed: App) -> None:
+    other_version(deployed)
+    _, _, told = locked_deploy(deployed)
+    assert LOCKED[0].line in told.splitlines()
+    assert LOCKED[1].line not in told.splitlines()
+
+
+def test_refused_contradiction_changes_nothing(deployed: App) -> None:
+    other_version(deployed)
+    deployed.broken.touch()
+    before = sorted(deployed.packages.iterdir())
+    done, calls, _ = locked_deploy(deployed)
+    assert done.error
+    assert len(calls) == 1
+    assert sorted(deployed.packages.iterdir()) == before
+
+
+def test_what_begins_beside_other_operations_is_by_digest_too(app: App) -> None:
+    pip = app.programs.bin / "python3.venv"
+    note = f'case "$*" in *require-hashes*) eval cp "\\${{$#}}" "\'{app.dir}/locked\'" ;; esac\n'
+    pip.write_text(pip.read_text() + note)
+    named = app._named(PINS)
+    run(lambda: python_packages_begun(name="Begin", **named, locked=LOCKED))
+    assert run(lambda: python_packages(name="Install", **named, locked=LOCKED)).changed == [False]
+    assert (app.dir / "locked").read_text().splitlines() == [package.line for package in LOCKED]
+
+
+def test_lock_has_every_pin_with_a_digest_and_nothing_of_the_owners() -> None:
+    found = {package.name: package for package in locked()}
+    for pin in Settings().app_pins:
+        name, _, version = pin.partition("==")
+        assert str(found[name].version) == version
+    assert not {"django", "asgiref", "sqlparse"} & set(found)
+    for package in found.values():
+        assert re.search(
+            r" --hash=sha256:[0-9a-f]{64}( --hash=sha256:[0-9a-f]{64})*$", package.line
+        )
+
+
+@pytest.mark.parametrize("pins", [None, ("celery==5.5.3",)])
+def test_pins_of_the_owners_are_installed_as_he_says(pins: tuple[str, ...] | None) -> None:
+    settings = Settings(app_pins=pins) if pins else Settings()
+    assert bool(app_task._locked(settings)) == (pins is None)
 
 
 def test_fact_of_an_environment_that_is_not_there(app: App) -> None:

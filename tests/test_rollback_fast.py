@@ -116,7 +116,7 @@ def test_settings_are_read_as_they_were_given() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["ssh_hostname", "_sudo_user", "redis_password_file", "flower_password_file", "x"]
+    "name", ["ssh_hostname", "_sudo_user", "x", *sorted(Settings.local_files())]
 )
 def test_record_can_lead_to_no_other_machine_and_to_no_file_here(name: str) -> None:
     with pytest.raises(CannotGoBack, match=f"its setting {name} is none"):
@@ -139,6 +139,9 @@ def stand_in(tmp_path: Path, script: str) -> tuple[str, ...]:
 
 NOTE = """
 import os, sys, pathlib
+if "debug-inventory" in sys.argv:
+    print('[{"name": "pi"}]')
+    sys.exit()
 log = pathlib.Path(sys.argv[0]).with_name("log").open("a")
 print(os.environ["CELERY_PI_ROLLBACK_TO"], *sys.argv[1:], sorted(os.listdir("."))[:1], file=log)
 sys.exit("--dry" in sys.argv and "redis_port=80" in sys.argv)
@@ -155,7 +158,8 @@ def test_plan_comes_first_and_refused_it_is_all(
     monkeypatch.setattr(rollback, "lay_out", lay_out)
     monkeypatch.setattr(rollback, "PYINFRA", stand_in(tmp_path, NOTE))
     (tmp_path / "out").mkdir()
-    assert go_back("000007", record(given={"redis_port": port}), tmp_path / "out") == status
+    asked = record(given={"redis_port": port})
+    assert go_back("000007", asked, "pi", tmp_path / "out") == status
     words = f"000007 --data redis_port={port} inventory.py rollback.py deploy.py"
     expected = [f"{words} {how} ['7ree']" for how in ("--dry", "-y")]
     assert (tmp_path / "log").read_text().splitlines() == expected[:runs]
@@ -163,7 +167,76 @@ def test_plan_comes_first_and_refused_it_is_all(
 
 def test_source_that_is_elsewhere_is_told(tmp_path: Path) -> None:
     with pytest.raises(CannotGoBack, match="which ann@desk made"):
-        go_back("000007", record(tree="0" * 40), tmp_path)
+        go_back("000007", record(tree="0" * 40), "pi", tmp_path)
+
+
+@pytest.mark.parametrize("hosts", ["[]", '[{"name": "nas"}]', '[{"name": "pi"}, {"name": "nas"}]'])
+def test_source_that_would_lead_to_another_machine_is_not_deployed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hosts: str
+) -> None:
+    """A Pi may name any source that is kept, also one with another inventory."""
+    monkeypatch.setattr(rollback, "lay_out", lambda *_: None)
+    script = f"import sys; print({hosts!r}); assert 'debug-inventory' in sys.argv"
+    monkeypatch.setattr(rollback, "PYINFRA", stand_in(tmp_path, script))
+    with pytest.raises(CannotGoBack, match="and not pi alone"):
+        go_back("000007", record(), "pi", tmp_path)
+
+
+TELLS = """
+import pathlib, sys
+print(pathlib.Path(sys.argv[0]).with_name("told").read_text())
+"""
+
+
+def told_by_a_pi(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: str = "000001", **more: Any
+) -> dict[str, Record]:
+    known = {number: {**vars(record(tree="0" * 40, commit="c0ffee0")), **more}}
+    (tmp_path / "told").write_text(json.dumps({rollback.FACT: {"pi": known}}))
+    monkeypatch.setattr(rollback, "PYINFRA", stand_in(tmp_path, TELLS))
+    host, found = rollback.read_records()
+    assert host == "pi"
+    return found
+
+
+def test_record_is_read_as_it_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = told_by_a_pi(tmp_path, monkeypatch, commit="c0ffee0-dirty", newer="x")
+    assert found == {"000001": record(tree="0" * 40, commit="c0ffee0-dirty")}
+    assert told_by_a_pi(tmp_path, monkeypatch, tree="", commit="")["000001"].tree == ""
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"number": "1"},
+        {"number": "000001\x1b]0;x\x07"},
+        {"tree": "0" * 40 + ":group_data"},
+        {"tree": "HEAD"},
+        {"tree": ["x"]},
+        {"commit": "--output=x"},
+        {"given": [["redis_port", 1]]},
+        {"given": {"app_dir": "x" * 2**17}},
+        {"what": "deploy.py"},
+        {"files": None},
+        {"started": 7},
+    ],
+)
+def test_what_is_no_record_of_ours_is_not_gone_back_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: dict[str, Any]
+) -> None:
+    with pytest.raises(CannotGoBack, match="is no record of ours"):
+        told_by_a_pi(tmp_path, monkeypatch, **told)
+
+
+def test_who_deployed_cannot_write_to_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evil = "ann\x1b]0;x\x07\r\u202e\x9b"
+    monkeypatch.setattr(sys, "argv", ["rollback", "--to", "1"])
+    told_by_a_pi(tmp_path, monkeypatch, who=evil)
+    assert rollback.main() == 1
+    said = capsys.readouterr().err
+    assert "which ann\\x1b]0;x\\x07\\r\\u202e\\x9b made" in said
 
 
 class Pi:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import socket
+import time
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from celery_pi.operations import service as module
 from celery_pi.operations.config_files import ConfigFile, config_files
 from celery_pi.operations.service import Running, _reason, service
 from celery_pi.remote import is_announced, restart_is_announced
-from tests.fake import ME, Programs, Run, run
+from tests.fake import ME, Programs, Run, as_root, run
 
 pytestmark = pytest.mark.fast
 
@@ -148,7 +150,7 @@ def test_unit_whose_check_fails_is_left_running_and_is_tried_again(running: Syst
     failed = running.deploy(check="echo no good; false")
     assert failed.changed == [False]
     assert "no good" in failed.shown
-    assert running.calls() == []
+    assert running.calls() == [RELOAD]
     assert running.deploy(check="true").changed == [True]
     assert running.calls() == [RELOAD, RESTART]
 
@@ -339,7 +341,7 @@ def test_service_that_could_not_do_its_work_is_not_stopped_and_the_reason_is_tol
     assert done.error
     assert "the reason" in done.shown
     assert f"{UNIT} is not started again: what runs is left as it is" in done.shown
-    assert running.calls() == []
+    assert running.calls() == [RELOAD]  # so that the check sees the unit that is on the disk
     assert running.record.read_bytes() == recorded
     assert running.deploy(check="true").changed == [True]
     assert running.calls() == [RELOAD, RESTART]
@@ -527,3 +529,39 @@ def test_restart_is_decided_from_state_and_from_what_is_planned(
         active=active, enabled=True, needs_reload=False, patience="", now=now, then=then
     )
     assert _reason(state, ["/x"]) == reason
+
+
+@as_root
+@pytest.mark.parametrize("what", ["fifo", "device", "sparse", "socket"])
+def test_what_others_put_in_the_place_of_a_watched_file_is_not_waited_for(
+    systemd: Systemd, what: str
+) -> None:
+    systemd.watched.unlink()
+    if what == "fifo":
+        os.mkfifo(systemd.watched)
+    elif what == "device":
+        systemd.watched.symlink_to("/dev/zero")
+    elif what == "sparse":
+        systemd.watched.touch()
+        os.truncate(systemd.watched, 8 * 2**30)
+    else:
+        with socket.socket(socket.AF_UNIX) as there:
+            there.bind(str(systemd.watched))
+    started = time.monotonic()
+    assert systemd.deploy().changed == [True]
+    assert systemd.deploy().changed == [False]
+    assert time.monotonic() - started < 10
+    systemd.watched.unlink()
+    systemd.watched.write_text("watched\n")
+    assert systemd.deploy().changed == [True]
+
+
+def test_file_that_is_swapped_while_it_is_read_ends_with_the_time(
+    running: Systemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a hook, which is what a race comes to: the digest waits on what is no file any more."""
+    monkeypatch.setattr(module, "SNAPSHOT", module.SNAPSHOT.replace("KILL 20", "KILL 1"))
+    running.programs.add("sha256sum", "sleep 60")
+    started = time.monotonic()
+    assert running.plan().planned == [True]
+    assert time.monotonic() - started < 10

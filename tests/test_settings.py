@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from celery_pi import secrets
+from celery_pi.deploy_record import begun
+from celery_pi.rollback import CannotGoBack, given
 from celery_pi.settings import (
     POLICIES,
     Settings,
@@ -328,3 +333,54 @@ def test_repository_and_its_password_go_together() -> None:
             "backup_restic_password_file must be given together with backup_restic_repository "
             f"(it is {both[name] if 'password' in name else None!r})"
         ]
+
+
+# -- what is opened on the machine that deploys
+
+LOCAL = sorted(Settings.local_files())
+
+
+def test_password_files_are_of_the_type_that_no_pi_is_told() -> None:
+    assert {name for name in Settings.model_fields if name.endswith("_password_file")} == set(LOCAL)
+    assert LOCAL
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_setting_whose_file_is_opened_here_is_of_that_type(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever setting could be a path: where what is opened is it, it is one of those."""
+    opened: list[str] = []
+
+    def read_text(path: Path, **_: Any) -> str:
+        opened.append(str(path))
+        return "x" * 40
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    settings = Settings.model_construct(**{**Settings().model_dump(), name: "/marked"})
+    secrets.supplied_problems(settings)
+    assert (opened == ["/marked"]) == (name in LOCAL)
+
+
+def test_nobody_opens_a_file_here_but_by_those_settings() -> None:
+    """`supplied` is the one way, and is given nothing else."""
+    root = Path(secrets.__file__).parent.parent
+    sources = [*root.glob("celery_pi/**/*.py"), *root.glob("tasks/*.py")]
+    calls = {
+        call.split(")")[0].removeprefix("settings.")
+        for source in sources
+        for call in source.read_text().split(" supplied(")[1:]
+    }
+    assert {call for call in calls if not call.startswith("path")} == set(LOCAL)
+
+
+@pytest.mark.parametrize("name", LOCAL)
+def test_it_is_in_no_record_on_no_pi_and_taken_from_none(name: str) -> None:
+    site: dict[str, Any] = dict.fromkeys(LOCAL, "/my/own")
+    settings = Settings(**site, backup_restic_repository="sftp:nas:/b")
+    record = json.loads(begun([], settings).text)
+    for told in (record["given"], record["settings"], settings.on_the_pi()):
+        assert not set(LOCAL) & set(told)
+        assert told["backup_restic_repository"] == "sftp:nas:/b"
+    with pytest.raises(CannotGoBack, match=f"its setting {name} is none"):
+        given({name: "/root/.ssh/id_ed25519"})

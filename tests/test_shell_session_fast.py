@@ -11,6 +11,7 @@ import pytest
 from pyinfra.api import StringCommand
 from pyinfra.connectors.docker import DockerConnector
 
+from celery_pi import shell_session
 from celery_pi.shell_session import LOST, Answer, ShellSession
 from tests.fake import LocalShell, Programs, machine
 from tests.test_bulk_facts_fast import QUESTIONS
@@ -139,3 +140,13 @@ def test_other_connectors_run_commands_by_themselves() -> None:
     state, host = machine("@local", {})
     session = ShellSession(host, LocalShell(state, host))
     assert session.run(StringCommand("true"), PLAIN) is None
+
+
+@pytest.mark.parametrize("text", ["cat /dev/zero", "yes", "yes >&2"])
+def test_machine_that_never_ends_is_not_listened_to_without_end(
+    docker: Docker, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setattr(shell_session, "MOST", 2**20)
+    with pytest.raises(OSError, match="@local says more than 1 MiB to one command"):
+        docker.ask(text)
+    assert docker.ask("true") is None, "each command goes by itself from here on"

@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 from collections.abc import Generator, Mapping
 from shlex import quote
 from typing import NamedTuple
 
 from pyinfra import host, logger, state
-from pyinfra.api import QuoteString, StringCommand, operation
+from pyinfra.api import StringCommand, operation
 
-from celery_pi.remote import announce_write, as_user, assign, read_quietly, replace_file
+from celery_pi.privileges import READ_AS, privileged
+from celery_pi.remote import announce_write, assign, read_quietly
 
-# `readlink -f` because deployment tools keep a shared `.env` behind a link.
+# Of all else than a plain file it says nothing. Owner and mode of one that was swapped in tell at
+# worst to write it anew.
 READ = r"""
-set -e
-real=$(readlink -f "$path")
-echo "$real"
-may_write() { runuser -u "$user" -- test -w "${1%/*}"; }
-if may_write "$path" || may_write "$real"; then echo "$user"; else echo root; fi
-[ ! -e "$real" ] || { stat -c '%a %U %G' "$real"; base64 -w0 "$real"; echo; }
+[ -f "$path" ] && [ ! -L "$path" ] || exit 0
+stat -c '%a %U %G %s' -- "$path"
+read_as "$user" "$path" | base64 -w0
 """
+
+# What was cut off on its way is not taken for whole. The shell prints it by itself, so that it is
+# in no process' arguments.
+WHOLE = r"""
+[ ! -L "$path" ] || how=replace
+sent=$(cat)
+[ "${#sent}" = "$size" ] || { echo "celery-pi: $path was cut off on its way" >&2; exit 1; }
+printf %s "$sent" | base64 -d |"""
 
 HEADING = b"# Set by celery-pi; a deploy puts these lines back."
 
@@ -37,22 +45,33 @@ def env_file(
     that a shell would not take as it is gets quotes, which readers of such files take off. The
     diff names variables and shows no value.
 
-    Where `user` may write the directory, it is he who writes: what he could do to root's steps
-    there, by a link or a rename, he can then only do to his own.
+    Who may write the directory does the writing there, and who may read the file the reading: what
+    he could do to root's steps, by a link or a rename, he can then only do to his own. What root
+    does not do for that reason is told.
     """
     found = _read(path, user)
     content = with_variables(found.content, variables)
     if content != found.content or (found.user, found.group) != (user, group):
         announce_write(host, path)
         _show_change(path, found.content, variables)
-        yield replace_file(
-            found.real, content, user=user, group=group, mode=mode, writer=found.writer
-        )
+        yield _replaced(path, content, user, group, mode)
     elif found.mode != mode.lstrip("0"):
-        chmod = ("chmod", mode, QuoteString(found.real))
-        yield StringCommand(*chmod) if found.writer == "root" else as_user(found.writer, *chmod)
+        yield _replaced(path, content, user, group, mode, unless_link="give")
     else:
         host.noop(f"{path} has our variables")
+
+
+def _replaced(
+    path: str, content: bytes, user: str, group: str, mode: str, unless_link: str = "replace"
+) -> StringCommand:
+    """Command that is sent the content, in base64, so that every byte arrives.
+
+    `give` sets the mode of a file and leaves all else; what a link leads to it would not touch.
+    """
+    sent = base64.b64encode(content).decode()
+    values = assign(path=path, size=str(len(sent)), how=unless_link)
+    do = privileged('"$how"', user, group, mode, path)
+    return StringCommand(values, WHOLE, do, _stdin=sent)
 
 
 def with_variables(before: bytes, variables: Mapping[str, str]) -> bytes:
@@ -95,10 +114,8 @@ def _assignment(name: str, value: str) -> bytes:
 
 
 class Found(NamedTuple):
-    """The file behind the path, who may write beside it, and what it is; empty if it is not."""
+    """What the path leads to; empty where nothing is."""
 
-    real: str
-    writer: str
     mode: str
     user: str
     group: str
@@ -106,12 +123,19 @@ class Found(NamedTuple):
 
 
 def _read(path: str, user: str) -> Found:
-    lines = read_quietly(host, StringCommand(assign(path=path, user=user), READ)).splitlines()
+    """Quickly where it is a file that the user can read, as it nearly always is."""
+    quickly = StringCommand(assign(path=path, user=user), READ_AS, READ)
+    lines = read_quietly(host, quickly).splitlines()
     if len(lines) == 2:
-        return Found(lines[0], lines[1], "", "", "", b"")
-    content = base64.b64decode(lines[3]) if len(lines) > 3 else b""
-    mode, owner, group = lines[2].split()
-    return Found(lines[0], lines[1], mode, owner, group, content)
+        mode, owner, group, size = lines[0].split()
+        content = base64.b64decode(lines[1])
+        if len(content) == int(size):
+            return Found(mode, owner, group, content)
+    found = json.loads(read_quietly(host, privileged("show", user, path)))
+    if not found:
+        return Found("", "", "", b"")
+    content = base64.b64decode(found["content"])
+    return Found(found["mode"], found["user"], found["group"], content)
 
 
 def _show_change(path: str, before: bytes, variables: Mapping[str, str]) -> None:

@@ -11,54 +11,84 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 from pyinfra import host
-from pyinfra.api import FactBase, QuoteString, StringCommand, operation
+from pyinfra.api import FactBase, StringCommand, operation
 
+from celery_pi.app_packages import Locked, to_install
+from celery_pi.privileges import privileged
 from celery_pi.remote import announce_write, assign, is_announced
 
-# Names and versions come from the folders that pip itself goes by: no Python has to start,
-# which takes seconds on a Pi, and nothing of the app's user runs as root.
-# Only the packages of the Python that the environment has now count: after an upgrade of Debian
-# it has a newer one, which sees none of the old.
+LOOKING = 20  # seconds to look at an environment; where that takes longer, something is in the way
+INSTALLING = 3600  # seconds for pip, which may have to compile what the owner requires
+INSTALLING_BESIDE = 600  # seconds of it beside other operations; then it is done again by itself
+WAITING = INSTALLING_BESIDE + 60  # seconds for a pip that works beside other operations
+
+# Held by that pip.
+LOCK = "/run/celery-pi/pip.lock"
+WAIT = r"""
+[ ! -e "$lock" ] || flock -w "$waiting" "$lock" true || {
+  echo "celery-pi: pip works and does not end: see what holds $lock" >&2; exit 1; }
+"""
+
+# All of this is done as the owner of the environment: what lies there is his, and a link or a FIFO
+# of his must lead nobody else anywhere.
+# Names and versions come from the folders that pip itself goes by: no Python has to start, which
+# takes seconds on a Pi. Only the packages of the Python that the environment has now count: after
+# an upgrade of Debian it has a newer one, which sees none of the old.
 PACKAGES = r"""
+venv=$1 record=$2
+shift 2
 python=$(readlink -f "$venv/bin/python" || true)  # without an environment there is none
 packages=$venv/lib/${python##*/}/site-packages
 ready() { [ -x "$python" ] && ls "$packages"/pip-*/RECORD >/dev/null 2>&1; }
 """
 
-# Held by a pip that works beside other operations, which is waited for.
-LOCK = "/run/celery-pi/pip.lock"
-
 SHOW = r"""
-[ ! -e "$lock" ] || flock "$lock" true
+requirements=$1
+refuse() { echo "celery-pi: $requirements $1" >&2; exit 1; }
 # Without ensurepip, which is Debian's python3-venv, none can be made: an answer, and no error.
-ready && echo "ready" || { python3 -c "import ensurepip" 2>/dev/null && echo "able"; }
-[ ! -e "$record" ] || echo "record $(cat "$record")"
-[ ! -e "$requirements" ] || echo "requirements $(sha256sum <"$requirements" | cut -c1-64)"
+ready && echo "ready" || { python3 -I -c "import ensurepip" 2>/dev/null && echo "able"; }
+[ ! -f "$record" ] || echo "record $(head -c 64 "$record")"
+if [ -e "$requirements" ]; then
+  [ -f "$requirements" ] || refuse "is no regular file"
+  [ "$(stat -Lc %s "$requirements")" -le 1048576 ] || refuse "is larger than 1 MiB"
+  digest=$(sha256sum <"$requirements") || refuse "cannot be read by $(id -un)"
+  echo "requirements ${digest%% *}"
+fi
 for info in "$packages"/*.dist-info; do [ ! -d "$info" ] || echo "installed ${info##*/}"; done
 """
 
-# pip runs as the owner of the environment, and the record is written as him: what lies there is
-# his, and a link of his must not lead root anywhere.
+# What is ours comes first, by the digests of its wheels; what it needs in which version beside the
+# owner's, pip finds out as without it, and refuses what contradicts itself: where there is an
+# environment already, before anything in it is changed.
 INSTALL = r"""
 set -e
-[ -e "$venv" ] && owner=$(stat -c %U "$venv") || owner=$(stat -c %U "${venv%/*}")
-as_owner() { runuser -u "$owner" -- env -C "${venv%/*}" "$@"; }
-ready || as_owner python3 -m venv "$venv" >&2
-as_owner "$venv/bin/python" -m pip install --no-input --no-cache-dir \
-  --disable-pip-version-check --progress-bar off --quiet "$@" >&2
-as_owner sh -c 'printf "%s\n" "$1" >"$2.new" && mv -fT "$2.new" "$2"' record "$wanted" "$record"
+wanted=$1 ours=$2
+shift 2
+cd "${venv%/*}"
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+cat >"$scratch/locked"
+install() {
+  "$venv/bin/python" -m pip install --no-input --no-cache-dir --disable-pip-version-check \
+    --progress-bar off --quiet "$@" >&2
+}
+if ready; then dry=--dry-run; else dry=; python3 -m venv "$venv" >&2; fi
+set -- ${ours:+--only-binary "$ours"} "$@"
+if grep -q == "$scratch/locked"; then
+  [ -z "$dry" ] || install "$dry" "$@"
+  install --no-deps --require-hashes --only-binary :all: -r "$scratch/locked"
+fi
+install "$@"
+printf '%s\n' "$wanted" >"$record.new"
+mv -fT "$record.new" "$record"
 """
 
 # What goes wrong is told when it is done again, and waited for.
-BESIDE = rf"""
-umask 077; mkdir -p "${{lock%/*}}"
+BESIDE = r"""
+sent=$(cat)
+umask 077; mkdir -p "${lock%/*}"
 exec 9>"$lock"
-flock 9
-umask 022
-(
-  trap '' HUP
-  {INSTALL}
-) </dev/null >/dev/null 2>&1 &
+flock -w "$waiting" 9
 """
 
 
@@ -85,8 +115,8 @@ class PythonEnvironment(FactBase[Environment]):
     """State of a virtual environment, read in one command."""
 
     def command(self, venv: str, requirements: str) -> StringCommand:
-        values = assign(venv=venv, requirements=requirements, record=record(venv), lock=LOCK)
-        return StringCommand(values, PACKAGES, SHOW)
+        look = _as_owner(venv, LOOKING, SHOW, requirements)
+        return StringCommand(_lock(), WAIT, look, "</dev/null")
 
     def process(self, output: list[str]) -> Environment:
         words: dict[str, list[str]] = {}
@@ -107,27 +137,31 @@ class PythonEnvironment(FactBase[Environment]):
 
 
 @operation()
-def python_packages(venv: str, pins: Sequence[str], requirements: str) -> Generator[StringCommand]:
+def python_packages(
+    venv: str, pins: Sequence[str], requirements: str, locked: Sequence[Locked] = ()
+) -> Generator[StringCommand]:
     """The environment exists and holds the file's requirements and exactly the pinned packages.
 
     `pins` have the form `name==version` or `name[extra]==version`; `requirements` is a path, and
-    need not exist. Both go to pip in one call, so that it refuses what contradicts itself.
+    need not exist. Both go to pip in one call, so that it refuses what contradicts itself. What of
+    the `locked` is missing by then has come as one of the wheels whose digests are known.
+    All is done as the owner of the environment, or of the directory in which it is to be.
     """
     now = host.get_fact(PythonEnvironment, venv=venv, requirements=requirements)
-    wanted = _wanted(pins, now)
     missing = {_pinned(pin) for pin in pins} - now.installed
     # Once it is, the disk tells what became of it.
     has_begun = is_announced(host, record(venv))
-    if has_begun or (now.ready and now.record == wanted and not missing):
+    if has_begun or (now.ready and now.record == _wanted(pins, now) and not missing):
         host.noop("all pinned packages are installed")
         return
     announce_write(host, record(venv))
-    yield StringCommand(_told(venv, pins, requirements, now), PACKAGES, INSTALL)
+    command = _installation(INSTALLING, venv, pins, requirements, locked, now)
+    yield StringCommand(command, _stdin=_sent(locked, pins, now))
 
 
 @operation()
 def python_packages_begun(
-    venv: str, pins: Sequence[str], requirements: str
+    venv: str, pins: Sequence[str], requirements: str, locked: Sequence[Locked] = ()
 ) -> Generator[StringCommand]:
     """Where there is no environment, pip begins with one, beside the operations that come next.
 
@@ -139,18 +173,42 @@ def python_packages_begun(
         host.noop("there is an environment" if now.ready else "none can be made yet")
         return
     announce_write(host, record(venv))
-    yield StringCommand(_told(venv, pins, requirements, now), PACKAGES, BESIDE)
+    command = _installation(INSTALLING_BESIDE, venv, pins, requirements, locked, now)
+    beside = ("( trap '' HUP; printf '%s\\n' \"$sent\" |", command, ") >/dev/null 2>&1 &")
+    yield StringCommand(_lock(), BESIDE, *beside, _stdin=_sent(locked, pins, now))
 
 
 def _wanted(pins: Sequence[str], now: Environment) -> str:
     return sha256("\n".join([*pins, now.requirements]).encode()).hexdigest()
 
 
-def _told(venv: str, pins: Sequence[str], requirements: str, now: Environment) -> StringCommand:
-    """What the scripts work with; the positional arguments are pip's."""
+def _installation(
+    seconds: int,
+    venv: str,
+    pins: Sequence[str],
+    requirements: str,
+    locked: Sequence[Locked],
+    now: Environment,
+) -> StringCommand:
+    ours = ",".join(package.name for package in locked)
     arguments = [*pins, *(["-r", requirements] if now.requirements else [])]
-    values = assign(venv=venv, record=record(venv), wanted=_wanted(pins, now), lock=LOCK)
-    return StringCommand(values, "set --", *(QuoteString(word) for word in arguments), "\n")
+    return _as_owner(venv, seconds, INSTALL, _wanted(pins, now), ours, *arguments)
+
+
+def _sent(locked: Sequence[Locked], pins: Sequence[str], now: Environment) -> str:
+    """What pip is to install by digest, a line each."""
+    installed = {package.name: package.version for package in now.installed}
+    pinned = {_pinned(pin).name for pin in pins}
+    return "".join(f"{package.line}\n" for package in to_install(locked, installed, pinned)) or "\n"
+
+
+def _as_owner(venv: str, seconds: int, script: str, *words: str) -> StringCommand:
+    shell = ("sh", "-c", PACKAGES + script, "sh", venv, record(venv))
+    return privileged("own", venv, str(seconds), *shell, *words)
+
+
+def _lock() -> StringCommand:
+    return assign(lock=LOCK, waiting=str(WAITING))
 
 
 def record(venv: str) -> str:

@@ -18,13 +18,15 @@ CHECK_UNIT = (
 
 RECORDS = "/var/lib/celery-pi/started"
 
-# `stat` and `sha256sum` for all paths at once: processes are what costs time on a Pi. What is
-# missing has no line, a directory only a time. Times are kept to the second because a copy of
-# the system may drop what is below it.
+# Of all paths at once: processes are what costs time on a Pi. What is missing has no line, what is
+# no regular file only a time, as a directory has. Times are kept to the second because a copy of
+# the system may drop what is below it. Some of the paths are in others' directories: of a FIFO, a
+# device or more than 64 MiB there is no digest, and one that is put there in the midst of it ends
+# with the time.
 SNAPSHOT = r"""
 snapshot() {
-  stat -c 'time %Y %n' -- $watch 2>/dev/null || true  # missing is an answer
-  sha256sum -- $watch 2>/dev/null || true  # missing is an answer
+  timeout -s KILL 20 find $watch -maxdepth 0 -printf 'time %Ts %p\n' \
+    -xtype f -size -131073 -exec sha256sum -- {} + 2>/dev/null || true  # missing is an answer
 }
 """
 
@@ -56,13 +58,15 @@ echo then; [ ! -e "$record" ] || cat "$record"
 RESTART = r"""
 set -e
 before=$(snapshot)
+# A check may look at the unit, and is to see it as it lies on the disk: with another user, say.
+[ "$check" = true ] || systemctl daemon-reload
 if ! (eval "$check") >&2; then
   echo "$unit is not started again: what runs is left as it is" >&2
   exit 1
 fi
 shown=$(systemctl show -p ActiveState -p UnitFileState "$unit")
 case $ours$shown in
-  yes*UnitFileState=enabled* | no*) systemctl daemon-reload ;;
+  yes*UnitFileState=enabled* | no*) [ "$check" != true ] || systemctl daemon-reload ;;
   *) systemctl enable --quiet "$unit" ;;  # which has systemd reload too
 esac
 case $shown in *ActiveState=failed*) systemctl reset-failed "$unit" ;; esac

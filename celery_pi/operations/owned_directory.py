@@ -1,0 +1,37 @@
+"""A directory of another user's, where he may write: root follows none of his names there."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+from pyinfra import host
+from pyinfra.api import FactBase, QuoteString, StringCommand, operation
+
+from celery_pi.privileges import privileged
+
+
+class DirectoryOwners(FactBase[str]):
+    """`user:group` of a directory, which is not a link to one; else nothing."""
+
+    default = str
+
+    def command(self, path: str) -> StringCommand:
+        # A missing one is an answer, not an error.
+        return StringCommand("stat -c '%F|%U:%G' --", QuoteString(path), "2>/dev/null || true")
+
+    def process(self, output: list[str]) -> str:
+        kind, _, owners = output[0].partition("|")
+        return owners if kind == "directory" else ""
+
+
+@operation()
+def owned_directory(path: str, user: str, group: str) -> Generator[StringCommand]:
+    """There is a directory, of that user and group; the mode of one that was there stays.
+
+    Fails with a sentence where something else is, such as a link, or where root would have to go
+    into a directory that somebody else leads it to.
+    """
+    if host.get_fact(DirectoryOwners, path=path) == f"{user}:{group}":
+        host.noop(f"{path} is there")
+        return
+    yield privileged("make", user, group, "0755", path)

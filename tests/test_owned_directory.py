@@ -1,0 +1,97 @@
+"""A directory of the app's: it is there and the app's, and root is led nowhere else."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from celery_pi.operations import owned_directory as module
+from celery_pi.operations.owned_directory import DirectoryOwners, owned_directory
+from tests.fake import Run, as_root, mode, run
+
+pytestmark = [pytest.mark.fast, as_root]
+
+
+@pytest.fixture
+def theirs() -> Iterator[Path]:
+    """A directory that belongs to the unprivileged user daemon, and that he can reach."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory)
+        path.chmod(0o755)
+        (path / "app").mkdir()
+        os.chown(path / "app", 1, 1)
+        (path / "roots").mkdir(0o700)
+        yield path / "app"
+        shown = (path / "roots").stat()
+        assert (shown.st_uid, shown.st_gid, mode(path / "roots")) == (0, 0, 0o700)
+
+
+def deploy(path: Path) -> Run:
+    return run(lambda: owned_directory(name="Make it", path=str(path), user="nobody", group="root"))
+
+
+def test_it_is_made_in_a_directory_of_anothers(theirs: Path) -> None:
+    done = deploy(theirs / "logs")
+    assert (done.planned, done.changed, done.error) == ([True], [True], "")
+    made = theirs / "logs"
+    assert (made.owner(), made.group(), mode(made)) == ("nobody", "root", 0o755)
+    assert deploy(made).changed == [False]
+
+
+def test_those_above_it_are_made_with_it(theirs: Path) -> None:
+    assert deploy(theirs / "var/data/logs").error == ""
+    assert (theirs / "var/data/logs").owner() == "nobody"
+
+
+@pytest.mark.parametrize("owner", [1, 65534])
+def test_owner_is_mended_and_the_mode_stays(theirs: Path, owner: int) -> None:
+    logs = theirs / "logs"
+    logs.mkdir(0o2770)
+    logs.chmod(0o2770)
+    os.chown(logs, owner, 1)
+    assert deploy(logs).changed == [True]
+    assert (logs.owner(), logs.group(), mode(logs)) == ("nobody", "root", 0o2770)
+    assert deploy(logs).changed == [False]
+
+
+@pytest.mark.parametrize("what", ["link", "file", "fifo", "link above", "root's directory"])
+def test_what_is_something_else_is_refused_with_a_sentence(theirs: Path, what: str) -> None:
+    path = theirs / "logs"
+    if what == "link":
+        path.symlink_to(theirs.parent / "roots")
+    elif what == "file":
+        path.write_text("root's\n")
+    elif what == "fifo":
+        os.mkfifo(path)
+    elif what == "link above":
+        path.symlink_to(theirs.parent / "roots")
+        path = path / "logs"
+    else:
+        path.mkdir()
+    before = path.lstat() if what != "link above" else None
+    done = deploy(path)
+    assert done.error
+    assert f"celery-pi: {path}" in done.shown
+    assert not before or path.lstat() == before
+
+
+def test_link_that_takes_its_place_at_the_last_moment_is_not_followed(
+    theirs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The race, by a hook: the fact has seen a directory."""
+    (theirs / "logs").mkdir()
+    ask = DirectoryOwners.process
+
+    def swap(fact: DirectoryOwners, output: list[str]) -> str:
+        if (theirs / "logs").is_dir() and not (theirs / "logs").is_symlink():
+            (theirs / "logs").rmdir()
+            (theirs / "logs").symlink_to(theirs.parent / "roots")
+        return ask(fact, output)
+
+    monkeypatch.setattr(module.DirectoryOwners, "process", swap)
+    done = deploy(theirs / "logs")
+    assert f"celery-pi: {theirs}/logs is a link" in done.shown
