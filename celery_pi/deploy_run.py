@@ -140,7 +140,7 @@ class DeployRun:
         if self.number:
             return
         try:
-            self.record.come_from(kept_source())
+            self.record.come_from(kept_source(self.host.name))
         except NoSource as error:
             logger.warning(f"nobody will be able to roll back to this deploy: {error}")
         self.record.files = self._files()

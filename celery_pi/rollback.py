@@ -107,7 +107,7 @@ def target(records: Mapping[str, Record], to: int | None) -> str:
 def go_back(number: str, record: Record, host: str, directory: Path) -> int:
     """Deploy to that Pi what the record names; refused, as a plan, it changes nothing."""
     try:
-        lay_out(Source(record.commit, record.tree), directory)
+        lay_out(host, Source(record.commit, record.tree), directory)
     except NoSource as error:
         raise CannotGoBack(
             f"this machine does not have the source of deploy {int(number)} (commit "

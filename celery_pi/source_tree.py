@@ -6,8 +6,10 @@ branch nor index is touched; `git for-each-ref refs/celery-pi` lists what is kep
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,8 +36,8 @@ class NoSource(Exception):
     """Why git cannot say or give it."""
 
 
-def kept_source(root: Path = ROOT) -> Source:
-    """The source below root, which git keeps from now on. Raises NoSource."""
+def kept_source(host: str, root: Path = ROOT) -> Source:
+    """The source below root, which git keeps from now on for that host. Raises NoSource."""
     note = root / NOTE
     if note.exists():
         return Source(**json.loads(note.read_text()))
@@ -45,20 +47,27 @@ def kept_source(root: Path = ROOT) -> Source:
         index = {"GIT_INDEX_FILE": f"{scratch}/index"}
         _git(root, "add", "--", *parts, **index)
         tree = _git(root, "write-tree", **index).strip()
-    _git(root, "update-ref", KEPT_AS + tree, tree)
+    _git(root, "update-ref", _kept_as(host, tree), tree)
     changed = _git(root, "status", "--porcelain", "--", *PARTS)
     return Source(f"{commit}-dirty" if changed else commit, tree)
 
 
-def lay_out(source: Source, directory: Path, root: Path = ROOT) -> None:
-    """Put the kept source into the directory. Raises NoSource.
+def lay_out(host: str, source: Source, directory: Path, root: Path = ROOT) -> None:
+    """Put the source that is kept for that host into the directory. Raises NoSource.
 
-    The digest may be of anybody's making: it is no option, and of no other tree than a kept one.
+    The digest may be of the host's own making: it is no option, and of no tree that was not
+    deployed to it. Another one's source names passwords that are not for it.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    packed = _run(root, "archive", "--format=tar", KEPT_AS + source.tree).stdout
+    packed = _run(root, "archive", "--format=tar", _kept_as(host, source.tree)).stdout
     subprocess.run(["tar", "-x", "-C", directory], input=packed, check=True)
     (directory / NOTE).write_text(json.dumps(source._asdict()))
+
+
+def _kept_as(host: str, tree: str) -> str:
+    """Name in git: the host's as far as git takes it, and a digest of all of it."""
+    plain = re.sub(r"[^A-Za-z0-9]+", "-", host).strip("-")
+    return f"{KEPT_AS}{plain}-{hashlib.sha256(host.encode()).hexdigest()[:8]}/{tree}"
 
 
 def _git(root: Path, *arguments: str, **environment: str) -> str:

@@ -45,7 +45,7 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(declared_files, "FILE", str(tmp_path / "declared"))
     for module in (deploy_lock, deploy_record):
         monkeypatch.setattr(module, "RECORDS", str(tmp_path / "records"))
-    monkeypatch.setattr(deploy_run, "kept_source", lambda: Source("c0ffee-dirty", "7ree"))
+    monkeypatch.setattr(deploy_run, "kept_source", lambda _: Source("c0ffee-dirty", "7ree"))
     monkeypatch.setattr(deploy_lock, "LEASE", 4)
     return tmp_path
 
@@ -320,6 +320,7 @@ def project(tmp_path: Path) -> Path:
     return root
 
 
+HOST = "@docker/pi"
 NAMED = ("-c", "user.name=ann", "-c", "user.email=ann@desk")
 
 
@@ -330,36 +331,39 @@ def git(root: Path, *arguments: str) -> str:
 
 def test_source_is_kept_and_laid_out_to_the_byte(project: Path, tmp_path: Path) -> None:
     head = git(project, "rev-parse", "HEAD")
-    clean = kept_source(project)
+    clean = kept_source(HOST, project)
     assert clean.commit == head
     (project / "tasks/x.py").write_text("changed\r\n no line end")
     (project / "tasks/new.py").write_text("not known to git\n")
     (project / "tasks/new.py").chmod(0o755)
     (project / "notes.txt").write_text("not deployed\n")
-    changed = kept_source(project)
+    changed = kept_source(HOST, project)
     assert changed.commit == f"{head}-dirty"
     assert changed.tree != clean.tree
     status = git(project, "status", "--porcelain")
     assert status.splitlines() == ["M tasks/x.py", "?? notes.txt", "?? tasks/new.py"]
     git(project, "gc", "-q", "--prune=now")
-    lay_out(changed, out := tmp_path / "out", project)
+    lay_out(HOST, changed, out := tmp_path / "out", project)
     assert (out / "tasks/x.py").read_bytes() == b"changed\r\n no line end"
     assert mode(out / "tasks/new.py") & 0o100
     assert not (out / "notes.txt").exists()
-    assert kept_source(out) == changed
-    lay_out(clean, before := tmp_path / "before", project)
+    assert kept_source(HOST, out) == changed
+    lay_out(HOST, clean, before := tmp_path / "before", project)
     assert (before / "tasks/x.py").read_text() == "committed\n"
     assert not (before / "tasks/new.py").exists()
+    for other in ("@docker/other", "@docker-pi", ""):
+        with pytest.raises(NoSource):
+            lay_out(other, clean, tmp_path / "others", project)
 
 
 def test_without_git_there_is_a_reason_and_the_deploy_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(NoSource, match="not a git repository"):
-        kept_source(tmp_path)
+        kept_source(HOST, tmp_path)
     with pytest.raises(NoSource):
-        lay_out(Source("x", "0" * 40), tmp_path / "out", source_tree.ROOT)
-    monkeypatch.setattr(deploy_run, "kept_source", lambda: kept_source(tmp_path))
+        lay_out(HOST, Source("x", "0" * 40), tmp_path / "out", source_tree.ROOT)
+    monkeypatch.setattr(deploy_run, "kept_source", lambda host: kept_source(host, tmp_path))
     done = deploy(("true",))
     assert "nobody will be able to roll back to this deploy: fatal: not a git" in done.shown
     assert [record["commit"] for record in records().values()] == [""]
@@ -374,7 +378,7 @@ from celery_pi.settings import Settings
 from celery_pi.source_tree import Source
 deploy_lock.DIRECTORY, deploy_lock.INTERVAL, deploy_lock.LEASE = {directory!r} + "/run", 0.5, 4
 deploy_lock.RECORDS = deploy_record.RECORDS = {directory!r} + "/records"
-deploy_run.kept_source = Source
+deploy_run.kept_source = lambda _: Source()
 host.connector_data[GIVEN] = Settings()
 host.connector_data[NEWEST_DEPLOY] = {newest!r}
 deploy_run.recorded().includes(state.current_deploy_filename, "Thing")

@@ -126,7 +126,7 @@ def test_record_can_lead_to_no_other_machine_and_to_no_file_here(name: str) -> N
 @pytest.mark.parametrize("tree", ["--output=written", "HEAD", "../heads/x", "0" * 40, ""])
 def test_source_that_was_not_kept_is_not_laid_out(tmp_path: Path, tree: str) -> None:
     with pytest.raises(NoSource):
-        lay_out(Source("c0ffee", tree), tmp_path / "out")
+        lay_out("pi", Source("c0ffee", tree), tmp_path / "out")
     assert list((tmp_path / "out").glob("*")) == []
     assert not (ROOT / "written").exists()
 
@@ -152,7 +152,7 @@ sys.exit("--dry" in sys.argv and "redis_port=80" in sys.argv)
 def test_plan_comes_first_and_refused_it_is_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, port: int, status: int, runs: int
 ) -> None:
-    def lay_out(source: Source, directory: Path) -> None:
+    def lay_out(_: str, source: Source, directory: Path) -> None:
         (directory / source.tree).touch()
 
     monkeypatch.setattr(rollback, "lay_out", lay_out)
