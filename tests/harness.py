@@ -135,10 +135,10 @@ def is_fit(pi: VirtualPi) -> bool:
     return False
 
 
-def in_app(pi: VirtualPi, code: str, timeout: float = 120) -> str:
+def in_app(pi: VirtualPi, code: str, timeout: float = 120, user: str = "www-data") -> str:
     """Run Python code in the deployed app's environment, as its user."""
     python = f"{APP}/venv/bin/python"
-    command = ("runuser", "-u", "www-data", "--", "env", "-C", APP, python, "-c", code)
+    command = ("runuser", "-u", user, "--", "env", "-C", APP, python, "-c", code)
     return pi.run(*command, timeout=timeout).stdout.strip()
 
 

@@ -129,7 +129,8 @@ def test_start_waits_for_the_time_service(pi: VirtualPi) -> None:
     pi.run("systemctl", "restart", "--no-block", "celery-beat")
     time.sleep(6)
     state = ("systemctl", "show", "-P", "ActiveState", "celery-beat")
-    assert pi.run(*state).stdout == "activating\n"
+    assert pi.run(*state).stdout == "inactive\n"
+    assert pi.run("systemctl", "show", "-P", "Job", "celery-beat").stdout != "\n", "it is to start"
     pi.run("install", "-D", "/dev/null", "/run/systemd/timesync/synchronized")
     wait_for("Beat is up", lambda: pi.run(*state).stdout == "active\n")
     pi.run("systemctl", "stop", "systemd-timesyncd")

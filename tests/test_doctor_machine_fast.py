@@ -275,6 +275,11 @@ def test_directory_outside_the_app_is_its_owners(doctor: Any, tmp_path: Path) ->
         ({"ActiveState": "failed", "SubState": "failed"}, "nginx is failed (failed)", 0.5),
         ({"ActiveState": "activating", "SubState": "start"}, "nginx is activating (start)", 45),
         ({"ActiveState": "deactivating"}, "nginx is deactivating (running)", 45),
+        (
+            {"ActiveState": "inactive", "SubState": "dead", "Job": "77"},
+            "nginx is inactive (dead)",
+            45,
+        ),
         ({"ActiveState": "inactive", "LoadState": "masked"}, "nginx is masked", 0),
     ],
 )

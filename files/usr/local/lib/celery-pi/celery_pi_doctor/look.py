@@ -20,7 +20,7 @@ JOURNAL_PATIENCE = 10  # seconds
 JOURNAL_LARGEST = 4 * 2**20  # bytes; a service may write as much as it likes
 PROPERTIES = (
     *("Id", "LoadState", "ActiveState", "SubState", "Result", "UnitFileState"),
-    *("NeedDaemonReload", "NRestarts", "MainPID", "ControlGroup"),
+    *("NeedDaemonReload", "NRestarts", "MainPID", "ControlGroup", "Job"),
     *("InactiveEnterTimestampMonotonic", "ExecMainStartTimestampMonotonic"),
 )
 JOURNALCTL = "/usr/bin/journalctl"

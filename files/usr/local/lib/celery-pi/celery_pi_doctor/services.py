@@ -46,8 +46,12 @@ def down(name: str, why: str) -> Find:
 
 
 def patience(look: Look, name: str) -> float:
-    """Seconds within which a service that is not up may come up by itself."""
-    if look.units[name]["ActiveState"] in ("activating", "reloading"):
+    """Seconds within which a service that is not up may come up by itself.
+
+    systemd has a job for one that waits for another unit, as Beat does for the time.
+    """
+    shown = look.units[name]
+    if shown["ActiveState"] in ("activating", "reloading") or shown.get("Job"):
         return STARTING
     return max(0, BETWEEN - look.down_for(name))
 
