@@ -40,7 +40,8 @@ while time.monotonic() < END:
             if os.stat(room).st_uid != ME:
                 continue
             for entry in os.scandir(room):
-                if entry.path not in done and not entry.is_symlink():
+                # Without its socket, a server that has to load data is waited for.
+                if entry.path not in done and entry.is_file(follow_symlinks=False):
                     link(target, entry.path)
                     done.add(entry.path)
                     print("swapped", entry.name)
