@@ -89,6 +89,8 @@ def _configure_server(settings: Settings) -> None:
         key=pair[-1],
     )
     config_files(name="Configure the server", files=[block])
+    if settings.nginx_certificate is not None:
+        absent_units(name="Remove the certificate's helper", units=[], files=[CERTIFICATE.path])
 
 
 def _watch(certificate: list[str]) -> None:

@@ -47,8 +47,10 @@ echo "$*" >>{0}/calls
 esac
 verb=$1
 shift
+[ "$1" != --no-block ] || shift
 case "$verb $1" in
-  "show -P") [ -e "{0}/units/$3" ] && echo active || echo inactive; exit ;;
+  "show -P") [ "$2" != NRestarts ] || exec echo 0
+    [ -e "{0}/units/$3" ] && echo active || echo inactive; exit ;;
   "start redis-server.service") [ "$(redis-cli -s {0}/run/redis.sock ping)" = PONG ] && exit
     setpriv --reuid={1} --regid=$(id -g {1}) --clear-groups \
     redis-server --port 0 --unixsocket {0}/run/redis.sock --unixsocketperm 777 --dir {0}/redis \

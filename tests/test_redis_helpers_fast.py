@@ -293,7 +293,32 @@ def test_what_is_no_file_of_redis_holds_up_no_start(
         path.symlink_to("/dev/zero")
     else:
         path.mkdir()
-    assert before.run() == (0, "")
+    status, said = before.run()
+    if name == "dump.rdb":
+        assert (status, said) == (0, "")
+    else:
+        assert (status, "is no regular file that Redis can read" in said) == (1, True)
+
+
+@as_root
+@pytest.mark.parametrize("damage", ["missing", "endless", "unreadable", "a link to root's"])
+def test_redis_does_not_begin_anew_beside_data_that_it_would_not_know(
+    before: BeforeStart, damage: str
+) -> None:
+    """It would write its own manifest over theirs, and all that was accepted would be lost."""
+    before.append_only()
+    manifest = before.aof / f"{NAME}.manifest"
+    if damage == "endless":
+        os.truncate(manifest, 8 * 2**30)
+    elif damage == "unreadable":
+        manifest.chmod(0)
+    else:
+        manifest.unlink()
+        if damage != "missing":
+            manifest.symlink_to(before.roots / NAME)
+    status, said = before.run()
+    assert (status, "Redis is not started, so that nothing is lost" in said) == (1, True)
+    assert (before.aof / f"{NAME}.1.incr.aof").read_text() == "123456"
 
 
 @as_root

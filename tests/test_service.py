@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import socket
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -565,3 +566,25 @@ def test_file_that_is_swapped_while_it_is_read_ends_with_the_time(
     started = time.monotonic()
     assert running.plan().planned == [True]
     assert time.monotonic() - started < 10
+
+
+@as_root
+def test_what_is_not_roots_is_read_by_its_owner(systemd: Systemd, tmp_path: Path) -> None:
+    """A link of his leads him, and not root, to a file of root's."""
+    secret = tmp_path / "secret"
+    secret.write_text("root's own")
+    secret.chmod(0o600)
+    systemd.watched.unlink()
+    systemd.watched.symlink_to(secret)
+    os.chown(systemd.watched, 65534, 65534, follow_symlinks=False)
+    assert systemd.deploy().changed == [True]
+    told = systemd.record.read_text()
+    assert str(systemd.watched) in told
+    assert hashlib.sha256(b"root's own").hexdigest() not in told
+    systemd.watched.unlink()
+    systemd.watched.write_text("his own")
+    shutil.chown(systemd.watched, "nobody")
+    for path in (tmp_path, *tmp_path.parents[:3]):
+        path.chmod(path.stat().st_mode | 0o055)
+    assert systemd.deploy().changed == [True]
+    assert hashlib.sha256(b"his own").hexdigest() in systemd.record.read_text()

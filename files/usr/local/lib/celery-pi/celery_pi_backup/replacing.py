@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
+
+from celery_pi_privileges import Refused
 
 from celery_pi_backup import Settings, Trouble, app, archive, data, scratch, services
 from celery_pi_backup.hands import clear, patience, room_in, script
@@ -26,9 +28,13 @@ def stopped(told: Settings) -> Iterator[None]:
     try:
         services.stop(*units)
         yield
-    finally:
+    except BaseException:
         be_deaf()
-        services.start(*units)
+        with suppress(Refused):  # the reason that is on its way counts
+            services.start(*units)
+        raise
+    be_deaf()
+    services.start(*units)
 
 
 def replace(

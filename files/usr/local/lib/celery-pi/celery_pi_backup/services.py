@@ -13,8 +13,10 @@ REDIS = "redis-server.service"
 OURS = ("celery-beat.service", "celery-worker.service", "celery-flower.service")
 UP = ("active\n", "activating\n", "reloading\n")
 STATE = ("show", "-P", "ActiveState")
-PATIENCE = 120  # seconds until Redis answers
+PATIENCE = 660  # seconds until Redis answers, which loads its data first
+STARTING = 330  # seconds until a unit is up
 STOPPING = 3600  # seconds; the worker lets its tasks end
+TRIES = 3  # of systemd to start Redis, after which it would go on for ever
 
 
 def users(settings: Settings) -> list[str]:
@@ -29,20 +31,33 @@ def stop(*units: str) -> None:
 
 
 def start(*units: str) -> None:
+    """Trouble unless they come up. systemd itself would wait for as long as it tries."""
     if units:
-        by_root("systemctl", "start", *units, timeout=STOPPING)
+        by_root("systemctl", "start", "--no-block", *units)
+    deadline = time.monotonic() + STARTING
+    for unit in units:
+        while by_root("systemctl", *STATE, unit) != "active\n":
+            if time.monotonic() > deadline:
+                raise Trouble(f"{unit} is not up; see: journalctl -u {unit} -n 50")
+            time.sleep(0.5)
 
 
 def start_redis() -> None:
     """Trouble unless it takes commands, and writes its append-only file."""
-    by_root("systemctl", "start", REDIS, timeout=STOPPING)
+    tries = _tries()
+    by_root("systemctl", "start", "--no-block", REDIS)
     deadline = time.monotonic() + PATIENCE
     while not _answers():
-        if time.monotonic() > deadline:
+        if time.monotonic() > deadline or _tries() > tries + TRIES:
             raise Trouble("Redis does not answer; see: journalctl -u redis-server -n 50")
         time.sleep(0.5)
 
 
+def _tries() -> int:
+    """How often systemd has started it again; from 0 on when it is started by hand."""
+    return int(by_root("systemctl", "show", "-P", "NRestarts", REDIS) or 0)
+
+
 def _answers() -> bool:
-    said = attempt("root", (CLI, "admin", "INFO", "persistence"), timeout=PATIENCE).out
+    said = attempt("root", (CLI, "admin", "INFO", "persistence")).out
     return b"loading:0" in said and b"aof_enabled:1" in said

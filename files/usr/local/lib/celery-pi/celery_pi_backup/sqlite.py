@@ -77,6 +77,7 @@ if __name__ == "__main__":
         print(f"{error.filename}: {error.strerror}", file=sys.stderr)
         sys.exit(MISSING)
     except (OSError, sqlite3.Error) as error:
-        sys.exit(f"{sys.argv[2]}: {error}")
+        # What is put is ours, and where it is put is not.
+        sys.exit(f"{sys.argv[3 if sys.argv[1] == 'put' else 2]}: {error}")
     if told is not None:
         print(told)
