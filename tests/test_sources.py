@@ -448,3 +448,42 @@ def test_append_only_file_that_is_there_and_empty_snapshots_are_left_alone(
     snapshot.run()
     snapshot.run()
     assert snapshot.tree() == tree
+
+
+def in_anothers_environment(units: dict[str, str]) -> dict[str, list[str]]:
+    """Privileged commands of each unit whose environment is not root's own, or such a file itself
+    where the whole unit is root's."""
+    found = {}
+    for name, text in units.items():
+        privileged = re.findall(
+            r"^Exec\w+=[@:|-]*[+!].*|^PermissionsStartOnly=.*", text, re.MULTILINE
+        )
+        files = re.findall(r"^EnvironmentFile=-?(\S+)", text, re.MULTILINE)
+        others = [file for file in files if not file.startswith("/etc/celery-pi/")]
+        if others and (privileged or not re.search(r"^User=", text, re.MULTILINE)):
+            found[name] = privileged or others
+    return found
+
+
+def test_no_command_of_roots_runs_in_an_environment_of_anothers() -> None:
+    units: dict[str, str] = {}
+    for path in (*TEMPLATES, *FILES):
+        if path.startswith(f"{UNITS}/") and ".service" in path:
+            name = path.removeprefix(f"{UNITS}/").partition("/")[0].removesuffix(".d")
+            content = render(path) if path in TEMPLATES else from_file(path).content
+            units[name] = units.get(name, "") + content
+    assert len(units) > 10
+    assert in_anothers_environment(units) == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "User=www-data\nEnvironmentFile=/srv/app/.env\nExecStartPre=+/usr/bin/true\n",
+        "User=www-data\nEnvironmentFile=-/srv/app/.env\nExecStartPost=-!/usr/bin/true\n",
+        "User=www-data\nPermissionsStartOnly=yes\nEnvironmentFile=/srv/app/.env\n",
+        "EnvironmentFile=/srv/app/.env\nExecStart=/usr/bin/true\n",
+    ],
+)
+def test_control_such_a_unit_would_be_found(text: str) -> None:
+    assert in_anothers_environment({"x.service": text})
