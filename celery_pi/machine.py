@@ -46,12 +46,14 @@ for f in "$app/$module.py" "$app/$module/celery.py" "$app/$module/__init__.py"; 
   [ -e "$f" ] && echo "module=$f"
 done
 root=$([ "$(id -u)" != 0 ] || echo yes)
-# A file of theirs as the app's user, or else its owner, reads it: root only what is root's to run.
-theirs() { read_as "$user" "$1" || { owner=$(stat -Lc %U "$1") && read_as "${owner#root}" "$1"; }; }
+# A file of theirs as the app's user reads it, or else the owner of the app's directory.
+theirs() {
+  read_as "$user" "$1" || { owner=$(stat -c %U "$app") && read_as "${owner#root}" "$1"; }
+}
 [ -n "$root" ] && [ -d "$app/venv" ] && echo "venv=$(theirs "$app/venv/pyvenv.cfg" \
-  | sed -n 's/^version *= *\([0-9][0-9.]*\).*/\1/p')"
+  | timeout -s KILL 15 sed -n 's/^version *= *\([0-9][0-9.]*\).*/\1/p')"
 [ -n "$root" ] && [ -e "$app/.env" ] && echo "export=$(theirs "$app/.env" \
-  | grep -nE '^[[:space:]]*export[[:space:]]' | cut -d: -f1 | paste -sd' ')"
+  | timeout -s KILL 15 grep -nE '^[[:space:]]*export[[:space:]]' | cut -d: -f1 | paste -sd' ')"
 unknown=
 for u in $units; do
   [ "$(systemctl show -p LoadState --value "$u")" = loaded ] || unknown="$unknown $u"

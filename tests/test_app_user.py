@@ -17,7 +17,7 @@ pytestmark = pytest.mark.native
 
 USER = "nids"
 DOCS = Path(__file__).resolve().parent.parent / "docs/app-user.md"
-WRITTEN = ("media", "logs", "data")
+WRITTEN = (".env", "media", "logs", "data")
 YAMA = "/proc/sys/kernel/yama/ptrace_scope"
 # Whoever may read this file may read the memory.
 READ_MEMORY = "head -c 0 /proc/$0/mem"

@@ -360,7 +360,10 @@ def test_restore_asks_first(lab: Lab) -> None:
 TROUBLES = {
     "interrupted at first": ("stop celery-beat.service", "kill -HUP $PPID; sleep 1"),
     "interrupted at the stop": ("stop redis-server.service", "kill -INT $PPID; sleep 1"),
-    "interrupted at the start": ("start --no-block redis-server.service", "kill -TERM $PPID; sleep 1"),
+    "interrupted at the start": (
+        "start --no-block redis-server.service",
+        "kill -TERM $PPID; sleep 1",
+    ),
     "Redis does not start": ("start --no-block redis-server.service", "exit 1"),
 }
 

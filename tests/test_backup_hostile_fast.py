@@ -311,7 +311,7 @@ def test_link_in_redis_directory_makes_root_write_nowhere(
     """It is put there when Redis is stopped, which is before root's program goes on."""
     file = lab.make()
     aof, socket = lab.root / "redis/appendonlydir", lab.root / "run/redis.sock"
-    lab.change("celery_pi_backup/services.py", "PATIENCE = 120", "PATIENCE = 1")
+    lab.change("celery_pi_backup/services.py", "PATIENCE = 660", "PATIENCE = 1")
     done = swap.format(aof=aof, target=secret.parent, manifest="appendonly.aof.manifest")
     lab.trouble("stop redis-server.service", f"redis-cli -s {socket} shutdown; {done}")
     status, said = lab.run("restore", file, "--yes", "--only", "redis")

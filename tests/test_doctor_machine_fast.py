@@ -242,7 +242,8 @@ def test_directories_and_logs_of_the_app_are_given_to_it(doctor: Any, tmp_path: 
     assert doctor.permissions.unwritable(look) is None
     (tmp_path / "logs/django.log").touch(mode=0o640)
     (tmp_path / "logs/old.log.1").touch(mode=0o640)
-    shutil.chown(tmp_path / "logs/django.log", "bin", "bin")
+    shutil.chown(tmp_path / "logs/django.log", "daemon", "daemon")
+    (tmp_path / "logs/django.log").chmod(0o440)
     shutil.chown(tmp_path / "media", "bin", "bin")
     found = doctor.permissions.unwritable(look)
     assert found.saw == f"daemon cannot write {tmp_path}/media, {tmp_path}/logs/django.log"
@@ -250,6 +251,22 @@ def test_directories_and_logs_of_the_app_are_given_to_it(doctor: Any, tmp_path: 
     assert doctor.permissions.unwritable(look) is None
     assert doctor.permissions.access(tmp_path / "logs/django.log") == "640 daemon:daemon"
     assert doctor.permissions.access(tmp_path / "logs/old.log.1") == "640 root:root"
+
+
+@as_root
+def test_log_of_a_third_user_is_given_by_hand(doctor: Any, tmp_path: Path) -> None:
+    """The app may have put there whatever that user has in a directory that the app may write."""
+    reachable(tmp_path)
+    shutil.chown(tmp_path, "bin")
+    look = look_at(doctor, app_dir=str(tmp_path), app_user="daemon")
+    for name in ("media", "logs"):
+        (tmp_path / name).mkdir()
+        shutil.chown(tmp_path / name, "daemon", "daemon")
+    (tmp_path / "logs/django.log").touch(mode=0o640)
+    shutil.chown(tmp_path / "logs/django.log", "bin", "bin")
+    found = doctor.permissions.unwritable(look)
+    assert found.fix is None
+    assert found.will.endswith(f"chown -h daemon {tmp_path}/logs/django.log")
 
 
 @as_root

@@ -280,8 +280,8 @@ def put(env: Path, what: str, roots: Path) -> None:
 PUT = {
     "link": "leads into a directory that nobody may not write",
     "link to a directory": "leads into a directory that nobody may not write",
-    "hard link": "is root's, nobody cannot read it, and nobody may replace it",
-    "root's file": "is root's, nobody cannot read it, and nobody may replace it",
+    "hard link": "nobody cannot read it: Permission denied; it is root's: chown nobody",
+    "root's file": "nobody cannot read it: Permission denied; it is root's: chown nobody",
     "fifo": "no regular file",
     "device": "leads into a directory that nobody may not write",
     "sparse": "is larger than 1048576 bytes",

@@ -7,6 +7,8 @@ import json
 import os
 import pwd
 import shutil
+import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -237,7 +239,7 @@ def test_roots_file_that_another_may_have_put_there_is_not_read_but_elsewhere_it
 ) -> None:
     file(app / ".env", SECRET, "root")
     told = refused(privileges, lambda: privileges.show(str(app / ".env"), APP))
-    assert told.endswith(f"and {OWNER} may replace it: chown {APP} {app / '.env'}")
+    assert told.endswith(f"cannot read it: Permission denied; it is root's: chown {APP} {app}/.env")
     assert privileges.show(str(roots), APP)[1] == SECRET
 
 
@@ -319,8 +321,8 @@ def test_owners_and_mode_are_set_of_the_file_itself(privileges: Any, app: Path) 
     env = file(app / ".env", b"A=1", OWNER, 0o644)
     privileges.give(str(env), user=APP, mode=0o600)
     assert state(env) == (APP, 0o600)
-    privileges.give(str(env), user=OWNER)
-    assert state(env) == (OWNER, 0o600)
+    privileges.give(str(env), user=APP, group=OWNER)
+    assert (state(env), env.group()) == ((APP, 0o600), OWNER)
 
 
 def second_name(path: Path, roots: Path) -> None:
@@ -379,6 +381,131 @@ def test_no_directory_is_made_behind_a_link_to_one_of_roots(
     refused(privileges, lambda: privileges.make(str(app / "data"), user=APP))
     refused(privileges, lambda: privileges.make(str(app / "data/new"), user=APP))
     assert [path.name for path in roots.parent.iterdir()] == ["secret"]
+
+
+# -- that nobody is lent to somebody else
+
+THIRD = "backup"  # a user who has nothing to do with the app
+
+
+@pytest.fixture
+def thirds(place: Path) -> Path:
+    """A file of a third user's, in a directory of his."""
+    return file(directory(place / "third", THIRD, 0o700) / "key", b"his own", THIRD)
+
+
+@pytest.mark.parametrize("owner", [OWNER, APP])
+def test_file_of_a_third_user_is_neither_read_nor_replaced_nor_given(
+    privileges: Any, place: Path, thirds: Path, owner: str
+) -> None:
+    """Root would go there as him, wherever a link leads that others have laid."""
+    env = directory(place / "app", owner) / ".env"
+    env.symlink_to(thirds)
+    refused(privileges, lambda: privileges.show(str(env), APP))
+    refused(privileges, lambda: privileges.replace(str(env), b"x", user=APP))
+    env.unlink()
+    env.symlink_to(thirds.parent)
+    refused(privileges, lambda: privileges.give(f"{env}/key", user=APP))
+    refused(privileges, lambda: privileges.make(f"{env}/new", user=APP))
+    assert (thirds.read_bytes(), state(thirds)) == (b"his own", (THIRD, 0o600))
+    assert [path.name for path in thirds.parent.iterdir()] == ["key"]
+
+
+def test_app_leads_nobody_into_what_is_its_codes_owners(privileges: Any, place: Path) -> None:
+    """Its own directory holds a link to one of the user's who owns the code, perhaps with sudo."""
+    home = directory(place / "home", OWNER)
+    profile = file(home / ".profile", b"his own", OWNER, 0o644)
+    shared = directory(place / "shared", APP)
+    (shared / ".env").symlink_to(profile)
+    app = directory(place / "app", OWNER)
+    (app / ".env").symlink_to("../shared/.env")
+    refused(privileges, lambda: privileges.replace(str(app / ".env"), b"x", user=APP))
+    (shared / "logs").symlink_to(home)
+    refused(privileges, lambda: privileges.give(f"{shared}/logs/.profile", user=APP))
+    assert (profile.read_bytes(), state(profile)) == (b"his own", (OWNER, 0o644))
+
+
+def test_state_and_content_are_of_one_file(
+    privileges: Any, app: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one is put there between the two: that of the first is told, or none."""
+    env = file(app / ".env", b"first", APP, 0o640)
+    real = privileges.attempt
+
+    def overtaken(user: str, command: Any, **how: Any) -> Any:
+        if "read" in command:
+            env.rename(app / "away")
+            file(env, b"second", OWNER, 0o755)
+        return real(user, command, **how)
+
+    monkeypatch.setattr(privileges, "attempt", overtaken)
+    shown, content = privileges.show(str(env), APP)
+    assert (shown.st_mode & 0o777, content) == (0o640, b"first")
+
+
+def test_who_works_with_an_environment_is_who_may_replace_it(
+    privileges: Any, place: Path, app: Path
+) -> None:
+    assert privileges.owner(str(directory(app / "venv", OWNER))) == OWNER
+    assert privileges.owner(str(app / "none")) == OWNER
+    theirs = directory(place / "theirs", APP)
+    assert privileges.owner(str(directory(theirs / "venv", OWNER))) == APP
+    assert privileges.owner(str(directory(place / "alone", OWNER))) == OWNER
+    (app / "link").symlink_to(theirs)
+    told = refused(privileges, lambda: privileges.owner(f"{app}/link/venv"))
+    assert f"chmod g-w,o-w {app} {theirs}" in told
+    shutil.chown(app, OWNER, APP)
+    app.chmod(0o2775)
+    assert "by several users" in refused(privileges, lambda: privileges.owner(f"{app}/venv"))
+
+
+def acl(path: Path, user: str) -> None:
+    """An access control list by which that user may do what he likes in a directory."""
+    uid = pwd.getpwnam(user).pw_uid
+    nobody = 2**32 - 1
+    entries = [(1, 7, nobody), (2, 7, uid), (4, 5, nobody), (16, 7, nobody), (32, 5, nobody)]
+    packed = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+    os.setxattr(path, "system.posix_acl_access", packed)
+
+
+def test_directory_with_an_access_control_list_is_not_taken_for_what_its_mode_says(
+    privileges: Any, place: Path
+) -> None:
+    sites = directory(place / "sites", "root")
+    assert privileges.is_roots_alone(str(sites / "x"))
+    try:
+        acl(sites, OWNER)
+    except OSError as error:
+        pytest.skip(f"no access control lists here: {error.strerror}")
+    assert not privileges.is_roots_alone(str(sites / "x"))
+    refused(privileges, lambda: privileges.replace(str(sites / "x"), b"x", user=APP))
+    assert list(sites.iterdir()) == []
+
+
+MOUNTS = """
+import os, socket, subprocess, sys
+subprocess.run(("mount", "-t", "tmpfs", "none", sys.argv[1]), check=True)
+fd = os.open(sys.argv[1], os.O_RDONLY)
+socket.send_fds(socket.socket(fileno=0), [b"."], [fd])
+"""
+
+
+def test_what_is_mounted_in_another_namespace_is_refused(privileges: Any, place: Path) -> None:
+    """As every user can make one, with whatever he likes mounted in it."""
+    ours, theirs = socket.socketpair()
+    command = ("unshare", "--mount", sys.executable, "-c", MOUNTS, place)
+    done = subprocess.run(
+        command, stdin=theirs.fileno(), capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        pytest.skip(f"no mount namespace here: {done.stderr.splitlines()[-1]}")
+    _, (fd,), _, _ = socket.recv_fds(ours, 1, 1)
+    own = os.open(place, os.O_PATH)
+    assert (privileges._is_mounted_here(fd), privileges._is_mounted_here(own)) == (False, True)
+    for each in (fd, own):
+        os.close(each)
+    ours.close()
+    theirs.close()
 
 
 # -- whose the way is

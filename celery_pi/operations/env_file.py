@@ -20,7 +20,7 @@ from celery_pi.remote import announce_write, assign, read_quietly
 READ = r"""
 [ -f "$path" ] && [ ! -L "$path" ] || exit 0
 stat -c '%a %U %G %s' -- "$path"
-read_as "$user" "$path" | base64 -w0
+read_as "$user" "$path" | timeout -s KILL 10 base64 -w0
 """
 
 # What was cut off on its way is not taken for whole. The shell prints it by itself, so that it is

@@ -69,10 +69,10 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 cat >"$scratch/locked"
 install() {
-  "$venv/bin/python" -m pip install --no-input --no-cache-dir --disable-pip-version-check \
+  "$venv/bin/python" -I -m pip install --no-input --no-cache-dir --disable-pip-version-check \
     --progress-bar off --quiet "$@" >&2
 }
-if ready; then dry=--dry-run; else dry=; python3 -m venv "$venv" >&2; fi
+if ready; then dry=--dry-run; else dry=; python3 -I -m venv "$venv" >&2; fi
 set -- ${ours:+--only-binary "$ours"} "$@"
 if grep -q == "$scratch/locked"; then
   [ -z "$dry" ] || install "$dry" "$@"

@@ -20,7 +20,7 @@ RECORD = "/var/lib/celery-pi/started/redis-acl"
 # is another after each start.
 CLI = r"""
 words='{ for (i = 3; i <= NF; i++) if ($i != "sanitize-payload") print $2, $i }'
-as_admin() { /usr/local/lib/celery-pi/redis-cli admin "$@"; }
+as_admin() { timeout -k 5 60 /usr/local/lib/celery-pi/redis-cli admin "$@"; }
 users() {
   echo "$(as_admin acl list | awk "$words" | sort | sha256sum) $(sha256sum <"$acl")"
 }

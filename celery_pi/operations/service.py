@@ -30,7 +30,8 @@ snapshot() {
   find $watch -maxdepth 0 ! -uid 0 -xtype f -printf '%U %G %p\n' 2>/dev/null |
     while read -r uid gid path; do
       digest=$(timeout -s KILL 20 setsid -w env -i setpriv --reuid "$uid" --regid "$gid" \
-        --clear-groups head -c 67108864 -- "$path" </dev/null 2>/dev/null | sha256sum)
+        --clear-groups head -c 67108864 -- "$path" </dev/null 2>/dev/null |
+        timeout -s KILL 25 sha256sum)
       echo "${digest%% *}  $path"
     done
 }
@@ -76,7 +77,7 @@ case $ours$shown in
   *) systemctl enable --quiet "$unit" ;;  # which has systemd reload too
 esac
 case $shown in *ActiveState=failed*) systemctl reset-failed "$unit" ;; esac
-if ! { systemctl "$verb" "$unit" && (eval "$ready"); } >&2; then
+if ! { timeout -k 30 1d systemctl "$verb" "$unit" && (eval "$ready"); } >&2; then
   journalctl -q -o cat -u "$unit" -n 50 | grep -a '^celery-pi: ' | tail -n 1 >&2
   echo "$unit did not come up; see: journalctl -u $unit -n 50" >&2
   exit 1

@@ -23,7 +23,7 @@ set -e
 useradd --system --user-group --shell /usr/sbin/nologin birds
 usermod -aG birds www-data
 celery-pi maintenance on
-chown -R birds: {APP}/media {APP}/logs {APP}/data
+chown -R birds: {APP}/.env {APP}/media {APP}/logs {APP}/data
 """
 ITS_SITE = "systemctl restart nginx && celery-pi maintenance off"
 

@@ -4,9 +4,11 @@ Two rules, for every root program of ours and for the deploy:
 
 - A process of another user gets nothing of root's: no terminal, no descriptor but its own three, no
   environment, no session (`run`).
-- Root follows no name that another user can change. A file of another user's is read by that user
-  (`read`). What is made or changed there is reached by a descriptor of its directory, which that
-  user has opened (`place`), and what root owns is given to nobody (`give`).
+- Root follows no name that another user can change. Where others can, the user goes for whom it is
+  done, or the one owner of the whole way: never whoever happens to own what a way leads to, for
+  somebody else may have laid it. He opens the directory, root judges the descriptor (`place`), and
+  what is there is looked at, read and given away by a descriptor of itself (`show`, `give`). What
+  is root's, or a third user's, is given to nobody.
 
 The deploy sends this text to `python3 -I -c`; on the Pi the same commands are, as root:
 
@@ -147,6 +149,8 @@ def attempt(
         raise Refused(f"{_name(command)} prints more than {limit} bytes") from None
     finally:
         _end(process, user)
+    if process.returncode is None:
+        raise Refused(f"{_name(command)} is kept from ending")
     return Done(process.returncode, out, err)
 
 
@@ -233,10 +237,11 @@ def _end(process: subprocess.Popen[bytes], user: str) -> None:
         subprocess.run(
             kill, stdin=subprocess.DEVNULL, capture_output=True, check=False, **become(user)
         )
-    process.wait(timeout=PATIENCE)
     for pipe in (process.stdin, process.stdout, process.stderr):
         if pipe:
             pipe.close()
+    with suppress(subprocess.TimeoutExpired):  # another process of his traces it and keeps it
+        process.wait(timeout=PATIENCE)
 
 
 # -- files of another user's
@@ -262,26 +267,27 @@ def may_write(user: str, path: str) -> bool:
 def show(path: str, user: str, limit: int = MIB) -> tuple[os.stat_result, bytes] | None:
     """State and content of the file that the path leads to; None where nothing is.
 
-    It is read by that user, or else by the one whose it is. Raises Refused.
+    Both are of one descriptor. It is read by its owner, if he is the user or the owner of the way
+    to it, else by the user. Raises Refused.
     """
     with place(path, user) as found:
-        shown = found.shown()
-    if shown is None:
-        return None
-    if not stat.S_ISREG(shown.st_mode):
-        raise Refused(f"{path} is no regular file")
-    owner = user_name(shown.st_uid)
-    if owner == "root" and found.writer == "root":
-        return shown, read("root", path, limit)
-    try:
-        return shown, read(user, path, limit)
-    except Refused:
-        if owner == user:
-            raise
-    if owner == "root":
-        told = f"{path} is root's, {user} cannot read it, and {found.writer} may replace it"
-        raise Refused(f"{told}: chown {user} {path}")
-    return shown, read(owner, path, limit)
+        try:
+            fd = found.entry()
+        except FileNotFoundError:
+            return None
+        try:
+            shown = os.fstat(fd)
+            if not stat.S_ISREG(shown.st_mode):
+                raise Refused(f"{path} is no regular file")
+            owner = user_name(shown.st_uid)
+            reader = owner if owner in (user, found.writer) else user
+            command = _child("read", "/proc/self/fd/0", str(limit), path)
+            done = attempt(reader, command, stdin=fd, limit=limit + BLOCK, timeout=PATIENCE)
+        finally:
+            os.close(fd)
+    if done.status == REFUSED and reader != owner and not done.out:
+        raise Refused(f"{done.last_words}; it is {owner}'s: chown {user} {path}")
+    return shown, _answer(done, path)
 
 
 class Place(NamedTuple):
@@ -292,12 +298,22 @@ class Place(NamedTuple):
     name: str
     writer: str
 
-    def shown(self) -> os.stat_result | None:
-        """State of what has that name there, itself and not what a link leads to."""
+    def entry(self) -> int:
+        """A descriptor of what has that name there, itself and not what a link leads to; it is not
+        opened, whatever it is. Raises Refused, FileNotFoundError."""
+        fd = os.open(self.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.fd)
+        if not _is_mounted_here(fd):
+            os.close(fd)
+            raise Refused(f"{self.name} is what another user has mounted there")
+        return fd
+
+    def is_there(self) -> bool:
+        """Whether anything has that name."""
         try:
-            return os.stat(self.name, dir_fd=self.fd, follow_symlinks=False)
+            os.close(self.entry())
         except FileNotFoundError:
-            return None
+            return False
+        return True
 
 
 @contextmanager
@@ -305,9 +321,10 @@ def place(path: str, user: str, follow: bool = True) -> Iterator[Place]:
     """The place of a path that is to hold something of that user's.
 
     Links are followed, the last name only when `follow` says so. Where none but root may change a
-    step, root goes there. Else the user does, or the owner of the directory, and only into a
-    directory that he may write: what root then does in it, he could have done. Raises Refused,
-    as behind a link into a directory of root's, and FileNotFoundError.
+    step, root goes there. Else the user does, or the one who alone may change every step that root
+    alone may not; and only into a directory that he may write: what root then does in it, he could
+    have done, and nobody else can have led him there. Raises Refused, as behind a link into a
+    directory of root's or of a third user, and FileNotFoundError.
     """
     if is_roots_alone(path, follow):
         directory, name = _split(path, follow)
@@ -331,10 +348,26 @@ def _split(path: str, follow: bool) -> tuple[str, str]:
 def _found_by_others(path: str, user: str, follow: bool) -> tuple[int, str, str]:
     # What the names say now is a guess, which the descriptor has to confirm.
     shown = os.stat(_split(path, follow)[0])  # noqa: PTH116
-    for who in dict.fromkeys((user, user_name(shown.st_uid))):
-        if who != "root" and _is_open_to(account(who), shown):
+    for who in dict.fromkeys((user, sole_owner(path, follow))):
+        if who not in ("", "root") and _is_open_to(account(who), shown):
             return (*_directory(who, path, follow), who)
-    raise Refused(f"{path} leads into a directory that {user} may not write, nor its owner")
+    raise Refused(f"{path} leads into a directory that {user} may not write, nor its owner alone")
+
+
+def sole_owner(path: str, follow: bool = True) -> str:
+    """Who alone, beside root, may change a step of the way to the path; empty where several may."""
+    found = {others_in(os.stat(step)) for step in foreign_steps(path, follow)}  # noqa: PTH116
+    (owner,) = found if len(found) == 1 else ("",)
+    steps = foreign_steps(path, follow)
+    if any(_has_acl(step) or _others_beside(os.stat(step)) for step in steps):  # noqa: PTH116
+        return ""
+    return owner
+
+
+def _others_beside(shown: os.stat_result) -> bool:
+    """Whether others than its owner and root may write the directory."""
+    by_group = shown.st_mode & 0o020 and _has_members(shown.st_gid, beside=shown.st_uid)
+    return bool(shown.st_mode & 0o002 or by_group)
 
 
 def _directory(user: str, path: str, follow: bool) -> tuple[int, str]:
@@ -353,10 +386,38 @@ def _directory(user: str, path: str, follow: bool) -> tuple[int, str]:
     if not fds:
         raise Refused(f"{path} is in no directory")
     shown = os.fstat(fds[0])
-    if not stat.S_ISDIR(shown.st_mode) or not _is_open_to(who, shown) or "/" in name:
+    good = stat.S_ISDIR(shown.st_mode) and _is_open_to(who, shown) and _is_mounted_here(fds[0])
+    # By its mode: what an access control list adds or takes, that does not show.
+    if (
+        not good
+        or (shown.st_uid != who.uid and _has_acl(fds[0]))
+        or name in _NO_NAMES
+        or "/" in name
+    ):
         os.close(fds[0])
         raise Refused(f"{path} is in a directory that {user} may not write")
     return fds[0], name
+
+
+_NO_NAMES = ("", ".", "..")
+
+
+def _is_mounted_here(fd: int) -> bool:
+    """Whether it lies on what is mounted in root's own namespace: in one of his own, a user may
+    mount what he likes wherever he likes, and lead root there by a descriptor."""
+    with open(f"/proc/self/fdinfo/{fd}") as file:  # noqa: PTH123
+        told = dict(line.split(":", 1) for line in file)
+    with open("/proc/self/mountinfo") as file:  # noqa: PTH123
+        return told["mnt_id"].strip() in {line.split(" ", 1)[0] for line in file}
+
+
+def _has_acl(directory: str | int) -> bool:
+    """Whether it has an access control list, which its mode does not tell."""
+    try:
+        os.getxattr(directory, "system.posix_acl_access")
+    except OSError:
+        return False
+    return True
 
 
 def _is_open_to(who: Account, directory: os.stat_result) -> bool:
@@ -407,7 +468,7 @@ def _is_roots(directory: str, entry: os.stat_result | None) -> bool:
         shown = os.lstat(directory)
     except OSError:
         return True  # it is not there, so nothing is
-    if shown.st_uid != 0:
+    if shown.st_uid != 0 or _has_acl(directory):
         return False
     if shown.st_mode & stat.S_ISVTX and entry is not None and entry.st_uid == 0:
         return True
@@ -415,12 +476,13 @@ def _is_roots(directory: str, entry: os.stat_result | None) -> bool:
     return not (shown.st_mode & 0o002 or by_group)
 
 
-def _has_members(gid: int) -> bool:
-    """Whether the group is anybody's but root's; Debian's /usr/local is a group's that has none."""
+def _has_members(gid: int, beside: int = 0) -> bool:
+    """Whether the group is of anybody but root and that user; Debian's /usr/local is a group's that
+    has none."""
     with suppress(KeyError):
-        if set(getgrgid(gid).gr_mem) - {"root"}:
+        if set(getgrgid(gid).gr_mem) - {"root", user_name(beside)}:
             return True
-    return any(known.pw_gid == gid and known.pw_uid for known in getpwall())
+    return any(known.pw_gid == gid and known.pw_uid not in (0, beside) for known in getpwall())
 
 
 def others_in(shown: os.stat_result) -> str:
@@ -465,12 +527,11 @@ def give(path: str, *, user: str, group: str = "", mode: int | None = None) -> N
     """Set owners and mode of a file or directory, itself and not what a link leads to.
 
     Where others may write the directory, they may have put there a file with a second name, or one
-    of root's: it is refused. Raises Refused, FileNotFoundError, OSError.
+    of somebody else's than theirs: it is refused. Raises Refused, FileNotFoundError, OSError.
     """
     uid, gid = _owners(user, group)
     with place(path, user, follow=False) as found:
-        flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC  # it is not opened, whatever it is
-        fd = os.open(found.name, flags, dir_fd=found.fd)
+        fd = found.entry()
         try:
             _judge(path, os.fstat(fd), user, found.writer)
             itself = f"/proc/self/fd/{fd}"
@@ -489,8 +550,11 @@ def _judge(path: str, shown: os.stat_result, user: str, writer: str) -> None:
         raise Refused(f"{path} is neither a file nor a directory")
     if writer != "root" and is_file and shown.st_nlink > 1:
         raise Refused(f"{path} has a second name")
-    if writer != "root" and shown.st_uid == 0:
-        raise Refused(f"{path} is root's, and {writer} may have put it there: chown {user} {path}")
+    owner = user_name(shown.st_uid)
+    if writer != "root" and owner not in (user, writer):
+        raise Refused(
+            f"{path} is {owner}'s, and {writer} may have put it there: chown {user} {path}"
+        )
 
 
 def make(path: str, *, user: str, group: str = "", mode: int = 0o755) -> None:
@@ -500,7 +564,7 @@ def make(path: str, *, user: str, group: str = "", mode: int = 0o755) -> None:
     if not os.path.isdir(above):  # noqa: PTH112
         make(above, user=user, group=group, mode=mode)
     with place(path, user, follow=False) as found:
-        if found.shown() is None:
+        if not found.is_there():
             # By its own user, so that it is none of root's, which would not be given.
             run(found.writer, ("/usr/bin/mkdir", "-m", f"{mode:o}", "--", path))
     give(path, user=user, group=group)
@@ -515,15 +579,20 @@ def _owners(user: str, group: str) -> tuple[int, int]:
 
 
 def owner(path: str) -> str:
-    """Who owns what is at the path, itself and not what a link leads to, or else the directory in
-    which it is to be: he may be led to run what lies there. Raises Refused, FileNotFoundError."""
+    """As whom root works with what is at the path, which may lead him to run what lies there: its
+    owner, or the owner of the directory in which it is to be; but where another may put something
+    else in its place, that one. Raises Refused, FileNotFoundError."""
     try:
         shown = os.lstat(path)
     except FileNotFoundError:
         shown = os.stat(os.path.dirname(path.rstrip("/")) or ".")  # noqa: PTH116, PTH120
-    if shown.st_uid == 0 and not is_roots_alone(path):
-        raise Refused(f"{path} is root's, and others may replace it: give it to its user by chown")
-    return user_name(shown.st_uid)
+    if is_roots_alone(path):
+        return user_name(shown.st_uid)
+    alone = sole_owner(path)
+    if alone in ("", "everybody") or alone.startswith("group "):
+        steps = " ".join(foreign_steps(path))
+        raise Refused(f"{path} may be replaced by several users: chmod g-w,o-w {steps}")
+    return alone
 
 
 def user_name(uid: int) -> str:
@@ -561,10 +630,10 @@ def _answer(done: Done, path: str) -> bytes:
 
 
 def as_child(task: str, path: str, *more: str) -> int:
-    """What `read`, `may_write` and `place` have done as the other user; the exit status."""
+    """What `read`, `show`, `may_write` and `place` have done as the other user; the status."""
     try:
         if task == "read":
-            _copy_out(path, int(more[0]))
+            _copy_out(path, int(more[0]), *more[1:])
         elif task == "directory":
             _send_directory(path, bool(more[0]))
         elif not os.access(path, os.W_OK | (os.X_OK if os.path.isdir(path) else 0)):  # noqa: PTH112
@@ -574,22 +643,23 @@ def as_child(task: str, path: str, *more: str) -> int:
     except (OSError, Refused) as error:
         reason = error.strerror if isinstance(error, OSError) else ""
         who = user_name(os.geteuid())
-        print(f"{path}: {who} cannot {task} it: {reason}" if reason else error, file=sys.stderr)
+        named = more[1] if len(more) > 1 else path
+        print(f"{named}: {who} cannot {task} it: {reason}" if reason else error, file=sys.stderr)
         return REFUSED
     return 0
 
 
-def _copy_out(path: str, limit: int) -> None:
+def _copy_out(path: str, limit: int, name: str = "") -> None:
     # A FIFO would be waited for, a terminal taken for one's own.
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     shown = os.fstat(fd)
     if not stat.S_ISREG(shown.st_mode):
-        raise Refused(f"{path} is no regular file")
+        raise Refused(f"{name or path} is no regular file")
     with os.fdopen(fd, "rb") as file:
         # Not by its size alone, which may grow.
         content = file.read(limit + 1) if shown.st_size <= limit else b""
     if len(content) > limit or shown.st_size > limit:
-        raise Refused(f"{path} is larger than {limit} bytes")
+        raise Refused(f"{name or path} is larger than {limit} bytes")
     sys.stdout.buffer.write(content)
 
 

@@ -8,7 +8,7 @@ import stat
 import subprocess
 from collections.abc import Callable
 
-from celery_pi_privileges import Failed, group_name, replace, show, user_name
+from celery_pi_privileges import Failed, group_name, is_roots_alone, replace, show, user_name
 
 PATIENCE = 120  # seconds; an emulated Pi takes 30 to start the worker
 
@@ -51,8 +51,9 @@ def start(unit: str, state: str) -> None:
 
 
 def rewrite(path: str, user: str, change: Callable[[str], str]) -> None:
-    """Change the content of a file of that user's, with the owner and mode that it has; whole or
-    not at all. Bytes that are no UTF-8 are in the text as Python's surrogateescape has them.
+    """Change the content of a file of that user's; whole or not at all. Where none but root may
+    write, it keeps owners and mode; elsewhere they may be of anybody's making, and it is the
+    user's, 0600. Bytes that are no UTF-8 are in the text as Python's surrogateescape has them.
 
     Raises Refused, OSError.
     """
@@ -60,10 +61,9 @@ def rewrite(path: str, user: str, change: Callable[[str], str]) -> None:
     if found is None:
         raise FileNotFoundError(2, "No such file or directory", path)
     shown, before = found
-    replace(
-        path,
-        change(before.decode(errors="surrogateescape")).encode(errors="surrogateescape"),
-        user=user_name(shown.st_uid),
-        group=group_name(shown.st_gid),
-        mode=stat.S_IMODE(shown.st_mode) & 0o777,  # nobody's text gets a set-uid bit of root's
-    )
+    text = change(before.decode(errors="surrogateescape")).encode(errors="surrogateescape")
+    if is_roots_alone(path):
+        owners = {"user": user_name(shown.st_uid), "group": group_name(shown.st_gid)}
+        replace(path, text, **owners, mode=stat.S_IMODE(shown.st_mode) & 0o777)
+    else:
+        replace(path, text, user=user)

@@ -9,7 +9,7 @@ from shlex import quote
 from typing import NamedTuple
 
 from celery_pi_checks.rights import access
-from celery_pi_privileges import give, is_roots_alone, may_write, run
+from celery_pi_privileges import give, is_roots_alone, may_write, run, sole_owner, user_name
 
 from celery_pi_doctor.act import all_of, do
 from celery_pi_doctor.disk import writable
@@ -61,7 +61,7 @@ def drifted(look: Look) -> Found | None:
     if any(each.path.is_symlink() for each in found):
         by_hand = "it is a link: set the owner and mode of the file that it leads to"
         return Found(saw, why, by_hand, files=files)
-    if roots := [path for path in files if is_put_there(path)]:
+    if roots := [path for path in files if is_put_there(path, look.value("app_user"))]:
         by_hand = f"see whether it is what it should be, then: {theirs(roots, look)}"
         return Found(saw, why, by_hand, files=files)
     fixes = [
@@ -71,10 +71,12 @@ def drifted(look: Look) -> Found | None:
     return Found(saw, why, "set them as the deploy did", all_of(*fixes), files=files)
 
 
-def is_put_there(path: str) -> bool:
-    """Whether it is root's where another user may write: any file of root's could have been put
-    there, so that root gives it to nobody."""
-    return os.lstat(path).st_uid == 0 and not is_roots_alone(path, follow=False)
+def is_put_there(path: str, user: str) -> bool:
+    """Whether it is root's, or a third user's, where others may write: any file of theirs could
+    have been put there, so that root gives it to nobody."""
+    if is_roots_alone(path, follow=False):
+        return False
+    return user_name(os.lstat(path).st_uid) not in (user, sole_owner(path, follow=False))
 
 
 def theirs(paths: list[str], look: Look) -> str:
@@ -90,13 +92,15 @@ def unwritable(look: Look) -> Found | None:
     closed = [path for path in places if not may_write(user, path)]
     within = [path for path in places if path not in closed]
     found_there = run(user, (FIND, *within, *LOGS), timeout=PATIENCE) if within else b""
-    logs = list(filter(None, os.fsdecode(found_there).split("\0")))
+    # His process may say what he likes: names of files in these directories, and no others.
+    told = os.fsdecode(found_there).split("\0")
+    logs = [path for path in told if os.path.dirname(path) in within]  # noqa: PTH120
     found = [*closed, *logs]
     if not found:
         return None
     saw = f"{user} cannot write {', '.join(found)}"
     why = "tasks that write there fail with PermissionError, and logging that fails stops the app"
-    if roots := [path for path in found if is_put_there(path)]:
+    if roots := [path for path in found if is_put_there(path, user)]:
         by_hand = f"see whether it is what it should be, then: {theirs(roots, look)}"
         return Found(saw, why, by_hand)
     if any(not path.startswith(app) for path in found):
@@ -106,7 +110,7 @@ def unwritable(look: Look) -> Found | None:
 
 def own(path: str, user: str) -> None:
     """Give it to the user, who may then write it; the other rights stay."""
-    mode = os.stat(path, follow_symlinks=False).st_mode & 0o7777  # noqa: PTH116
+    mode = os.stat(path, follow_symlinks=False).st_mode & 0o777  # noqa: PTH116
     give(path, user=user, mode=mode | (0o700 if Path(path).is_dir() else 0o600))
 
 
