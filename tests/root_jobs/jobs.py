@@ -38,7 +38,9 @@ STATE = "--state /var/lib/logrotate/celery-pi-walk"
 
 
 def restart(unit: str, among: tuple[str, ...] = ("app",), *users: str) -> list[Job]:
-    return [Job(f"systemctl restart {unit}", among=among, users=users)]
+    """What needs Redis waits for as long as systemd tries to start that: a person gives up."""
+    interrupt = 20 if "rest" in among else 0
+    return [Job(f"systemctl restart {unit}", interrupt=interrupt, among=among, users=users)]
 
 
 # They are run in this order.
