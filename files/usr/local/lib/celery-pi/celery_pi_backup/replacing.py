@@ -31,7 +31,7 @@ def stopped(told: Settings) -> Iterator[None]:
     except BaseException:
         be_deaf()
         with suppress(Refused):  # the reason that is on its way counts
-            services.start(*units)
+            services.start(*units, wait=False)
         raise
     be_deaf()
     services.start(*units)

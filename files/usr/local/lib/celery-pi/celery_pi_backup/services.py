@@ -30,10 +30,13 @@ def stop(*units: str) -> None:
         by_root("systemctl", "stop", *units, timeout=STOPPING)
 
 
-def start(*units: str) -> None:
-    """Trouble unless they come up. systemd itself would wait for as long as it tries."""
+def start(*units: str, wait: bool = True) -> None:
+    """Trouble unless they come up, if they are waited for. systemd itself would wait for as long as
+    it tries to start Redis, which they need."""
     if units:
         by_root("systemctl", "start", "--no-block", *units)
+    if not wait:
+        return
     deadline = time.monotonic() + STARTING
     for unit in units:
         while by_root("systemctl", *STATE, unit) != "active\n":
@@ -44,8 +47,8 @@ def start(*units: str) -> None:
 
 def start_redis() -> None:
     """Trouble unless it takes commands, and writes its append-only file."""
-    tries = _tries()
     by_root("systemctl", "start", "--no-block", REDIS)
+    tries = _tries()
     deadline = time.monotonic() + PATIENCE
     while not _answers():
         if time.monotonic() > deadline or _tries() > tries + TRIES:
