@@ -89,7 +89,11 @@ class Round:
     told_elsewhere: list[str]
 
 
-@pytest.fixture(scope="module", params=[NOTHING, *KINDS])
+# A round takes two minutes and more: `make walk` has all kinds.
+ROUNDS = KINDS if ONE_BY_ONE in os.environ else ("file", "directory")
+
+
+@pytest.fixture(scope="module", params=[NOTHING, *ROUNDS])
 def around(walk: Walk, request: pytest.FixtureRequest) -> Round:
     kind, since, results = request.param, walk.now(), []
     if kind == NOTHING:

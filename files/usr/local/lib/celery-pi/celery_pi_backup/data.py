@@ -13,10 +13,12 @@ https://redis.io/docs/latest/operate/oss_and_stack/management/persistence/
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
 import shutil
+import stat
 import sys
 from pathlib import Path
 from typing import IO
@@ -24,6 +26,7 @@ from typing import IO
 DATA = Path("/var/lib/redis")
 NAME = "appendonly.aof"
 BLOCK = 2**20
+LARGEST = 2**16  # bytes of a manifest
 NUMBERED = re.compile(rf"{re.escape(NAME)}\.(\d+)\.(?:base|incr)\.(?:rdb|aof)")
 
 
@@ -47,7 +50,7 @@ def put(rdb: IO[bytes]) -> None:
 
 def forget() -> None:
     """What the manifest does not name goes, and so does the snapshot that is older than it."""
-    named = (_aof() / f"{NAME}.manifest").read_text()
+    named = _text(_aof() / f"{NAME}.manifest")
     for found in _numbered(_aof()):
         if found[0] not in named.split():
             (_aof() / found[0]).unlink()
@@ -57,7 +60,7 @@ def forget() -> None:
 def keep(into: Path) -> None:
     """The files as they are now, there as well; where it can be, without a second copy."""
     for path in (*sorted(_aof().glob(f"{NAME}.*")), DATA / "dump.rdb"):
-        if path.exists():
+        if path.is_file() and not path.is_symlink():
             target = into / path.relative_to(DATA)
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -75,7 +78,7 @@ def put_back(kept: Path) -> None:
     for path in manifest.parent.iterdir():
         if path != manifest and not (_aof() / path.name).exists():
             _copy(path, _aof() / path.name)
-    _point(_aof(), manifest.read_text())
+    _point(_aof(), _text(manifest))
     if (kept / "dump.rdb").exists() and not (DATA / "dump.rdb").exists():
         _copy(kept / "dump.rdb", DATA / "dump.rdb")
     for found in _numbered(_aof()):
@@ -93,13 +96,33 @@ def _numbered(directory: Path) -> list[re.Match[str]]:
 
 
 def _copy(source: Path, target: Path) -> None:
-    with source.open("rb") as content:
+    with _opened(source) as content:
         _write(target, content)
 
 
+def _opened(path: Path) -> IO[bytes]:
+    """A regular file; what else the app may have had Redis leave there has no end."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "It is no regular file", str(path))
+    return os.fdopen(fd, "rb")
+
+
+def _text(path: Path) -> str:
+    """Text of a manifest."""
+    with _opened(path) as file:
+        text = file.read(LARGEST + 1)
+    if len(text) > LARGEST:
+        raise OSError(errno.EFBIG, f"It is larger than {LARGEST} bytes", str(path))
+    return text.decode()
+
+
 def _write(target: Path, content: IO[bytes] | None = None) -> None:
-    """Once it is on the disk."""
-    with target.open("wb") as file:
+    """Once it is on the disk; a new file, whatever has that name."""
+    target.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    with os.fdopen(os.open(target, flags, 0o600), "wb") as file:
         if content:
             shutil.copyfileobj(content, file, BLOCK)
     target.chmod(0o600)
