@@ -356,12 +356,12 @@ def _found_by_others(path: str, user: str, follow: bool) -> tuple[int, str, str]
 
 def sole_owner(path: str, follow: bool = True) -> str:
     """Who alone, beside root, may change a step of the way to the path; empty where several may."""
-    found = {others_in(os.stat(step)) for step in foreign_steps(path, follow)}  # noqa: PTH116
-    (owner,) = found if len(found) == 1 else ("",)
-    steps = foreign_steps(path, follow)
-    if any(_has_acl(step) or _others_beside(os.stat(step)) for step in steps):  # noqa: PTH116
+    steps = list(foreign_steps(path, follow))
+    states = [os.stat(step) for step in steps]  # noqa: PTH116
+    if any(map(_has_acl, steps)) or any(map(_others_beside, states)):
         return ""
-    return owner
+    found = {others_in(shown) for shown in states}
+    return found.pop() if len(found) == 1 else ""
 
 
 def _others_beside(shown: os.stat_result) -> bool:
