@@ -48,7 +48,7 @@ def deploy(settings: Settings) -> None:
     config_files(name="Configure", files=[live, users, memory, *at_start])
     redis_data_kept(name="Keep the data of a server that runs")
     watch = [file.path for file in at_start]
-    service(name="Run", unit=UNIT, watch=watch, ready=ready(users))
+    service(name="Run", unit=UNIT, watch=watch, ready=ready(users), limits=[memory.path])
     redis_server(name="Change the running server", settings=live, acl=users)
     absent_units(name="Remove what lay in Redis' own directory", units=[], files=FORMER)
     watch_memory(settings)

@@ -134,6 +134,7 @@ def service(
     ours: bool = True,
     finishes: bool = False,
     reload_for: Sequence[str] = (),
+    limits: Sequence[str] = (),
 ) -> Generator[StringCommand]:
     """The unit is enabled and running, and was started since the watched paths last changed.
 
@@ -144,7 +145,8 @@ def service(
     between a write and the restart is completed by the next.
 
     Of a unit that `finishes` what it does when it is stopped, it is told how long that may take.
-    What it reads again when told to reload is in `reload_for`.
+    What it reads again when told to reload is in `reload_for`. `limits` are drop-ins with settings
+    that systemd changes under a running service; for them alone nothing is restarted.
     A unit that is not `ours` is started again when it runs, and is otherwise left alone.
     """
     paths = [*watch, *reload_for]
@@ -169,9 +171,10 @@ def service(
         return
     if not running.enabled:
         yield StringCommand("systemctl enable --quiet", QuoteString(unit))
-    if running.needs_reload:
+    changing = running.needs_reload or any(is_announced(host, path) for path in limits)
+    if changing:
         yield StringCommand("systemctl daemon-reload")
-    if running.enabled and not running.needs_reload:
+    if running.enabled and not changing:
         host.noop(f"{unit} runs what is on the disk")
 
 
