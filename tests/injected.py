@@ -98,9 +98,8 @@ QUICK = [
     ),
     Injected(
         "The app cannot write",
-        f"chown pi:pi {APP}/media; install -o pi -m 600 /dev/null {APP}/logs/django.log",
-        f"rm {APP}/logs/django.log",
-        saw=f"www-data cannot write {APP}/media, {APP}/logs/django.log",
+        f"chown root:root {APP}/media",
+        saw=f"www-data cannot write {APP}/media",
     ),
     Injected(
         "A package is half installed",

@@ -86,8 +86,8 @@ def killed_deploy(pi: VirtualPi, setting: str) -> None:
         ),
         (
             "etc/systemd/system/celery-worker.service.j2",
-            "bin/celery",
-            "bin/celry",
+            "ExecStart=/usr/local/lib/celery-pi/with-env-file",
+            "ExecStart=/usr/local/lib/celery-pi/with-env-fil",
             "is not executable",
         ),
         ("etc/celery-pi/redis.conf.j2", "redis_port", "redis_prt", "does not render"),
