@@ -333,8 +333,9 @@ def roots_own(path: Path, _: Path) -> None:
     file(path, SECRET, "root")
 
 
-def roots_directory(path: Path, _: Path) -> None:
-    directory(path, "root")
+def moved_directory(path: Path, _: Path) -> None:
+    """Who may write a directory may move it to another."""
+    directory(path, "root", 0o775)
 
 
 @pytest.mark.parametrize(
@@ -344,7 +345,7 @@ def roots_directory(path: Path, _: Path) -> None:
         (fifo, "is neither a file nor a directory"),
         (second_name, "has a second name"),
         (roots_own, f"is root's, and {OWNER} may have put it there: chown {APP}"),
-        (roots_directory, f"is root's, and {OWNER} may have put it there: chown {APP}"),
+        (moved_directory, f"is root's, and {OWNER} may have put it there: chown {APP}"),
     ],
 )
 def test_what_may_be_anybodys_is_given_to_nobody(
@@ -356,6 +357,12 @@ def test_what_may_be_anybodys_is_given_to_nobody(
     told = refused(privileges, lambda: privileges.give(str(path), user=APP, mode=0o666))
     assert reason in told
     assert (state(path), state(roots)) == before
+
+
+def test_directory_that_root_made_is_given(privileges: Any, app: Path) -> None:
+    path = directory(app / "logs", "root", 0o755)
+    privileges.give(str(path), user=APP)
+    assert state(path) == (APP, 0o755)
 
 
 def test_where_only_root_may_write_it_gives_what_is_its_own(privileges: Any, roots: Path) -> None:
