@@ -51,7 +51,7 @@ def create_container(name: str, image: str, platform: str) -> Container:
     # /proc with hidepid, and PrivateUsers= together with ProtectProc= fails; so it does where
     # parts of /proc are masked.
     host = api.create_host_config(
-        cap_add=["SYS_ADMIN", "NET_ADMIN", "SYS_PTRACE"],
+        cap_add=["SYS_ADMIN", "NET_ADMIN", "SYS_PTRACE", "DAC_READ_SEARCH"],
         security_opt=["seccomp=unconfined", "apparmor=unconfined"],
         cgroupns="private",
     )

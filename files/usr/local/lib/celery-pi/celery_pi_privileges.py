@@ -551,13 +551,13 @@ def _judge(path: str, shown: os.stat_result, user: str, writer: str) -> None:
     if writer != "root" and is_file and shown.st_nlink > 1:
         raise Refused(f"{path} has a second name")
     owner = user_name(shown.st_uid)
-    if writer != "root" and owner not in (user, writer) and not _is_roots_own_place(shown):
+    if writer != "root" and owner not in (user, writer) and not is_roots_own_place(shown):
         raise Refused(
             f"{path} is {owner}'s, and {writer} may have put it there: chown {user} {path}"
         )
 
 
-def _is_roots_own_place(shown: os.stat_result) -> bool:
+def is_roots_own_place(shown: os.stat_result) -> bool:
     """Whether it is a directory that root has made where it is: to move one to another directory,
     one must be allowed to write it, as a rename gives it another parent (rename(2), EACCES). An ACL
     by which somebody may shows in the group's bits (acl(5))."""

@@ -9,7 +9,15 @@ from shlex import quote
 from typing import NamedTuple
 
 from celery_pi_checks.rights import access
-from celery_pi_privileges import give, is_roots_alone, may_write, run, sole_owner, user_name
+from celery_pi_privileges import (
+    give,
+    is_roots_alone,
+    is_roots_own_place,
+    may_write,
+    run,
+    sole_owner,
+    user_name,
+)
 
 from celery_pi_doctor.act import all_of, do
 from celery_pi_doctor.disk import writable
@@ -74,9 +82,10 @@ def drifted(look: Look) -> Found | None:
 def is_put_there(path: str, user: str) -> bool:
     """Whether it is root's, or a third user's, where others may write: any file of theirs could
     have been put there, so that root gives it to nobody."""
-    if is_roots_alone(path, follow=False):
+    shown = os.lstat(path)
+    if is_roots_alone(path, follow=False) or is_roots_own_place(shown):
         return False
-    return user_name(os.lstat(path).st_uid) not in (user, sole_owner(path, follow=False))
+    return user_name(shown.st_uid) not in (user, sole_owner(path, follow=False))
 
 
 def theirs(paths: list[str], look: Look) -> str:
