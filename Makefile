@@ -17,7 +17,7 @@ virtual_pi_args = --name $(VIRTUAL_PI) --platform $(PLATFORM) --release $(RELEAS
 python_works := python3 -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
 
 .DEFAULT_GOAL := help
-.PHONY: help deploy plan rotate rollback prove status audit doctor up shell down test test-fast walk faults bench bench-quick lint
+.PHONY: help deploy plan rotate rollback leave prove status audit doctor up shell down test test-fast walk faults bench bench-quick lint
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -35,6 +35,9 @@ rotate: .venv/installed ## Give every user of Redis a new password, while all go
 rollback: .venv/installed ## Deploy the source and settings of the deploy before again (TO= another)
 	@$(python) -m celery_pi.rollback $(addprefix --to ,$(TO))
 	@$(MAKE) --no-print-directory prove
+
+leave: .venv/installed ## Take celery-pi off again: says what it would do, and asks (YES=1 does not ask)
+	@$(pyinfra) $(if $(YES),-y) inventory.py tasks.leave.deploy
 
 prove: .venv/installed ## Run a task on the deployed worker and show its result
 	@$(pyinfra) inventory.py exec -- /usr/local/bin/celery-pi prove

@@ -14,22 +14,28 @@ from tasks import (
     nginx,
     packages,
     redis,
+    takeover,
     updates,
     worker,
 )
 
 kernel.deploy()
 board.deploy()
+# What may fail for reasons from outside comes first; the site feels none of it.
 app.begin()
 packages.deploy()
+app.install()
+command.deploy()
+worker.rehearse()
 firewall.deploy()  # before anything opens a port
 logs.deploy()
+takeover.begin()
 redis.deploy()
-app.deploy()  # before the services that run the app
-command.deploy()  # before the worker, which it checks
+app.connect()  # at once: the site's processes use what has changed
 worker.deploy()
 beat.deploy()
 flower.deploy()
+takeover.end()
 nginx.deploy()
 bans.deploy()
 redis.retire()  # of passwords, once every service has the new one

@@ -8,10 +8,12 @@ from pyinfra import logger
 from pyinfra.api import DeployError
 from pyinfra.api.arguments import all_argument_meta
 
+from celery_pi import handmade
 from celery_pi.machine import Machine, problems
 from celery_pi.operations.kernel import GOOD, HOSTS, KernelSettings, unfit
 from celery_pi.secrets import supplied_problems
 from celery_pi.settings import Settings, load_settings, of_memory
+from celery_pi.site_units import SiteUnits, chosen
 
 if TYPE_CHECKING:
     from pyinfra.api.host import Host
@@ -43,6 +45,8 @@ def preflight(host: Host) -> Settings:
             files=_files_of_the_owners(assumed),
         )
         found += problems(machine, assumed) if machine else ["it could not be looked at"]
+        theirs = host.get_fact(handmade.HandMade, app=assumed.app_dir)
+        found += handmade.problems(theirs or [], assumed.replace_handmade)
         if found:
             listed = "".join(f"\n    - {problem}" for problem in found)
             raise DeployError(f"{host.name} is left as it was, because{listed}")
@@ -57,7 +61,11 @@ def preflight(host: Host) -> Settings:
         limit = of_memory(assumed.redis_maxmemory, int(machine["memory"]))
         host.connector_data[GIVEN] = assumed
         host.connector_data[NEWEST_DEPLOY] = machine.get("newest", "")
-        host.connector_data[CHECKED] = assumed.model_copy(update={"redis_maxmemory": limit})
+        running: list[str] = host.get_fact(SiteUnits, app=assumed.app_dir)
+        units = chosen(assumed.app_units, running)
+        host.connector_data[CHECKED] = assumed.model_copy(
+            update={"redis_maxmemory": limit, "app_units": units}
+        )
     return cast("Settings", host.connector_data[CHECKED])
 
 

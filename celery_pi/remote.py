@@ -10,6 +10,8 @@ from pyinfra.api import QuoteString, StringCommand
 from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS, pop_global_arguments
 from pyinfra.api.exceptions import OperationError
 
+from celery_pi.before import KEEP
+
 if TYPE_CHECKING:
     from pyinfra.api.host import Host
 
@@ -21,8 +23,10 @@ SENTENCE = "celery-pi: "  # begins what a program of ours says of why it has fai
 # in a folder of its own, so that it bears the target's name: checkers go by names (`.service`).
 # What a run that was cut off has left there, the next one removes. What was cut off on its way has
 # another size.
-REPLACE = r"""
-set -e
+REPLACE = (
+    "set -e\n"
+    + KEEP
+    + r"""
 trap 'rm -rf "$new"' EXIT
 replace() {
 umask 022; mkdir -p "${path%/*}"; umask 077
@@ -33,10 +37,12 @@ head -c "$sent" | base64 -d >"$NEW"
 [ "$(stat -c %s "$NEW")" = "$size" ] || { echo "$path was cut off on its way" >&2; exit 1; }
 chown "$owner" "$NEW"; chmod "$mode" "$NEW"
 eval "$check" </dev/null >&2 || exit 1
+keep "$path"
 sync "$NEW"; mv -fT "$NEW" "$path"
 rm -rf "$new"
 }
 """
+)
 
 
 def assign(**values: str) -> StringCommand:
@@ -134,7 +140,10 @@ def read_quietly(host: Host, command: StringCommand) -> str:
     known, _ = pop_global_arguments(host.state, host, wanted)
     arguments = {key: value for key, value in known.items() if key in CONNECTOR_ARGUMENT_KEYS}
     done, output = host.run_shell_command(
-        command, print_output=False, print_input=False, **arguments
+        command,
+        print_output=False,
+        print_input=False,
+        **{**arguments, **command.connector_arguments},
     )
     if not done:
         told = [line for line in output.stderr_lines if line.startswith(SENTENCE)]

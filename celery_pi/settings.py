@@ -227,6 +227,11 @@ class Settings(BaseModel):
     changed. An old password stays valid as long as this is not known; `()` is for a site that
     has none."""
 
+    replace_handmade: bool = False
+    """Whether a worker, Beat, Flower, backup by cron or file of logrotate that somebody has set up
+    by hand for this app is stopped, warm, and put aside in `/var/lib/celery-pi/before`. False
+    refuses to deploy beside them, and names them."""
+
     app_writable: Annotated[tuple[Writable, ...], Listed] = ("media", "logs")
     """Where the app's tasks may write, and nowhere else: directories below `app_dir`, or absolute
     paths, such as `/srv/photos`, which are there. A database file needs its whole directory."""

@@ -18,6 +18,7 @@ from celery_pi.operations.python_packages import (
 from celery_pi.operations.service import service
 from celery_pi.secrets import passwords, redis_url
 from celery_pi.settings import Settings
+from celery_pi.site_units import reloads
 from celery_pi.sources import from_file
 
 PACKAGES = ["python3-venv"]
@@ -68,6 +69,23 @@ def begin(settings: Settings) -> None:
 @component("App")
 def deploy(settings: Settings) -> None:
     """The project reaches its broker, has the pinned packages, and can write its directories."""
+    _install(settings)
+    _connect(settings)
+
+
+@component("App")
+def install(settings: Settings) -> None:
+    """What the services need to run the project is there; nothing that the site feels."""
+    _install(settings)
+
+
+@component("App")
+def connect(settings: Settings) -> None:
+    """The project, and the site's processes, reach their broker."""
+    _connect(settings)
+
+
+def _install(settings: Settings) -> None:
     debian_packages(name="Install Python's venv", packages=PACKAGES)
     python_packages(
         name="Install the pinned packages",
@@ -75,17 +93,6 @@ def deploy(settings: Settings) -> None:
         pins=settings.app_pins,
         requirements=_requirements(settings),
         locked=_locked(settings),
-    )
-    url = redis_url(passwords(host, settings).wanted["celery"], settings)
-    env_file(
-        name="Set the broker in .env",
-        path=settings.app_env,
-        variables={
-            **dict.fromkeys(URL_VARIABLES, url),
-            "CELERY_KEY_PREFIX": settings.redis_key_prefix,
-        },
-        user=settings.app_user,
-        group=settings.app_user,
     )
     for directory in settings.app_writable:
         if directory.startswith("/"):
@@ -97,8 +104,31 @@ def deploy(settings: Settings) -> None:
             group=settings.app_user,
         )
     config_files(name="Install the service library", files=LIBRARY)
+
+
+def _connect(settings: Settings) -> None:
+    env_file(
+        name="Set the broker in .env",
+        path=settings.app_env,
+        variables=variables(settings),
+        user=settings.app_user,
+        group=settings.app_user,
+    )
     for unit in settings.app_units or ():
-        service(name=f"Start {unit} again", unit=unit, watch=[settings.app_env], ours=False)
+        env = [settings.app_env]
+        watch, reload_for = ([], env) if reloads(unit) else (env, [])
+        service(
+            name=f"Start {unit} again", unit=unit, watch=watch, reload_for=reload_for, ours=False
+        )
+
+
+def variables(settings: Settings) -> dict[str, str]:
+    """What is ours in `.env`."""
+    url = redis_url(passwords(host, settings).wanted["celery"], settings)
+    return {
+        **dict.fromkeys(URL_VARIABLES, url),
+        "CELERY_KEY_PREFIX": settings.redis_key_prefix,
+    }
 
 
 def _locked(settings: Settings) -> Sequence[Locked]:

@@ -1,8 +1,16 @@
 """Redis: broker and result store."""
 
+from collections.abc import Sequence
+
 from pyinfra import host, logger
 
 from celery_pi.component import component
+from celery_pi.earlier_users import (
+    default_forgotten,
+    earlier_users,
+    earlier_users_kept,
+    has_default,
+)
 from celery_pi.operations.absent_units import absent_units
 from celery_pi.operations.config_files import ConfigFile, config_files
 from celery_pi.operations.debian_packages import debian_packages
@@ -26,6 +34,8 @@ def deploy(settings: Settings) -> None:
     """Redis runs, knows each of its users, and forgets no accepted task."""
     known = passwords(host, settings)
     secret_files(name="Store the passwords", known=known)
+    earlier = earlier_users(host)
+    earlier_users_kept(name="Keep the users that it has", lines=earlier)
     debian_packages(name="Install Redis", packages=PACKAGES, held=[UNIT])
     tls.deploy()  # before Redis is to start with the certificate
     config_files(
@@ -35,7 +45,7 @@ def deploy(settings: Settings) -> None:
             for helper in ("redis-before-start", "check-redis-config", "redis-cli")
         ],
     )
-    live, users = live_settings(settings), acl(known.hashes, settings)
+    live, users = live_settings(settings), acl(known.hashes, settings, earlier)
     at_start = [
         conf("redis.conf", settings),
         from_template(f"/etc/systemd/system/{UNIT}.d/celery-pi.conf", settings=settings),
@@ -65,17 +75,22 @@ def watch_memory(settings: Settings) -> None:
 @component("Old passwords")
 def retire(settings: Settings) -> None:
     """No password is valid but the one that every service has been started with."""
-    known = passwords(host, settings)
-    if not known.changing:
+    known, earlier = passwords(host, settings), earlier_users(host)
+    if not known.changing and not has_default(earlier):
         return
-    if settings.app_units is None and known.changing_for("celery"):
+    if settings.app_units is None and (known.changing_for("celery") or has_default(earlier)):
         logger.warning(
             "The old passwords stay valid, because the site may still use them: name its units "
             "in app_units and deploy again."
         )
         return
-    users = acl(known.wanted_hashes, settings)
-    config_files(name="Take them off the list", files=[users])
+    if has_default(earlier):
+        others = [line for line in earlier if line.split()[1] != "default"]
+        users = acl(known.wanted_hashes, settings, others)
+        default_forgotten(name="Take them off the list", acl=users.path, without=users.content)
+    else:
+        users = acl(known.wanted_hashes, settings, earlier)
+        config_files(name="Take them off the list", files=[users])
     redis_server(name="Change the running server", settings=live_settings(settings), acl=users)
     no_old_secrets(name="Forget them")
 
@@ -85,21 +100,29 @@ def live_settings(settings: Settings) -> ConfigFile:
     return conf("redis-live.conf", settings)
 
 
-def acl(hashes: dict[str, list[str]], settings: Settings) -> ConfigFile:
-    """Every user, what he may do, and the hashes of his passwords."""
-    return conf("redis.acl", settings, hashes)
+def acl(
+    hashes: dict[str, list[str]], settings: Settings, earlier: Sequence[str] = ()
+) -> ConfigFile:
+    """Every user, what he may do, and the hashes of his passwords; and those from before us."""
+    return conf("redis.acl", settings, hashes, earlier)
 
 
 def conf(
-    name: str, settings: Settings, passwords: dict[str, list[str]] | None = None
+    name: str,
+    settings: Settings,
+    passwords: dict[str, list[str]] | None = None,
+    earlier: Sequence[str] = (),
 ) -> ConfigFile:
     """A file that Redis reads and that Redis itself has found good."""
     return from_template(
         f"/etc/celery-pi/{name}",
         mode="0640",
         group="redis",
+        secret=bool(earlier),  # hashes of passwords that somebody may have chosen
         check=f'{LIBRARY}/check-redis-config "$NEW"',
         settings=settings,
         passwords=passwords,
+        earlier=earlier,
+        lets_default_in=has_default(earlier),
         maxmemory=size_in_bytes(settings.redis_maxmemory),
     )

@@ -1,7 +1,8 @@
 """The Celery worker, which runs the app's tasks."""
 
 from celery_pi.component import component
-from celery_pi.operations.config_files import config_files
+from celery_pi.operations.config_files import ConfigFile, config_files
+from celery_pi.operations.rehearsal import rehearsal
 from celery_pi.operations.service import CHECK_UNIT, service
 from celery_pi.settings import Settings, size_in_bytes
 from celery_pi.sources import from_file, from_template
@@ -12,20 +13,44 @@ LAUNCHER = from_file("/usr/local/lib/celery-pi/with-env-file", mode="0755")
 
 
 @component("Worker")
+def rehearse(settings: Settings) -> None:
+    """The app loads in the worker's sandbox, with the `.env` that it will have; nothing changes."""
+    config_files(name="Install its launcher", files=[LAUNCHER])
+    unit, sandbox = _unit(settings)
+    rehearsal(
+        name="Try the app in its sandbox",
+        unit=unit,
+        sandbox=sandbox,
+        watch=_watch(unit, sandbox, settings),
+        env=settings.app_env,
+        variables=app.variables(settings),
+        user=settings.app_user,
+    )
+
+
+@component("Worker")
 def deploy(settings: Settings) -> None:
     """The worker takes tasks from the broker; its unit is up when it does."""
+    unit, sandbox = _unit(settings)
+    config_files(name="Configure", files=[LAUNCHER, unit, sandbox])
+    service(
+        name="Run",
+        unit=UNIT,
+        watch=_watch(unit, sandbox, settings),
+        check=f"{command.PROGRAM} check",
+        finishes=True,
+    )
+
+
+def _unit(settings: Settings) -> tuple[ConfigFile, ConfigFile]:
     unit = from_template(
         f"/etc/systemd/system/{UNIT}",
         check=CHECK_UNIT,
         settings=settings,
         max_memory_kib=size_in_bytes(settings.celery_max_memory_per_child) // 1024,
     )
-    sandbox = from_template(f"/etc/systemd/system/{UNIT}.d/sandbox.conf", settings=settings)
-    config_files(name="Configure", files=[LAUNCHER, unit, sandbox])
-    service(
-        name="Run",
-        unit=UNIT,
-        watch=[LAUNCHER.path, unit.path, sandbox.path, *app.watched(settings)],
-        check=f"{command.PROGRAM} check",
-        finishes=True,
-    )
+    return unit, from_template(f"/etc/systemd/system/{UNIT}.d/sandbox.conf", settings=settings)
+
+
+def _watch(unit: ConfigFile, sandbox: ConfigFile, settings: Settings) -> list[str]:
+    return [LAUNCHER.path, unit.path, sandbox.path, *app.watched(settings)]

@@ -58,7 +58,7 @@ def test_owner_is_mended_and_the_mode_stays(theirs: Path, owner: int) -> None:
     assert deploy(logs).changed == [False]
 
 
-@pytest.mark.parametrize("what", ["link", "file", "fifo", "link above", "root's directory"])
+@pytest.mark.parametrize("what", ["link", "file", "fifo", "link above", "one others may write"])
 def test_what_is_something_else_is_refused_with_a_sentence(theirs: Path, what: str) -> None:
     path = theirs / "logs"
     if what == "link":
@@ -72,6 +72,7 @@ def test_what_is_something_else_is_refused_with_a_sentence(theirs: Path, what: s
         path = path / "logs"
     else:
         path.mkdir()
+        path.chmod(0o775)  # so that another may have moved it there
     before = path.lstat() if what != "link above" else None
     done = deploy(path)
     assert done.error

@@ -253,7 +253,7 @@ class Pi:
         self.programs.add("systemctl", "case $1 in show) echo LoadState=not-found ;; esac")
 
     def file(self, name: str) -> str:
-        (self.root / name).write_text("x")
+        (self.root / name).write_text("# Managed by celery-pi.\n")
         return str(self.root / name)
 
     def knows(self, *files: list[str]) -> None:

@@ -41,6 +41,7 @@ BAD_VALUES: dict[str, list[Any]] = {
         ["celery==5.5.3", "celery @ file:///x"],
     ],
     "app_requirements": ["", "a b", "x;y", "$(id)"],
+    "replace_handmade": ["", "maybe", 2, None],
     "app_units": [["gunicorn"], "x.timer", "a/b.service", [".service"], ["a b.service"], [None], 5],
     "redis_port": [0, 80, 1023, 65536, -1, "abc", 6379.5, None, []],
     "redis_tls": ["maybe", 2, None],

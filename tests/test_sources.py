@@ -17,6 +17,7 @@ from celery_pi.operations import redis_server
 from celery_pi.secrets import SOCKET, USERS
 from celery_pi.settings import Settings, of_memory, size_in_bytes
 from celery_pi.sources import ROOT, from_file, from_template
+from tasks.redis import acl
 from tests.fake import Programs, mode
 
 pytestmark = pytest.mark.fast
@@ -74,6 +75,8 @@ def render(path: str, **settings: Any) -> str:
         path,
         settings=given,
         passwords={user: [f"5ha-{user}", f"01d-{user}"] for user in USERS},
+        earlier=(),
+        lets_default_in=False,
         maxmemory=size_in_bytes(of_memory(given.redis_maxmemory, 1024)),
         max_memory_kib=204800,
         journal_bytes=size_in_bytes(given.journal_max_use),
@@ -166,6 +169,7 @@ READERS: list[tuple[str, Any, set[str]]] = [
     ("app_pins", ("celery==5.5.2",), set()),
     ("app_requirements", "other.txt", set()),
     ("app_units", ("gunicorn.service",), set()),
+    ("replace_handmade", True, set()),
     ("app_writable", ("media",), SANDBOXES),
     ("redis_port", 7000, {REDIS}),
     ("redis_tls", True, {REDIS}),
@@ -345,7 +349,7 @@ def test_worker_sends_no_events_where_nobody_looks() -> None:
 
 def test_without_flower_redis_has_no_such_user() -> None:
     passwords = {user: ["5ha"] for user in USERS if user != "flower"}
-    users = from_template(ACL, settings=Settings(flower=False), passwords=passwords).content
+    users = acl(passwords, Settings(flower=False, redis_maxmemory="64mb")).content
     assert "user monitor " in users
     assert "user flower" not in users
 

@@ -77,7 +77,7 @@ def test_files_go_without_a_unit_and_no_units_failure_is_forgotten(
     programs = Programs(tmp_path, monkeypatch)
     programs.add("systemctl")
     left = tmp_path / "left"
-    left.touch()
+    left.write_text("# Managed by celery-pi.\n")
     assert run(lambda: absent_units(name="Remove", units=[], files=[str(left)])).changed == [True]
     assert not left.exists()
     assert programs.calls() == ["systemctl daemon-reload"]

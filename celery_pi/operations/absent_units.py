@@ -8,10 +8,38 @@ from pyinfra import host
 from pyinfra.api import FactBase, StringCommand, operation
 from pyinfra.api.operation import OperationMeta
 
+from celery_pi.before import IS_OURS
 from celery_pi.operations.service import RECORDS
 from celery_pi.remote import assign, declare
 
 UNITS = "/etc/systemd/system"
+
+# Of what is there, what is ours. A unit is somebody else's when its file is, or when its package
+# has one: that stays, whatever its name is.
+OURS = (
+    IS_OURS
+    + r"""
+is_theirs() {
+  case $1 in *celery-pi*) return 1 ;; esac
+  [ -e "$directory/$1" ] || [ -L "$directory/$1" ] || {
+    file=$(systemctl show -P FragmentPath "$1")
+    case $file in '' | "$directory"/*) return 1 ;; *) return 0 ;; esac
+  }
+  ! is_ours "$directory/$1"
+}
+left=; ours=
+for unit in $units; do is_theirs "$unit" || ours="$ours $unit"; done
+units=${ours# }
+for path in $paths; do
+  if [ -e "$path" ] || [ -L "$path" ]; then
+    case " $made " in *" $path "*) of=${path##*/}; of=${of#stamp-}
+      case " $units " in *" $of "*) left="$left $path" ;; esac ;;
+    *) ! is_ours "$path" || left="$left $path" ;; esac
+  fi
+done
+paths=${left# }
+"""
+)
 
 SHOW = r"""
 for unit in $units; do
@@ -19,7 +47,7 @@ for unit in $units; do
     *=loaded* | *=active* | *=failed*) echo "$unit" ;;
   esac
 done
-for path in $paths; do [ ! -e "$path" ] || echo "$path"; done
+for path in $paths; do echo "$path"; done
 """
 
 # The files go last but for the reload: while one is left, the next run finds something to do.
@@ -42,7 +70,7 @@ class Left(FactBase[list[str]]):
     default = list
 
     def command(self, units: Sequence[str], files: Sequence[str]) -> StringCommand:
-        return StringCommand(_variables(units, files), SHOW)
+        return StringCommand(_variables(units, files), OURS, SHOW)
 
     def process(self, output: list[str]) -> list[str]:
         return output
@@ -54,7 +82,8 @@ def absent_units(
     """The units, if any, are stopped, disabled and unknown; the files are gone as well.
 
     Names are without blanks, and the units lie in /etc/systemd/system. Nothing is removed while
-    the shell command `check` fails.
+    the shell command `check` fails, nor what was not made by a deploy: the owner's own unit stays,
+    and runs, under whatever name it has.
     """
     declare(host, dict.fromkeys([*files, *(f"{UNITS}/{unit}" for unit in units)]))
     return _absent_units(name=name, units=units, files=files, check=check)
@@ -68,10 +97,15 @@ def _absent_units(
     if not left:
         host.noop(f"there is no {' and no '.join([*units, *files])}")
         return
-    yield StringCommand(_variables(units, files), assign(check=check), REMOVE)
+    yield StringCommand(_variables(units, files), assign(check=check), OURS, REMOVE)
 
 
 def _variables(units: Sequence[str], files: Sequence[str]) -> StringCommand:
     made = [path for unit in units for path in (f"{UNITS}/{unit}", f"{RECORDS}/{unit}")]
     stamps = [f"/var/lib/systemd/timers/stamp-{unit}" for unit in units]
-    return assign(units=" ".join(units), paths=" ".join([*files, *made, *stamps]))
+    return assign(
+        directory=UNITS,
+        units=" ".join(units),
+        made=" ".join([*made, *stamps]),
+        paths=" ".join([*files, *made, *stamps]),
+    )

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from pyinfra import host, logger, state
 from pyinfra.api import StringCommand, operation
 
+from celery_pi.before import DIRECTORY
 from celery_pi.privileges import READ_AS, privileged
 from celery_pi.remote import announce_write, assign, read_quietly
 
@@ -54,11 +55,38 @@ def env_file(
     if content != found.content or (found.user, found.group) != (user, group):
         announce_write(host, path)
         _show_change(path, found.content, variables)
+        yield _kept(path, found)
         yield _replaced(path, content, user, group, mode)
     elif found.mode != mode.lstrip("0"):
+        yield _kept(path, found)
         yield _replaced(path, content, user, group, mode, unless_link="give")
     else:
         host.noop(f"{path} has our variables")
+
+
+# Who may read it is noted beside it. The copy is root's, where only root goes.
+KEPT = r"""
+sent=$(cat)
+if [ ! -e "$copy" ] && ! grep -qsxF -e "$path" "$before/ours"; then
+  umask 077
+  mkdir -p "$before" "${copy%/*}"
+  if [ -z "$access" ]; then
+    echo "$path" >>"$before/ours"
+  else
+    echo "$access $path" >>"$before/owners"
+    printf '%s' "$sent" | base64 -d >"$copy.new"
+    sync "$copy.new"
+    mv "$copy.new" "$copy"
+  fi
+fi
+"""
+
+
+def _kept(path: str, found: Found) -> StringCommand:
+    """Command that keeps it as it was before us, the first time."""
+    access = f"{found.mode} {found.user} {found.group}" if found.user else ""
+    values = assign(path=path, before=DIRECTORY, copy=f"{DIRECTORY}/files{path}", access=access)
+    return StringCommand(values, KEPT, _stdin=base64.b64encode(found.content).decode() + "\n")
 
 
 def _replaced(

@@ -14,6 +14,7 @@ from pyinfra import host
 from pyinfra.api import FactBase, StringCommand, operation
 
 from celery_pi.app_packages import Locked, to_install
+from celery_pi.before import DIRECTORY
 from celery_pi.privileges import privileged
 from celery_pi.remote import announce_write, assign, is_announced
 
@@ -92,6 +93,22 @@ flock -w "$waiting" 9
 """
 
 
+# An environment that we make is ours.
+KEPT = r"""
+if [ ! -e "$copy" ] && ! grep -qsxF -e "$venv" "$before/ours"; then
+  umask 077
+  mkdir -p "${copy%/*}"
+  if [ -z "$text" ]; then
+    echo "$venv" >>"$before/ours"
+  else
+    printf '%s\n' "$text" >"$copy.new"
+    sync "$copy.new"
+    mv "$copy.new" "$copy"
+  fi
+fi
+"""
+
+
 class Package(NamedTuple):
     """Name and version, each in the form that makes equal ones equal."""
 
@@ -155,6 +172,7 @@ def python_packages(
         host.noop("all pinned packages are installed")
         return
     announce_write(host, record(venv))
+    yield _kept(venv, now)
     command = _installation(INSTALLING, venv, pins, requirements, locked, now)
     yield StringCommand(command, _stdin=_sent(locked, pins, now))
 
@@ -173,9 +191,23 @@ def python_packages_begun(
         host.noop("there is an environment" if now.ready else "none can be made yet")
         return
     announce_write(host, record(venv))
+    yield _kept(venv, now)
     command = _installation(INSTALLING_BESIDE, venv, pins, requirements, locked, now)
     beside = ("( trap '' HUP; printf '%s\\n' \"$sent\" |", command, ") >/dev/null 2>&1 &")
     yield StringCommand(_lock(), BESIDE, *beside, _stdin=_sent(locked, pins, now))
+
+
+def _kept(venv: str, now: Environment) -> StringCommand:
+    """Command that notes which packages were there before us, the first time."""
+    there = sorted(package for package in now.installed if package.version)
+    lines = [venv, *(f"{package.name}=={package.version}" for package in there)]
+    values = assign(
+        copy=f"{DIRECTORY}/python/{sha256(venv.encode()).hexdigest()[:12]}",
+        text="\n".join(lines) if now.ready else "",
+        venv=venv,
+        before=DIRECTORY,
+    )
+    return StringCommand(values, KEPT)
 
 
 def _wanted(pins: Sequence[str], now: Environment) -> str:

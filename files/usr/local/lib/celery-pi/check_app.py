@@ -3,6 +3,7 @@
 Only sentences of our own: a traceback of the app may show its settings.
 """
 
+import errno
 import sys
 import traceback
 from pathlib import Path
@@ -18,11 +19,21 @@ def place(error):
     return ""
 
 
+def forbidden(error):
+    """What the app may not write, if that is the reason."""
+    while error:
+        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            return f": it may not use {error.filename}; is its directory in app_writable?"
+        error = error.__cause__ or error.__context__
+    return ""
+
+
 try:
     from celery_pi_app import app, refuse
 
     app.loader.import_default_modules()
     app.finalize()
 except Exception as error:
-    sys.exit(f"celery-pi: the app cannot be loaded: {type(error).__name__}{place(error)}")
+    reason = f"{type(error).__name__}{place(error)}{forbidden(error)}"
+    sys.exit(f"celery-pi: the app cannot be loaded: {reason}")
 refuse()

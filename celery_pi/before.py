@@ -1,0 +1,46 @@
+"""What was on the machine before us: kept there, so that nothing of the owner's is lost.
+
+In /var/lib/celery-pi/before, which only root enters: `files/` holds a copy of each file that a
+deploy has changed or removed and that was not ours, under its own path; `ours` lists the paths
+where nothing was. Both are written before the change, once, and `make leave` goes by them.
+"""
+
+from __future__ import annotations
+
+DIRECTORY = "/var/lib/celery-pi/before"
+
+# Shell. A deploy of an older version has kept no list: of what it made, the name tells, or the
+# text.
+IS_OURS = r"""
+before=/var/lib/celery-pi/before
+is_ours() {
+  case $1 in
+    /etc/celery-pi/* | /usr/local/lib/celery-pi/* | /var/lib/celery-pi/* | /run/*) return 0 ;;
+    /var/lib/systemd/timers/*) return 0 ;;
+    *celery-pi*) [ ! -L "$1" ]; return ;;
+  esac
+  grep -qxF -e "$1" "$before/ours" 2>/dev/null ||
+    { [ -f "$1" ] && [ ! -L "$1" ] && head -c 4096 -- "$1" | grep -qaF 'Managed by celery-pi'; }
+}
+"""
+
+# `keep PATH` before it is changed; in directories of root's.
+KEEP = (
+    IS_OURS
+    + r"""
+keep() {
+  case $1 in /run/*) return ;; esac
+  if [ ! -e "$1" ] && [ ! -L "$1" ]; then
+    mkdir -p -m 0700 "$before"
+    grep -qxF -e "$1" "$before/ours" 2>/dev/null || printf '%s\n' "$1" >>"$before/ours"
+  elif [ ! -e "$before/files$1" ] && [ ! -L "$before/files$1" ] && ! is_ours "$1"; then
+    mkdir -p -m 0700 "$before"
+    mkdir -p "$before/files${1%/*}"
+    rm -rf "$before/copying"
+    cp -a -T -- "$1" "$before/copying"
+    [ -L "$before/copying" ] || sync "$before/copying"
+    mv -T -- "$before/copying" "$before/files$1"
+  fi
+}
+"""
+)

@@ -1,0 +1,434 @@
+"""Takes celery-pi off the machine on which it runs: alone it says what it would do, and with --yes
+it does it. `make leave` sends it there, with `celery_pi_privileges` beside it.
+
+What was there before the first deploy is again as it was; what has been added since by somebody
+else stays. Waiting tasks stay in Redis. The backups stay, and one is made first. Where it is cut
+off, it goes on from there when it is run again. Exit status: 0, or 1 and a sentence.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import celery_pi_privileges as privileges  # type: ignore[import-not-found]  # sent along
+
+LIBRARY = Path("/usr/local/lib/celery-pi")
+STATE = Path("/var/lib/celery-pi")
+BEFORE = STATE / "before"
+UNITS = Path("/etc/systemd/system")
+REDIS = "redis-server.service"
+DATA = Path("/var/lib/redis")
+MARK = b"Managed by celery-pi"
+# Of ours, with what lies in them.
+DIRECTORIES = (
+    *("/etc/celery-pi", "/var/lib/celery-beat", "/var/lib/celery-flower"),
+    *("/run/celery-pi", "/run/celery-pi-rehearsal", "/run/redis-celery", "/run/redis-logins"),
+)
+# By whatever it was made.
+NAMED = (
+    *("etc/*/celery-pi*", "etc/*/*/celery-pi*", "etc/*/*/*/celery-pi*"),
+    *("etc/*/*/*-celery-pi*", "etc/*/*-celery-pi*", "var/lib/systemd/timers/stamp-celery-pi*"),
+)
+USERS = ("celery-flower",)
+LEASE = 20  # seconds; as a deploy has it
+PATIENCE = 3700  # seconds for a worker to end its tasks
+OURS_IN_ENV = re.compile(
+    rb"\s*(?:export\s+)?(CELERY__?(?:BROKER_URL|RESULT_BACKEND)|CELERY_KEY_PREFIX)\s*="
+)
+HEADING = b"# Set by celery-pi"
+# Daemons for which a file of ours is a setting, by the start of its path.
+READERS = {
+    "/etc/fail2ban/": "fail2ban.service",
+    "/etc/systemd/system/fail2ban.service.d/": "fail2ban.service",
+    "/etc/nginx/": "nginx.service",
+    "/etc/systemd/system/nginx.service.d/": "nginx.service",
+    "/etc/systemd/system/apt-daily.timer.d/": "apt-daily.timer",
+    "/etc/systemd/system/apt-daily-upgrade.timer.d/": "apt-daily-upgrade.timer",
+    "/etc/systemd/journald.conf.d/": "systemd-journald.service",
+}
+
+
+class Trouble(Exception):
+    """Why it cannot go on, in a sentence."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to do, in words, and the doing."""
+
+    text: str
+    do: Callable[[], object]
+
+
+def run(*argv: str, check: bool = True, timeout: float = 600, **how: object) -> str:
+    """What the command prints. Trouble when it fails."""
+    done = subprocess.run(
+        argv,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=timeout,
+        check=False,
+        **how,  # type: ignore[call-overload]
+    )
+    if check and done.returncode:
+        last = (done.stderr or done.stdout).strip().splitlines()[-1:]
+        raise Trouble(f"{' '.join(argv[:4])} failed: {' '.join(last)}")
+    return str(done.stdout)
+
+
+def lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
+# -- what was done here
+
+
+def made() -> list[Path]:
+    """What a deploy has put where nothing was, and is there."""
+    declared = (line.split("\t")[0] for line in lines(STATE / "declared"))
+    named = (path for pattern in NAMED for path in Path("/").glob(pattern))
+    noted = {*map(Path, (*lines(BEFORE / "ours"), *declared)), *named}
+    return sorted(path for path in noted - set(kept()) if is_there(path) and is_ours(path))
+
+
+def is_there(path: Path) -> bool:
+    return path.is_symlink() or path.exists()
+
+
+def is_ours(path: Path) -> bool:
+    """Not what somebody has put in its place since."""
+    if "celery-pi" in str(path) or path.is_dir():
+        return True
+    return not path.is_symlink() and MARK in path.read_bytes()[:4096]
+
+
+def kept() -> list[Path]:
+    """What was there before a deploy changed it."""
+    files = BEFORE / "files"
+    found = (path for path in files.rglob("*") if path.is_symlink() or not path.is_dir())
+    return sorted(Path("/", path.relative_to(files)) for path in found)
+
+
+def our_units() -> list[str]:
+    """Those that we have made, or whose place ours have taken; what gives work goes first."""
+    found = {*made(), *kept()}
+    names = {path.name for path in found if path.parent == UNITS and path.suffix != ".conf"}
+    present = [name for name in names if is_there(UNITS / name) and is_ours(UNITS / name)]
+    last = {"celery-worker.service": 2}
+    return sorted(
+        present, key=lambda name: last.get(name, 0 if "timer" in name or "beat" in name else 1)
+    )
+
+
+def installed() -> list[str]:
+    """Debian packages that a deploy has installed, and that are there."""
+    names = lines(BEFORE / "installed")
+    if not names:
+        return []
+    shown = run("dpkg-query", "-W", "-f", "${db:Status-Status} ${Package}\n", *names, check=False)
+    return [line.split()[1] for line in shown.splitlines() if line.startswith("installed ")]
+
+
+def earlier_units() -> list[tuple[str, bool, bool]]:
+    """Name, and whether it was enabled and running, of each unit that was put aside."""
+    found = (line.split() for line in lines(BEFORE / "units"))
+    return [(words[0], "enabled" in words[1:], words[-1] == "active") for words in found]
+
+
+def settings() -> dict[str, Any]:
+    path = Path("/etc/celery-pi/settings.json")
+    return dict(json.loads(path.read_text())) if path.exists() else {}
+
+
+# -- the steps
+
+
+def steps() -> Iterator[Step]:
+    """All that is left to do, in its order."""
+    ours, packages = made(), installed()
+    env = env_path()
+    if (LIBRARY / "backup").exists() and run("systemctl", "is-active", REDIS, check=False) == (
+        "active\n"
+    ):
+        yield Step("make a backup, which stays in /var/backups/celery-pi", backup)
+    if units := our_units():
+        yield Step(f"stop {', '.join(units)}; the worker ends its tasks first", stop_ours)
+    switched = "redis-server" not in packages and is_there(UNITS / f"{REDIS}.d/celery-pi.conf")
+    if switched:
+        yield Step("save the waiting tasks to where Redis' own configuration looks", save_redis)
+    if env and env_differs(env):
+        yield Step(f"put the lines of before back into {env}", lambda: restore_env(env))
+    outside = [path for path in kept() if path != env]
+    if outside:
+        named = ", ".join(map(str, outside))
+        yield Step(f"put back as it was: {named}", lambda: put_all_back(outside))
+    others = [path for path in ours if LIBRARY not in path.parents]
+    if others:
+        count = len(others)
+        yield Step(f"remove {count} files of celery-pi's own", lambda: remove(others))
+    if switched:
+        yield Step("start Redis with its own configuration", start_redis)
+    readers = {
+        unit
+        for start, unit in READERS.items()
+        if any(str(path).startswith(start) for path in (*ours, *kept()))
+    }
+    yield Step(
+        "have systemd and what runs read their configuration again", lambda: read_again(readers)
+    )
+    if back := earlier_units():
+        named = ", ".join(unit for unit, *_ in back)
+        yield Step(f"start again what ran before: {named}", start_earlier)
+    for listed in sorted(BEFORE.glob("python/*")):
+        venv, changed = python_changes(listed)
+        if changed:
+            yield Step(f"put the packages in {venv} back", lambda v=venv, c=changed: pip(v, c))  # type: ignore[misc]
+    if packages:
+        yield Step(f"remove the packages that a deploy installed: {', '.join(packages)}", purge)
+    yield Step("remove celery-pi's own directories and users; the backups stay", forget)
+
+
+def backup() -> None:
+    run(f"{LIBRARY}/backup", timeout=PATIENCE)
+
+
+def stop_ours() -> None:
+    for unit in our_units():
+        run("systemctl", "disable", "--quiet", unit, check=False)
+        run("systemctl", "stop", unit, timeout=PATIENCE)
+
+
+def as_admin(*words: str) -> str:
+    return run(f"{LIBRARY}/redis-cli", "admin", *words, timeout=PATIENCE)
+
+
+def save_redis() -> None:
+    """What the server holds is in dump.rdb, and no append-only file is taken for newer."""
+    if run("systemctl", "is-active", REDIS, check=False) == "active\n":
+        if as_admin("SAVE").strip() != "OK":
+            raise Trouble("Redis could not save its data; see: journalctl -u redis-server")
+        run("systemctl", "stop", REDIS, timeout=PATIENCE)
+    configured = run("runuser", "-u", "redis", "--", "cat", "/etc/redis/redis.conf", check=False)
+    if not re.search(r"^appendonly\s+yes", configured, re.MULTILINE):
+        run("runuser", "-u", "redis", "--", "rm", "-rf", str(DATA / "appendonlydir"))
+
+
+def start_redis() -> None:
+    run("systemctl", "daemon-reload")
+    run("systemctl", "restart", REDIS, timeout=PATIENCE)
+
+
+def env_path() -> Path | None:
+    """The app's `.env`, if a deploy has changed it."""
+    found = [path for path in kept() if path.name == ".env"]
+    app = settings().get("app_dir")
+    return found[0] if found else Path(str(app), ".env") if app else None
+
+
+def env_owner(env: Path) -> list[str]:
+    """Mode, user and group of before."""
+    for line in lines(BEFORE / "owners"):
+        mode, user, group, path = line.split(" ", 3)
+        if path == str(env):
+            return [mode, user, group]
+    return []
+
+
+def app_user(env: Path) -> str:
+    """Who reads it."""
+    return str(settings().get("app_user") or (env_owner(env) or ["", "root"])[1])
+
+
+def env_text(env: Path) -> tuple[bytes, bytes]:
+    """Its text now, and as it is to be."""
+    now = privileges.read(app_user(env), str(env))
+    copy = BEFORE / "files" / str(env).lstrip("/")
+    return now, earlier_text(now, copy.read_bytes() if copy.exists() else b"")
+
+
+def env_differs(env: Path) -> bool:
+    try:
+        now, wanted = env_text(env)
+    except FileNotFoundError:
+        return False
+    return now != wanted
+
+
+def earlier_text(now: bytes, before: bytes) -> bytes:
+    """Our variables as they were, or gone; all else as it is now."""
+    old: dict[bytes, list[bytes]] = {}
+    for line in before.splitlines(keepends=True):
+        if found := OURS_IN_ENV.match(line):
+            old.setdefault(found[1], []).append(line)
+    result = []
+    for line in now.splitlines(keepends=True):
+        if line.startswith(HEADING):
+            continue
+        found = OURS_IN_ENV.match(line)
+        result += old.pop(found[1], []) if found else [line]
+    text = b"".join([*result, *(line for group in old.values() for line in group)])
+    # The end of the last line, which we had to give it.
+    return text[:-1] if text[:-1] == before else text
+
+
+def restore_env(env: Path) -> None:
+    _, wanted = env_text(env)
+    shown = env.stat()
+    app = app_user(env)
+    mode, user, group = env_owner(env) or [f"{shown.st_mode & 0o777:o}", app, app]
+    privileges.replace(str(env), wanted, user=user, group=group, mode=int(mode, 8))
+
+
+def put_all_back(paths: list[Path]) -> None:
+    for path in paths:
+        put_back(path)
+
+
+def put_back(path: Path) -> None:
+    copy = BEFORE / "files" / str(path).lstrip("/")
+    new = path.with_name(f"{path.name}.celery-pi-back")
+    run("cp", "-a", "-T", "--", str(copy), str(new))
+    new.replace(path)
+
+
+def remove(paths: list[Path]) -> None:
+    for path in paths:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    for parent in sorted({path.parent for path in paths}, reverse=True):
+        if parent.name.endswith(".d") or "celery-pi" in str(parent):
+            run("rmdir", "--ignore-fail-on-non-empty", str(parent), check=False)
+
+
+def read_again(readers: set[str]) -> None:
+    run("systemctl", "daemon-reload")
+    for unit in sorted(readers):
+        if run("systemctl", "is-active", unit, check=False) == "active\n":
+            run("systemctl", "restart", unit, timeout=PATIENCE)
+
+
+def start_earlier() -> None:
+    run("systemctl", "daemon-reload")
+    for unit, enabled, active in earlier_units():
+        if enabled:
+            run("systemctl", "enable", "--quiet", unit, check=False)
+        if active:
+            run("systemctl", "start", unit, timeout=PATIENCE)
+
+
+def python_changes(listed: Path) -> tuple[str, list[str]]:
+    """The environment, and the words for pip: what is to go as -NAME, what is to be as NAME==V."""
+    venv, *before = lines(listed)
+    if not Path(venv, "bin/python").exists():
+        return venv, []
+    wanted = dict(line.split("==", 1) for line in before)
+    now = {}
+    for info in Path(venv).glob("lib/python*/site-packages/*.dist-info"):
+        name, _, version = info.name.removesuffix(".dist-info").partition("-")
+        now[re.sub(r"[-_.]+", "-", name).lower()] = version
+    gone = [f"-{name}" for name in now if name not in wanted]
+    return venv, gone + [
+        f"{name}=={version}" for name, version in wanted.items() if now.get(name) != version
+    ]
+
+
+def pip(venv: str, changes: list[str]) -> None:
+    run_as, who, python = privileges.run, privileges.owner(venv), f"{venv}/bin/python"
+    options = ("--no-input", "--disable-pip-version-check", "--quiet")
+    gone = [change[1:] for change in changes if change.startswith("-")]
+    back = [change for change in changes if not change.startswith("-")]
+    if gone:
+        run_as(
+            who,
+            (python, "-I", "-m", "pip", "uninstall", "-y", *options[1:], *gone),
+            timeout=PATIENCE,
+        )
+    if back:
+        words = (
+            python,
+            "-I",
+            "-m",
+            "pip",
+            "install",
+            "--no-deps",
+            "--no-cache-dir",
+            *options,
+            *back,
+        )
+        run_as(who, words, timeout=PATIENCE)
+    run_as(who, ("/usr/bin/rm", "-f", f"{venv}/.celery-pi"), timeout=60)
+
+
+def purge() -> None:
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_SUSPEND": "yes"}
+    apt = ("apt-get", "-q", "-y", "-o", "DPkg::Lock::Timeout=300")
+    kept = orphans()
+    run(*apt, "purge", *installed(), timeout=PATIENCE, env=environment)
+    if came_with := sorted(orphans() - kept):
+        run(*apt, "purge", *came_with, timeout=PATIENCE, env=environment)
+
+
+def orphans() -> set[str]:
+    """Packages that came with others which are gone."""
+    shown = run("apt-get", "-s", "autoremove", check=False)
+    return {line.split()[1] for line in shown.splitlines() if line.startswith("Remv ")}
+
+
+def forget() -> None:
+    """Last of all: without it, nothing is known of what was before."""
+    for user in USERS:
+        if run("getent", "passwd", user, check=False):
+            run("userdel", user)
+    for directory in (*DIRECTORIES, LIBRARY, STATE):
+        shutil.rmtree(directory, ignore_errors=True)
+    Path("/usr/local/bin/celery-pi").unlink(missing_ok=True)
+    run("systemctl", "daemon-reload")
+
+
+def somebody_deploys() -> bool:
+    beat = Path("/run/celery-pi/beat")
+    if not beat.exists():
+        return False
+    up = float(Path("/proc/uptime").read_text().split()[0])
+    words = beat.read_text().split()
+    return len(words) == 2 and words[1].isdigit() and 0 <= up - int(words[1]) < LEASE
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="take celery-pi off")
+    parser.add_argument("--yes", action="store_true", help="do it; without it, only say what")
+    arguments = parser.parse_args()
+    if not STATE.exists() and not LIBRARY.exists():
+        return 0
+    if arguments.yes and somebody_deploys():
+        print(
+            "celery-pi: somebody deploys just now: try again when that has ended", file=sys.stderr
+        )
+        return 1
+    planned = list(steps())
+    for number, step in enumerate(planned, 1):
+        print(f"{number}. {step.text}", flush=True)
+        if arguments.yes:
+            step.do()
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except (Trouble, OSError, subprocess.SubprocessError) as error:
+        sys.exit(f"celery-pi: {error}; run it again when that is put right")

@@ -1,0 +1,66 @@
+"""A trial of the app in the worker's own sandbox, before anything that it needs is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from pathlib import PurePosixPath
+
+from pyinfra import host, state
+from pyinfra.api import OperationError, QuoteString, StringCommand, operation
+
+from celery_pi.operations.config_files import ConfigFile, FileStates
+from celery_pi.operations.env_file import _read, with_variables
+from celery_pi.operations.service import ServiceState, _reason
+from celery_pi.remote import Replacement, assign, read_quietly, replace_files
+
+DIRECTORY = "/run/celery-pi-rehearsal"
+
+CHECK = r"""
+status=0
+/usr/local/bin/celery-pi check --candidate "$directory" </dev/null || status=$?
+rm -rf "$directory"
+exit $status
+"""
+
+
+@operation()
+def rehearsal(
+    unit: ConfigFile,
+    sandbox: ConfigFile,
+    watch: Sequence[str],
+    env: str,
+    variables: Mapping[str, str],
+    user: str,
+) -> Generator[StringCommand]:
+    """With its unit, sandbox and `.env` as they are going to be, the worker could run the app.
+
+    It changes nothing, and is only done where the worker is to be started again for what it
+    `watch`es. Fails, with the sentence of `celery-pi check`, when it could not.
+    """
+    found = _read(env, user).content
+    content = with_variables(found, variables)
+    states = host.get_fact(FileStates, paths=[unit.path, sandbox.path])
+    name = PurePosixPath(unit.path).name
+    running = host.get_fact(ServiceState, unit=name, watch=list(watch))
+    same = all(states.get(file.path) == file.state for file in (unit, sandbox))
+    if same and content == found and not _reason(running, watch):
+        host.noop("the worker runs as it is to run")
+        return
+    if state.is_executing:
+        try:
+            _rehearse([("unit", unit.content), ("sandbox", sandbox.content)], content, user)
+        except OperationError as error:
+            yield StringCommand("echo", QuoteString(str(error)), ">&2; exit 1")
+            return
+    host.noop("the app loads in the worker's sandbox")
+
+
+def _rehearse(files: Sequence[tuple[str, str]], env: bytes, user: str) -> None:
+    sent = [
+        Replacement(f"{DIRECTORY}/{name}", text.encode(), "root", "root", "0644")
+        for name, text in files
+    ]
+    sent.append(Replacement(f"{DIRECTORY}/.env", env, user, "root", "0400"))
+    placed = replace_files(sent)
+    script = (placed, "\n", assign(directory=DIRECTORY), CHECK)
+    read_quietly(host, StringCommand(*script, _stdin=placed.connector_arguments["_stdin"]))

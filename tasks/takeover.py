@@ -1,0 +1,28 @@
+"""What somebody set up by hand for this app: ours takes its place."""
+
+from pyinfra import host
+
+from celery_pi.component import component
+from celery_pi.handmade import Found, HandMade
+from celery_pi.operations.take_over import take_over, taken_over
+from celery_pi.settings import Settings
+
+
+@component("Takeover")
+def begin(settings: Settings) -> None:
+    """The old worker ends its tasks and stops, while Redis is still as it knows it."""
+    take_over(
+        name="Stop what was set up by hand, and put it aside",
+        found=_found(settings),
+        patience=settings.celery_time_limit + 30,
+    )
+
+
+@component("Takeover")
+def end(settings: Settings) -> None:
+    """The new one runs."""
+    taken_over(name="Leave it aside", planned=bool(_found(settings)))
+
+
+def _found(settings: Settings) -> list[Found]:
+    return host.get_fact(HandMade, app=settings.app_dir) if settings.replace_handmade else []

@@ -1,0 +1,57 @@
+"""Redis' users from before us: whom the list lets in, and for how long."""
+
+from __future__ import annotations
+
+import pytest
+
+from celery_pi.earlier_users import _others, has_default
+from celery_pi.secrets import USERS
+from celery_pi.settings import Settings
+from tasks.redis import acl
+
+pytestmark = pytest.mark.fast
+
+NOBODY = "user default on nopass sanitize-payload ~* &* +@all"
+CACHE = "user cache on #c0ffee ~cache:* resetchannels -@all +@read +@write"
+HASHES = {user: ["5ha"] for user in USERS}
+
+
+def users(*earlier: str) -> dict[str, str]:
+    """Rules of each user of our list, by name; nobody is in it twice."""
+    settings = Settings(redis_maxmemory="64mb")
+    lines = acl(HASHES, settings, earlier).content.split("\n")
+    found = [line.split(" ", 2) for line in lines if line]
+    assert len({words[1] for words in found}) == len(found)
+    return {words[1]: words[2] for words in found}
+
+
+def test_without_others_nobody_is_let_in_without_a_name() -> None:
+    assert users()["default"].split()[:2] == ["reset", "off"]
+
+
+def test_who_gives_a_password_alone_or_none_goes_on() -> None:
+    assert users(NOBODY)["default"] == "on nopass sanitize-payload ~* &* +@all"
+
+
+def test_others_of_the_owners_stay_when_the_default_goes() -> None:
+    found = users(CACHE)
+    assert found["cache"].startswith("on #c0ffee")
+    assert found["default"].split()[:2] == ["reset", "off"]
+
+
+def test_users_of_our_names_are_ours() -> None:
+    assert _others(["user admin on nopass +@all", CACHE, "user x off", "user"]) == [CACHE]
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [([NOBODY], True), ([CACHE], False), (["user default off"], False), ([], False)],
+)
+def test_default_lets_in_when_it_is_on(lines: list[str], expected: bool) -> None:
+    assert has_default(lines) is expected
+
+
+def test_hashes_of_passwords_that_somebody_chose_are_shown_in_no_diff() -> None:
+    settings = Settings(redis_maxmemory="64mb")
+    assert acl(HASHES, settings, [CACHE]).secret
+    assert not acl(HASHES, settings).secret
