@@ -50,7 +50,7 @@ root=$([ "$(id -u)" != 0 ] || echo yes)
 theirs() {
   read_as "$user" "$1" || { owner=$(stat -c %U "$app") && read_as "${owner#root}" "$1"; }
 }
-[ -n "$root" ] && [ -d "$app/venv" ] && echo "venv=$(theirs "$app/venv/pyvenv.cfg" \
+[ -n "$root" ] && [ -d "$venv" ] && echo "venv=$(theirs "$venv/pyvenv.cfg" \
   | timeout -s KILL 15 sed -n 's/^version *= *\([0-9][0-9.]*\).*/\1/p')"
 [ -n "$root" ] && [ -e "$app/.env" ] && echo "export=$(theirs "$app/.env" \
   | timeout -s KILL 15 grep -nE '^[[:space:]]*export[[:space:]]' | cut -d: -f1 | paste -sd' ')"
@@ -76,11 +76,17 @@ class Machine(FactBase[dict[str, str]]):
     default = dict
 
     def command(
-        self, app: str, module: str, user: str, units: Sequence[str], files: Sequence[str] = ()
+        self,
+        app: str,
+        module: str,
+        user: str,
+        venv: str,
+        units: Sequence[str],
+        files: Sequence[str] = (),
     ) -> StringCommand:
         path = module.replace(".", "/")
         names = assign(units=" ".join(units), files=" ".join(files), records=RECORDS)
-        return StringCommand(assign(app=app, module=path, user=user), names, SHOW)
+        return StringCommand(assign(app=app, module=path, user=user, venv=venv), names, SHOW)
 
     def process(self, output: list[str]) -> dict[str, str]:
         shown = dict(line.split("=", 1) for line in output)

@@ -41,6 +41,7 @@ def preflight(host: Host) -> Settings:
             app=assumed.app_dir,
             module=assumed.app_module,
             user=assumed.app_user,
+            venv=assumed.app_venv,
             units=assumed.app_units or (),
             files=_files_of_the_owners(assumed),
         )

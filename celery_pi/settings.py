@@ -36,6 +36,7 @@ HOMES = ("/home/", "/root/", "/run/user/")
 FACTORS = {"k": 2**10, "m": 2**20, "g": 2**30}
 POLICIES = ("volatile-ttl", "volatile-lru", "volatile-lfu", "volatile-random", "noeviction")
 DYING = Version("5.7.0")
+NO_ENVIRONMENT = {".env", ".git", "logs", "media"}
 FOR_THIS_PI = {5555, 6379, 6380}  # where Redis and Flower are wont to be
 LOSES_TASKS = "evicts whole queues when memory is full, and every task in them is lost"
 
@@ -95,6 +96,12 @@ def _pinned(pin: str) -> tuple[str, Version]:
     if specifier is None or specifier.operator != "==" or requirement.marker or requirement.url:
         raise ValueError(f"must be exact pins such as celery==5.5.3, not {pin!r}")
     return requirement.name, Version(specifier.version)
+
+
+def _environment(name: str) -> str:
+    if name in NO_ENVIRONMENT:
+        raise ValueError(f"must not be {name}, which is something else of the project's")
+    return name
 
 
 def _listed(value: object) -> object:
@@ -205,7 +212,7 @@ class Settings(BaseModel):
 
     # -- the app: the owner's Django project, which is there before we come
     app_dir: Path = "/var/www/observations_nids"
-    """Directory of the project; holds `.env`, `venv`, `logs` and `media`."""
+    """Directory of the project; holds `.env`, the environment, `logs` and `media`."""
     app_module: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*$")] = "observations_nids"
     """What `celery -A` takes: the package whose `celery.py` makes the application."""
     app_user: Name = "www-data"
@@ -222,6 +229,11 @@ class Settings(BaseModel):
     ours, in the place of its own."""
     app_requirements: Annotated[str, Field(pattern=r"^[A-Za-z0-9_./-]+$")] = "requirements-prod.txt"
     """The project's own requirements, relative to `app_dir`; may be missing."""
+    app_venv_dir: Annotated[
+        str, Field(pattern=r"^\.?[A-Za-z0-9_-][A-Za-z0-9_.-]*$"), AfterValidator(_environment)
+    ] = "venv"
+    """Name of the project's virtual environment below `app_dir`, such as `.venv`; one is made where
+    there is none."""
     app_units: Annotated[tuple[Unit, ...] | None, Listed] = None
     """The site's own units that read `.env`, such as `gunicorn.service`: restarted when it has
     changed. An old password stays valid as long as this is not known; `()` is for a site that
@@ -434,7 +446,7 @@ class Settings(BaseModel):
 
     @property
     def app_venv(self) -> str:
-        return f"{self.app_dir}/venv"
+        return f"{self.app_dir}/{self.app_venv_dir}"
 
 
 def _is_local(hint: Any) -> bool:

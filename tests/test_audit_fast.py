@@ -249,6 +249,16 @@ def test_django_without_fixes_is_told(
     assert checks.audit_updates.django(look_at(checks, app_dir=str(tmp_path))) is None
 
 
+def test_packages_are_those_of_the_environment_that_is_named(checks: Any, tmp_path: Path) -> None:
+    for venv, version in (("venv", "3.2.25"), (".venv", "9.0")):
+        packages = tmp_path / venv / "lib/python3.13/site-packages"
+        (packages / f"django-{version}.dist-info").mkdir(parents=True)
+
+    look = look_at(checks, app_dir=str(tmp_path), app_venv_dir=".venv")
+
+    assert checks.audit_updates.django(look).state == "ok"
+
+
 def test_package_of_the_app_that_is_not_as_pinned_is_named(checks: Any, tmp_path: Path) -> None:
     packages = tmp_path / "venv/lib/python3.13/site-packages"
     for name in ("celery-5.5.3", "Django_Celery.Results-2.6.0"):

@@ -438,6 +438,16 @@ def test_only_code_of_the_app_counts(doctor: Any, project: Any) -> None:
 
 
 @as_root
+def test_the_environment_that_is_named_is_no_code_of_the_app(doctor: Any, project: Any) -> None:
+    project.look.settings["app_venv_dir"] = "prod"
+    for name in ("prod/x.py", "app/prod/y.py"):
+        (project.path / name).parent.mkdir()
+        (project.path / name).touch()
+    found = {Path(line.split(" ", 1)[1]).name for line in doctor.app.code(project.look)}
+    assert found == {"tasks.py", "y.py"}
+
+
+@as_root
 def test_code_that_keeps_its_age_is_new_here(doctor: Any, project: Any) -> None:
     """As rsync and tar leave it."""
     copied = project.path / "app/models.py"

@@ -237,10 +237,17 @@ def test_arguments_and_connection_data_of_pyinfra_are_no_settings() -> None:
 
 
 def facts_of(
-    app: Path, module: str = "project", user: str = ME, units: tuple[str, ...] = ()
+    app: Path,
+    module: str = "project",
+    user: str = ME,
+    units: tuple[str, ...] = (),
+    venv: str = "venv",
 ) -> dict[str, str]:
     fact = Machine()
-    return fact.process(sh(fact.command(app=str(app), module=module, user=user, units=units)))
+    command = fact.command(
+        app=str(app), module=module, user=user, venv=f"{app}/{venv}", units=units
+    )
+    return fact.process(sh(command))
 
 
 def test_machine_tells_of_itself(tmp_path: Path) -> None:
@@ -275,6 +282,14 @@ def test_machine_reads_the_version_of_the_environment(
     if config is not None:
         (tmp_path / "venv/pyvenv.cfg").write_text(config)
     assert facts_of(tmp_path)["venv"] == version
+
+
+def test_machine_looks_at_the_environment_that_is_named(tmp_path: Path) -> None:
+    for name, version in (("venv", "3.9.2"), (".venv", "3.13.5")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "pyvenv.cfg").write_text(f"version = {version}\n")
+    assert facts_of(tmp_path, venv=".venv")["venv"] == "3.13.5"
+    assert facts_of(tmp_path)["venv"] == "3.9.2"
 
 
 @pytest.fixture

@@ -168,6 +168,7 @@ READERS: list[tuple[str, Any, set[str]]] = [
     ),
     ("app_pins", ("celery==5.5.2",), set()),
     ("app_requirements", "other.txt", set()),
+    ("app_venv_dir", ".venv", {WORKER, BEAT, FLOWER, WORKER_SANDBOX, BEAT_SANDBOX}),
     ("app_units", ("gunicorn.service",), set()),
     ("replace_handmade", True, set()),
     ("app_writable", ("media",), SANDBOXES),

@@ -140,7 +140,7 @@ def pins(look: Look) -> Result:
 
 def installed(look: Look) -> dict[str, str]:
     """Version of each package in the app's environment."""
-    place = Path(look.settings["app_dir"], "venv/lib")
+    place = Path(look.settings["app_dir"], look.settings["app_venv_dir"], "lib")
     names = [path.name.removesuffix(".dist-info") for path in place.glob("python3*/*/*.dist-info")]
     return {plain(name): version for name, _, version in (each.rpartition("-") for each in names)}
 

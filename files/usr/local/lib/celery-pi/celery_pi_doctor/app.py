@@ -37,7 +37,8 @@ def code(look: Look) -> list[str]:
     worker does not run."""
     app = look.value("app_dir")
     names = [word for name in (*sorted(NO_CODE), ".?*") for word in ("-o", "-name", name)]
-    data = [word for path in writable(look) for word in ("-o", "-path", literal(path))]
+    no_code = (f"{app}/{look.value('app_venv_dir')}", *writable(look))
+    data = [word for path in no_code for word in ("-o", "-path", literal(path))]
     pruned = (f"{app}/", "-mindepth", "1", "-type", "d", "(", *[*names, *data][1:], ")", "-prune")
     listed = ("-o", "-name", "*.py", "-printf", "%C@ %p\\0")
     done = attempt(look.value("app_user"), (FIND, *pruned, *listed), timeout=WALK, limit=LISTED)
