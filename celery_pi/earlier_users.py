@@ -14,6 +14,7 @@ from pyinfra import host as current_host
 from pyinfra import logger, state
 from pyinfra.api import FactBase, StringCommand, operation
 
+from celery_pi.before import DIRECTORY as BEFORE
 from celery_pi.operations.redis_data import CLI, CONFIG
 from celery_pi.operations.redis_server import CLI as ADMIN
 from celery_pi.operations.redis_server import UNIT
@@ -58,8 +59,10 @@ def earlier_users_kept(lines: Sequence[str]) -> Generator[StringCommand]:
     if kept or not lines:
         current_host.noop("no other users are to be kept")
         return
-    yield StringCommand("install -d -m 0700 -o root -g root", DIRECTORY)
-    yield _write(_others(found) or lines)
+    yield StringCommand("install -d -m 0700 -o root -g root", DIRECTORY, BEFORE)
+    kept_users = _others(found) or list(lines)
+    yield _write(kept_users, f"{BEFORE}/redis_users")
+    yield _write(kept_users)
 
 
 class WhoIsDefault(FactBase[list[str]]):
@@ -98,9 +101,9 @@ def default_forgotten(acl: str, without: str) -> Generator[StringCommand]:
     yield _write(lines)
 
 
-def _write(lines: Sequence[str]) -> StringCommand:
+def _write(lines: Sequence[str], path: str = FILE) -> StringCommand:
     content = "".join(f"{line}\n" for line in lines).encode()
-    return replace_file(FILE, content, user="root", group="root", mode="0600")
+    return replace_file(path, content, user="root", group="root", mode="0600")
 
 
 def _others(lines: Sequence[str]) -> list[str]:

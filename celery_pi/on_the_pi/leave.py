@@ -17,6 +17,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,13 @@ import celery_pi_privileges as privileges  # type: ignore[import-not-found]  # s
 LIBRARY = Path("/usr/local/lib/celery-pi")
 STATE = Path("/var/lib/celery-pi")
 BEFORE = STATE / "before"
+USERS_BEFORE = BEFORE / "redis_users"
+ETC = Path("/etc/celery-pi")
 UNITS = Path("/etc/systemd/system")
 REDIS = "redis-server.service"
+REDIS_DROPINS = UNITS / f"{REDIS}.d"
 DATA = Path("/var/lib/redis")
+RECORD = ".celery-pi"  # in an environment: what a deploy has installed
 MARK = b"Managed by celery-pi"
 # Of ours, with what lies in them.
 DIRECTORIES = (
@@ -42,6 +47,7 @@ NAMED = (
 USERS = ("celery-flower",)
 LEASE = 20  # seconds; as a deploy has it
 PATIENCE = 3700  # seconds for a worker to end its tasks
+SUFFIXES = (".service", ".timer", ".path", ".socket")
 OURS_IN_ENV = re.compile(
     rb"\s*(?:export\s+)?(CELERY__?(?:BROKER_URL|RESULT_BACKEND)|CELERY_KEY_PREFIX)\s*="
 )
@@ -70,11 +76,11 @@ class Step:
     do: Callable[[], object]
 
 
-def run(*argv: str, check: bool = True, timeout: float = 600, **how: object) -> str:
+def run(*argv: str, check: bool = True, timeout: float = 600, sent: str = "", **how: object) -> str:
     """What the command prints. Trouble when it fails."""
     done = subprocess.run(
         argv,
-        stdin=subprocess.DEVNULL,
+        input=sent,
         capture_output=True,
         text=True,
         errors="replace",
@@ -124,7 +130,7 @@ def kept() -> list[Path]:
 def our_units() -> list[str]:
     """Those that we have made, or whose place ours have taken; what gives work goes first."""
     found = {*made(), *kept()}
-    names = {path.name for path in found if path.parent == UNITS and path.suffix != ".conf"}
+    names = {path.name for path in found if path.parent == UNITS and path.suffix in SUFFIXES}
     present = [name for name in names if is_there(UNITS / name) and is_ours(UNITS / name)]
     last = {"celery-worker.service": 2}
     return sorted(
@@ -157,29 +163,33 @@ def settings() -> dict[str, Any]:
 
 def steps() -> Iterator[Step]:
     """All that is left to do, in its order."""
-    ours, packages = made(), installed()
-    env = env_path()
-    if (LIBRARY / "backup").exists() and run("systemctl", "is-active", REDIS, check=False) == (
-        "active\n"
-    ):
+    ours, packages, env = made(), installed(), env_path()
+    runs = run("systemctl", "is-active", REDIS, check=False) == "active\n"
+    if runs and (LIBRARY / "backup").exists():
         yield Step("make a backup, which stays in /var/backups/celery-pi", backup)
     if units := our_units():
         yield Step(f"stop {', '.join(units)}; the worker ends its tasks first", stop_ours)
-    switched = "redis-server" not in packages and is_there(UNITS / f"{REDIS}.d/celery-pi.conf")
-    if switched:
-        yield Step("save the waiting tasks to where Redis' own configuration looks", save_redis)
+    if runs and lines(USERS_BEFORE):
+        yield Step("let into Redis whom it let in before", let_in)
     if env and env_differs(env):
-        yield Step(f"put the lines of before back into {env}", lambda: restore_env(env))
+        site = [str(unit) for unit in settings().get("app_units") or ()]
+        again = f", and have {', '.join(site)} read it" if site else ""
+        yield Step(
+            f"put the lines of before back into {env}{again}", lambda: restore_env(env, site)
+        )
     outside = [path for path in kept() if path != env]
     if outside:
         named = ", ".join(map(str, outside))
         yield Step(f"put back as it was: {named}", lambda: put_all_back(outside))
-    others = [path for path in ours if LIBRARY not in path.parents]
+    redis = [path for path in ours if REDIS_DROPINS in path.parents]
+    others = [path for path in ours if not {*path.parents} & {LIBRARY, ETC, REDIS_DROPINS}]
     if others:
-        count = len(others)
-        yield Step(f"remove {count} files of celery-pi's own", lambda: remove(others))
-    if switched:
-        yield Step("start Redis with its own configuration", start_redis)
+        yield Step(f"remove {len(others)} files of celery-pi's own", lambda: remove(others))
+    if redis and "redis-server" not in packages:
+        yield Step(
+            "start Redis with its own configuration; waiting tasks stay in it",
+            lambda: switch_redis(redis),
+        )
     readers = {
         unit
         for start, unit in READERS.items()
@@ -193,15 +203,20 @@ def steps() -> Iterator[Step]:
         yield Step(f"start again what ran before: {named}", start_earlier)
     for listed in sorted(BEFORE.glob("python/*")):
         venv, changed = python_changes(listed)
-        if changed:
-            yield Step(f"put the packages in {venv} back", lambda v=venv, c=changed: pip(v, c))  # type: ignore[misc]
+        if changed or Path(venv, RECORD).exists():
+            told = f"put the Python packages in {venv} back: {' '.join(changed) or 'none'}"
+            yield Step(told, partial(pip, venv, changed))
     if packages:
         yield Step(f"remove the packages that a deploy installed: {', '.join(packages)}", purge)
     yield Step("remove celery-pi's own directories and users; the backups stay", forget)
 
 
 def backup() -> None:
-    run(f"{LIBRARY}/backup", timeout=PATIENCE)
+    """Nothing of the app's is touched afterwards, so one that cannot be made keeps nobody here."""
+    try:
+        run(f"{LIBRARY}/backup", timeout=PATIENCE)
+    except Trouble as trouble:
+        print(f"   no backup was made: {trouble}")
 
 
 def stop_ours() -> None:
@@ -210,12 +225,23 @@ def stop_ours() -> None:
         run("systemctl", "stop", unit, timeout=PATIENCE)
 
 
-def as_admin(*words: str) -> str:
-    return run(f"{LIBRARY}/redis-cli", "admin", *words, timeout=PATIENCE)
+def as_admin(*words: str, sent: str = "") -> str:
+    return run(f"{LIBRARY}/redis-cli", "admin", *words, timeout=PATIENCE, sent=sent)
 
 
-def save_redis() -> None:
-    """What the server holds is in dump.rdb, and no append-only file is taken for newer."""
+def let_in() -> None:
+    """The site's processes may have their old URL again while nobody has restarted anything."""
+    for line in lines(USERS_BEFORE):
+        name, rules = line.split(" ", 2)[1:]
+        # Its hashes are in no list of processes.
+        said = as_admin(sent=f"ACL SETUSER {name} reset {rules}\n").strip()
+        if said != "OK":
+            raise Trouble(f"Redis does not let {name} in: {said}")
+
+
+def switch_redis(ours: list[Path]) -> None:
+    """What the server holds is in dump.rdb, which it writes when it ends too, and no append-only
+    file is taken for newer."""
     if run("systemctl", "is-active", REDIS, check=False) == "active\n":
         if as_admin("SAVE").strip() != "OK":
             raise Trouble("Redis could not save its data; see: journalctl -u redis-server")
@@ -223,11 +249,9 @@ def save_redis() -> None:
     configured = run("runuser", "-u", "redis", "--", "cat", "/etc/redis/redis.conf", check=False)
     if not re.search(r"^appendonly\s+yes", configured, re.MULTILINE):
         run("runuser", "-u", "redis", "--", "rm", "-rf", str(DATA / "appendonlydir"))
-
-
-def start_redis() -> None:
+    remove(ours)
     run("systemctl", "daemon-reload")
-    run("systemctl", "restart", REDIS, timeout=PATIENCE)
+    run("systemctl", "start", REDIS, timeout=PATIENCE)
 
 
 def env_path() -> Path | None:
@@ -283,12 +307,16 @@ def earlier_text(now: bytes, before: bytes) -> bytes:
     return text[:-1] if text[:-1] == before else text
 
 
-def restore_env(env: Path) -> None:
+def restore_env(env: Path, site: list[str]) -> None:
     _, wanted = env_text(env)
     shown = env.stat()
     app = app_user(env)
     mode, user, group = env_owner(env) or [f"{shown.st_mode & 0o777:o}", app, app]
     privileges.replace(str(env), wanted, user=user, group=group, mode=int(mode, 8))
+    for unit in site:
+        verb = "reload" if unit == "apache2.service" else "restart"  # as a deploy does it
+        if run("systemctl", "is-active", unit, check=False) == "active\n":
+            run("systemctl", verb, unit)
 
 
 def put_all_back(paths: list[Path]) -> None:
@@ -370,7 +398,7 @@ def pip(venv: str, changes: list[str]) -> None:
             *back,
         )
         run_as(who, words, timeout=PATIENCE)
-    run_as(who, ("/usr/bin/rm", "-f", f"{venv}/.celery-pi"), timeout=60)
+    run_as(who, ("/usr/bin/rm", "-f", f"{venv}/{RECORD}"), timeout=60)
 
 
 def purge() -> None:
@@ -430,5 +458,5 @@ def main() -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except (Trouble, OSError, subprocess.SubprocessError) as error:
+    except (Trouble, privileges.Refused, OSError, subprocess.SubprocessError) as error:
         sys.exit(f"celery-pi: {error}; run it again when that is put right")

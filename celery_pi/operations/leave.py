@@ -17,8 +17,9 @@ TEXT = ROOT / "files/usr/local/lib/celery-pi/celery_pi_text.py"
 
 # In memory, so that a plan changes nothing.
 RUN = r"""
-umask 077
+umask 022
 scratch=$(mktemp -d /run/celery-pi-leave.XXXXXX)
+chmod 0755 "$scratch"  # other users run parts of it, in which there is no secret
 trap 'rm -rf "$scratch"' EXIT
 put() { printf '%s' "$2" | base64 -d >"$scratch/$1"; }
 """
