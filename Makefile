@@ -26,8 +26,8 @@ deploy: .venv/installed $(up) ## Deploy to the virtual Pi, or to HOST=pi@address
 	@$(pyinfra) -y inventory.py deploy.py
 	@$(MAKE) --no-print-directory prove
 
-plan: .venv/installed $(up) ## Show what a deploy would change, and change nothing
-	@$(pyinfra) --dry --diff inventory.py deploy.py
+plan: .venv/installed $(up) ## Show what a deploy would change; with FULL=1 our own files too
+	@$(if $(FULL),CELERY_PI_FULL=1 )$(pyinfra) --dry --diff inventory.py deploy.py
 
 rotate: .venv/installed ## Give every user of Redis a new password, while all goes on
 	@$(pyinfra) -y inventory.py tasks.rotation.deploy

@@ -1,5 +1,6 @@
 """Redis and Celery for a Django project on a Raspberry Pi: the components, in order."""
 
+from celery_pi import plan
 from tasks import (
     app,
     backup,
@@ -41,3 +42,4 @@ bans.deploy()
 redis.retire()  # of passwords, once every service has the new one
 backup.deploy()
 updates.deploy()  # a timer that was missed starts them at once
+plan.show()

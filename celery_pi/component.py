@@ -9,6 +9,7 @@ from typing import Concatenate, ParamSpec, TypeVar, cast
 from pyinfra import host, state
 from pyinfra.api import deploy
 
+from celery_pi import plan
 from celery_pi.bulk_facts import bulk_facts
 from celery_pi.deploy_run import recorded
 from celery_pi.preflight import preflight
@@ -33,7 +34,11 @@ def component(
             bulk_facts(host)
             settings = preflight(host)
             recorded().includes(state.current_deploy_filename, name)
-            return task(settings, *args, **kwargs)
+            plan.begin(host)
+            done = task(settings, *args, **kwargs)
+            if host.current_deploy_name == name and not state.current_deploy_filename:
+                plan.show()  # of a component that is run alone; else the file says when
+            return done
 
         # pyinfra's own annotation says that a deploy returns an OperationMeta.
         return cast("Callable[P, R]", deploy(name)(checked))

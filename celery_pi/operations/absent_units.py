@@ -10,6 +10,7 @@ from pyinfra.api.operation import OperationMeta
 
 from celery_pi.before import IS_OURS
 from celery_pi.operations.service import RECORDS
+from celery_pi.plan import will
 from celery_pi.remote import assign, declare
 
 UNITS = "/etc/systemd/system"
@@ -97,7 +98,18 @@ def _absent_units(
     if not left:
         host.noop(f"there is no {' and no '.join([*units, *files])}")
         return
+    _tell(left, units)
     yield StringCommand(_variables(units, files), assign(check=check), OURS, REMOVE)
+
+
+def _tell(left: Sequence[str], units: Sequence[str]) -> None:
+    """A unit that no deploy has started is its owner's."""
+    for unit in units:
+        if unit in left:
+            will(host, "stop", unit, theirs=f"{RECORDS}/{unit}" not in left)
+    for path in left:
+        if path not in units and not path.startswith(f"{RECORDS}/"):
+            will(host, "remove", path)
 
 
 def _variables(units: Sequence[str], files: Sequence[str]) -> StringCommand:

@@ -6,9 +6,10 @@ import base64
 import hashlib
 from collections.abc import Generator, Sequence
 
-from pyinfra import host, logger, state
+from pyinfra import host, state
 from pyinfra.api import FactBase, QuoteString, StringCommand, operation
 
+from celery_pi.plan import details, will
 from celery_pi.remote import assign
 
 # The file lies on FAT, which has no owners, no modes and no journal: each step is on the card
@@ -77,9 +78,10 @@ def boot_words(path: str, words: Sequence[str]) -> Generator[StringCommand]:
     if reason or wanted == line:
         host.noop(reason or f"{path} has {' '.join(words)}")
         return
+    added = wanted[len(line.rstrip(b"\r\n")) :].decode("latin-1").strip()
+    will(host, "change", path, f"adds {added}, from the next start on")
     if state.config.DIFF:
-        added = wanted[len(line.rstrip(b"\r\n")) :].decode("latin-1").strip()
-        host.log(f"Will add {added} to {path}", logger.info)
+        details(host, f"Will add {added} to {path}")
     yield StringCommand(
         assign(path=path, digest=hashlib.sha256(wanted).hexdigest()),
         WRITE,

@@ -7,12 +7,13 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from pyinfra import host, logger, state
+from pyinfra import host, state
 from pyinfra.api import FactBase, QuoteString, StringCommand, operation
 from pyinfra.api.operation import OperationMeta
 from pyinfra.facts.files import FileContents
 from pyinfra.operations.util.files import generate_color_diff
 
+from celery_pi.plan import details, will_write
 from celery_pi.remote import Replacement, announce_write, declare, replace_files
 
 
@@ -124,17 +125,21 @@ def _mend(file: ConfigFile) -> StringCommand:
 
 
 def _show_change(file: ConfigFile, current: FileState | None) -> None:
-    """Log the change as pyinfra's own file operations do, at `--diff` only."""
-    if not state.config.DIFF:
+    """Tell the change as pyinfra's own file operations do, at `--diff` only; of a file that is
+    only counted, nothing."""
+    is_counted = will_write(host, file.path, is_new=current is None)
+    if is_counted or not state.config.DIFF:
         return
-    host.log(f"Will {'modify' if current else 'create'} {file.path}", logger.info)
+    lines = []
     if current and current[:3] != file.state[:3]:
-        logger.info(f"  mode and owner: {' '.join(current[:3])} -> {' '.join(file.state[:3])}")
-    if current and current.sha256 == file.state.sha256:
-        return
+        lines.append(f"mode and owner: {' '.join(current[:3])} -> {' '.join(file.state[:3])}")
+    if _has_other_content(file, current):
+        lines += _differences(file, current)
+    details(host, f"Will {'modify' if current else 'create'} {file.path}", lines)
+
+
+def _differences(file: ConfigFile, current: FileState | None) -> list[str]:
     if file.secret:
-        logger.info("  (secret: the content differs and is not shown)")
-        return
+        return ["(secret: the content differs and is not shown)"]
     before = (host.get_fact(FileContents, path=file.path) or []) if current else []
-    for line in generate_color_diff(before, file.content.splitlines()):
-        logger.info(f"  {line}")
+    return list(generate_color_diff(before, file.content.splitlines()))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pyinfra import host, state
 from pyinfra.api import FactBase, QuoteString, StringCommand, operation
 
+from celery_pi.plan import is_planned, will
 from celery_pi.remote import assign
 
 # dpkg keeps its unfinished steps in `updates`; until they are done, apt refuses to do anything.
@@ -28,6 +29,10 @@ APT = (
     "DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=yes "
     "apt-get -q -y -o DPkg::Lock::Timeout=300"
 )
+
+# It changes nothing, and needs no root for it.
+SIMULATE = "LC_ALL=C apt-get -qq --simulate install"
+REMOVED = r"2>/dev/null | sed -n 's/^Remv \([^ ]*\).*/\1/p'"
 
 FETCHED = "celery_pi_package_lists"
 PLANNED = "celery_pi_planned_packages"
@@ -94,9 +99,10 @@ def debian_packages(packages: Sequence[str], held: Sequence[str] = ()) -> Genera
     unfinished, and does not count the age of the package lists as a change.
     """
     now = host.get_fact(DebianPackages, packages=list(packages))
+    missing = _not_planned(now.missing)
+    _tell(now, missing)
     if now.interrupted:
         yield StringCommand("DEBIAN_FRONTEND=noninteractive dpkg --configure -a --force-confold")
-    missing = _not_planned(now.missing)
     if missing:
         if not host.connector_data.get(FETCHED):
             yield StringCommand(UPDATE)
@@ -107,6 +113,31 @@ def debian_packages(packages: Sequence[str], held: Sequence[str] = ()) -> Genera
         yield StringCommand(_held(held), install, "9>&-") if held else install
     if not now.interrupted and not missing:
         host.noop("all packages are installed")
+
+
+def _tell(now: Packages, missing: Sequence[str]) -> None:
+    """Say, while planning, what comes and what has to go for it."""
+    if not is_planned(host):
+        return
+    if now.interrupted:
+        will(host, "change", "packages", "completes what dpkg was interrupted in")
+    for name in missing:
+        will(host, "install", name)
+    for name in _in_the_way(missing):
+        will(host, "remove", name, "apt takes it away for what is installed", theirs=True)
+
+
+def _in_the_way(missing: Sequence[str]) -> list[str]:
+    """What apt would remove; without package lists it knows of nothing.
+
+    It takes seconds on a Pi. Sent with an input, however empty, it is no question that the next
+    deploy would ask too.
+    """
+    if not missing:
+        return []
+    names = [QuoteString(name) for name in missing]
+    _, output = host.run_shell_command(StringCommand(SIMULATE, *names, REMOVED), _stdin="\n")
+    return sorted({line for line in output.stdout_lines if line not in missing})
 
 
 def _held(units: Sequence[str]) -> StringCommand:

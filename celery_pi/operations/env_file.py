@@ -9,10 +9,11 @@ from collections.abc import Generator, Mapping
 from shlex import quote
 from typing import NamedTuple
 
-from pyinfra import host, logger, state
+from pyinfra import host, state
 from pyinfra.api import StringCommand, operation
 
 from celery_pi.before import DIRECTORY
+from celery_pi.plan import details, will
 from celery_pi.privileges import READ_AS, privileged
 from celery_pi.remote import announce_write, assign, read_quietly
 
@@ -54,10 +55,12 @@ def env_file(
     content = with_variables(found.content, variables)
     if content != found.content or (found.user, found.group) != (user, group):
         announce_write(host, path)
+        _tell(found, path, variables, content)
         _show_change(path, found.content, variables)
         yield _kept(path, found)
         yield _replaced(path, content, user, group, mode)
     elif found.mode != mode.lstrip("0"):
+        will(host, "change", path, f"mode {found.mode} becomes {mode.lstrip('0')}", theirs=True)
         yield _kept(path, found)
         yield _replaced(path, content, user, group, mode, unless_link="give")
     else:
@@ -166,9 +169,29 @@ def _read(path: str, user: str) -> Found:
     return Found(found["mode"], found["user"], found["group"], content)
 
 
+def changed_names(before: bytes, variables: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """Names of the variables whose line in the text changes, and of those that get one."""
+    present = {_assigned(line) for line in before.splitlines()}
+    added = [name for name in variables if name not in present]
+    changed = [
+        name
+        for name, value in variables.items()
+        if name in present and with_variables(before, {name: value}) != before
+    ]
+    return changed, added
+
+
+def _tell(found: Found, path: str, variables: Mapping[str, str], content: bytes) -> None:
+    """The names of what changes in it, never a value."""
+    changed, added = changed_names(found.content, variables)
+    said = [f"sets {' '.join(changed)}"] if changed else []
+    said += [f"adds {' '.join(added)}"] if added else []
+    said += ["gets another owner"] if content == found.content else []
+    will(host, "change", path, ", ".join(said), theirs=True)
+
+
 def _show_change(path: str, before: bytes, variables: Mapping[str, str]) -> None:
     if state.config.DIFF:
         present = {_assigned(line) for line in before.splitlines()}
-        host.log(f"Will modify {path} (values are not shown)", logger.info)
-        for name in variables:
-            logger.info(f"  {'set' if name in present else 'add'} {name}")
+        lines = [f"{'set' if name in present else 'add'} {name}" for name in variables]
+        details(host, f"Will modify {path} (values are not shown)", lines)

@@ -7,6 +7,8 @@ from collections.abc import Generator
 from pyinfra import host
 from pyinfra.api import FactBase, StringCommand, operation
 
+from celery_pi.plan import will
+
 SYSCTL = "/usr/lib/systemd/systemd-sysctl"
 
 OVERCOMMIT = "/proc/sys/vm/overcommit_memory"
@@ -60,6 +62,9 @@ def kernel_settings(sysctl: str, tmpfiles: str, in_container: bool) -> Generator
     if not stale:
         host.noop("the kernel goes by the drop-ins")
         return
+    for path in stale:
+        name = path.removeprefix("/proc/sys/").replace("/", ".")
+        will(host, "change", name, f"the kernel's, becomes {GOOD[path][0]}")
     yield StringCommand(SYSCTL, sysctl)
     if not in_container:
         yield StringCommand("systemd-tmpfiles --create", tmpfiles)

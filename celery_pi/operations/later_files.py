@@ -12,6 +12,7 @@ from pyinfra.api import OperationError, StringCommand, operation
 from celery_pi.deploy_record import DeployRecords
 from celery_pi.operations.absent_units import Left, _absent_units
 from celery_pi.operations.service import RECORDS
+from celery_pi.plan import will
 from celery_pi.remote import assign
 
 UNIT = re.compile(r"/etc/systemd/system/([^/]+\.(?:service|timer|path|socket|target))")
@@ -44,6 +45,10 @@ def later_files_absent(to: str) -> Generator[StringCommand]:
     if not paths or not host.get_fact(Left, units=units, files=files):
         host.noop("later deploys had no other files")
         return
+    for unit in units:
+        will(host, "stop", unit)
+    for path in files:
+        will(host, "remove", path)
     yield StringCommand(assign(notes=RECORDS, gone="\n".join(paths)), FORGET)
     theirs = " ".join(path for path in files if path.startswith(NGINX))
     check = f"[ ! -e {CHECK} ] || {CHECK} --without {theirs}" if theirs else "true"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
-from pyinfra import host, logger, state
+from pyinfra import host, state
 from pyinfra.api import FactBase, QuoteString, StringCommand, operation
 
 from celery_pi.operations.config_files import ConfigFile
+from celery_pi.plan import details
 
 
 class ToMend(FactBase[list[str]]):
@@ -35,5 +36,5 @@ def mending_script(script: ConfigFile) -> Generator[StringCommand]:
         return
     if state.config.DIFF:
         for reason in reasons:
-            host.log(f"Will run {script.path}: {reason}", logger.info)
+            details(host, f"Will run {script.path}: {reason}")
     yield StringCommand(QuoteString(script.path))

@@ -7,6 +7,7 @@ from collections.abc import Generator
 from pyinfra import host
 from pyinfra.api import FactBase, QuoteString, StringCommand, operation
 
+from celery_pi.plan import will
 from celery_pi.privileges import privileged
 
 
@@ -31,7 +32,10 @@ def owned_directory(path: str, user: str, group: str) -> Generator[StringCommand
     Fails with a sentence where something else is, such as a link, or where root would have to go
     into a directory that somebody else leads it to.
     """
-    if host.get_fact(DirectoryOwners, path=path) == f"{user}:{group}":
+    owners = host.get_fact(DirectoryOwners, path=path)
+    if owners == f"{user}:{group}":
         host.noop(f"{path} is there")
         return
+    if owners:
+        will(host, "change", path, f"its owner {owners} becomes {user}:{group}", theirs=True)
     yield privileged("make", user, group, "0755", path)

@@ -8,6 +8,7 @@ from pyinfra import host
 from pyinfra.api import FactBase, QuoteString, StringCommand, operation
 
 from celery_pi.operations.service import RECORDS
+from celery_pi.plan import will
 from celery_pi.remote import assign
 
 # The record goes last: while it is there, the next run finds something to do.
@@ -45,4 +46,5 @@ def left_to_its_package(unit: str, check: str) -> Generator[StringCommand]:
     if not host.get_fact(Started, record=record):
         host.noop(f"{unit} is not looked after")
         return
+    will(host, "restart", unit, "as its package has it, or stops where it cannot run so")
     yield StringCommand(assign(unit=unit, check=check, record=record), LEAVE)

@@ -15,6 +15,7 @@ from pyinfra.api import FactBase, StringCommand, operation
 
 from celery_pi.app_packages import Locked, to_install
 from celery_pi.before import DIRECTORY
+from celery_pi.plan import will
 from celery_pi.privileges import privileged
 from celery_pi.remote import announce_write, assign, is_announced
 
@@ -172,6 +173,7 @@ def python_packages(
         host.noop("all pinned packages are installed")
         return
     announce_write(host, record(venv))
+    _tell(venv, pins, now)
     yield _kept(venv, now)
     command = _installation(INSTALLING, venv, pins, requirements, locked, now)
     yield StringCommand(command, _stdin=_sent(locked, pins, now))
@@ -191,10 +193,26 @@ def python_packages_begun(
         host.noop("there is an environment" if now.ready else "none can be made yet")
         return
     announce_write(host, record(venv))
+    _tell(venv, pins, now)
     yield _kept(venv, now)
     command = _installation(INSTALLING_BESIDE, venv, pins, requirements, locked, now)
     beside = ("( trap '' HUP; printf '%s\\n' \"$sent\" |", command, ") >/dev/null 2>&1 &")
     yield StringCommand(_lock(), BESIDE, *beside, _stdin=_sent(locked, pins, now))
+
+
+def _tell(venv: str, pins: Sequence[str], now: Environment) -> None:
+    """A new environment, or which pins change what is in the one that is there."""
+    if not now.ready:
+        will(host, "install", venv, "an environment with the app's packages")
+        return
+    present = {package.name: package.version for package in now.installed}
+    said = []
+    for name, version in (_pinned(pin) for pin in pins):
+        if present.get(name) != version:
+            before = f"{present[name]} -> " if present.get(name) else ""
+            said.append(f"{name} {before}{version}")
+    why = ", ".join(said) or "what its requirements ask for"
+    will(host, "change", venv, f"pip installs {why}", theirs=True)
 
 
 def _kept(venv: str, now: Environment) -> StringCommand:

@@ -9,6 +9,7 @@ from pyinfra.api import FactBase, StringCommand, operation
 
 from celery_pi.operations.redis_server import UNIT
 from celery_pi.operations.service import RECORDS
+from celery_pi.plan import will
 from celery_pi.remote import assign
 
 CONFIG = "/etc/redis/redis.conf"
@@ -83,6 +84,7 @@ def redis_data_kept() -> Generator[StringCommand]:
     Fails, with that server left running, when its data cannot be written where ours will look.
     """
     if host.get_fact(UnsafeData):
+        will(host, "change", "the running Redis", "writes down what it holds", theirs=True)
         yield StringCommand(_values(), CLI, KEEP)
     else:
         host.noop("there is nothing to keep")

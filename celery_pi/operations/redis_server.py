@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 
-from pyinfra import host, logger, state
+from pyinfra import host, state
 from pyinfra.api import FactBase, QuoteString, StringCommand, operation
 
 from celery_pi.operations.config_files import ConfigFile
+from celery_pi.plan import details, will
 from celery_pi.remote import assign, is_announced, restart_is_announced
 
 UNIT = "redis-server.service"
@@ -117,8 +118,9 @@ def redis_server(settings: ConfigFile, acl: ConfigFile) -> Generator[StringComma
         host.noop("the server will be started with them")
         return
     if not server.answers:
+        will(host, "restart", UNIT, "it does not take our password")
         if state.config.DIFF:
-            host.log(f"Will restart {UNIT}: it does not take our password", logger.info)
+            details(host, f"Will restart {UNIT}: it does not take our password")
         yield _script(acl.path, RESTART, ANSWERS, RECORD_USERS)
         return
     now = server.settings or {}
@@ -127,11 +129,13 @@ def redis_server(settings: ConfigFile, acl: ConfigFile) -> Generator[StringComma
     if not changed and not users:
         host.noop("the running server goes by both files")
         return
+    named = [*changed, *(["the users"] if users else [])]
+    will(host, "change", "the running Redis", f"{', '.join(named)}, without a restart")
     if state.config.DIFF:
         for name, value in changed.items():
-            host.log(f"Will set {name} {value} without a restart", logger.info)
+            details(host, f"Will set {name} {value} without a restart")
         if users:
-            host.log("Will set the users without a restart", logger.info)
+            details(host, "Will set the users without a restart")
     pairs = [QuoteString(word) for pair in changed.items() for word in pair]
     steps = [WORK]
     steps += [APPLY_USERS, RECORD_USERS] if users else []

@@ -7,6 +7,7 @@ from collections.abc import Generator
 from pyinfra import host
 from pyinfra.api import FactBase, StringCommand, operation
 
+from celery_pi.plan import will
 from celery_pi.remote import assign
 
 ASK = "systemctl show -p RuntimeWatchdogUSec --value"
@@ -39,4 +40,5 @@ def runtime_watchdog(timeout: str) -> Generator[StringCommand]:
     if host.get_fact(RuntimeWatchdog) == timeout:
         host.noop(f"the watchdog is at {timeout}")
         return
+    will(host, "change", "the hardware's watchdog", f"resets a Pi that hangs for {timeout}")
     yield StringCommand(assign(timeout=timeout), TAKE)

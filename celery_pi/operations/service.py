@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from pyinfra import host, logger, state
 from pyinfra.api import FactBase, QuoteString, StringCommand, operation
 
+from celery_pi.plan import details, is_of_the_system, will
 from celery_pi.remote import announce_restart, assign, is_announced
 
 # A `check` for unit files. systemd-analyze only warns of a misspelt key or value, with status 0,
@@ -55,7 +57,7 @@ show; looks=0
 while is_coming && [ $looks -lt 50 ]; do sleep 0.2; show; looks=$((looks + 1)); done
 echo "$shown"
 echo now; snapshot
-echo then; [ ! -e "$record" ] || cat "$record"
+echo then; [ ! -e "$record" ] || { echo started; cat "$record"; }
 """
 
 # The record is written after the service is up, from what lay on the disk before it started:
@@ -95,7 +97,8 @@ Snapshot = dict[str, tuple[str, str]]
 class Running:
     """What systemd says of a unit, and the watched files now and when it was last started.
 
-    `patience` is the time that it has to stop, such as `30min 30s`.
+    `patience` is the time that it has to stop, such as `30min 30s`; `known` is whether a deploy has
+    started it.
     """
 
     active: bool
@@ -104,6 +107,7 @@ class Running:
     patience: str
     now: Snapshot
     then: Snapshot
+    known: bool = True
 
 
 class ServiceState(FactBase[Running]):
@@ -121,7 +125,8 @@ class ServiceState(FactBase[Running]):
             needs_reload=shown["NeedDaemonReload"] == "yes",
             patience=shown.get("TimeoutStopUSec", ""),
             now=_snapshot(output[now + 1 : then]),
-            then=_snapshot(output[then + 1 :]),
+            then=_snapshot(output[then + 2 :]),
+            known=output[then + 1 :] != [],
         )
 
 
@@ -151,15 +156,16 @@ def service(
     """
     paths = [*watch, *reload_for]
     running = host.get_fact(ServiceState, unit=unit, watch=paths)
-    verb = "restart" if _reason(running, watch) else "reload"
+    verb: Literal["restart", "reload"] = "restart" if _reason(running, watch) else "reload"
     reason = _reason(running, paths)
     if not ours and not (running.active and reason):
         host.noop(f"{unit} runs what is on the disk, or is not to run")
         return
     if reason:
         announce_restart(host, unit)
+        _tell(unit, running, verb, reason, ours)
         if state.config.DIFF:
-            host.log(f"Will {verb} {unit}: {reason}", logger.info)
+            details(host, f"Will {verb} {unit}: {reason}")
         if finishes and running.active and state.is_executing:
             host.log(f"{unit} finishes its work first, within {running.patience}", logger.info)
         yield StringCommand(
@@ -176,6 +182,17 @@ def service(
         yield StringCommand("systemctl daemon-reload")
     if running.enabled and not changing:
         host.noop(f"{unit} runs what is on the disk")
+
+
+def _tell(
+    unit: str, running: Running, verb: Literal["restart", "reload"], reason: str, ours: bool
+) -> None:
+    """What runs and was started by no deploy is its owner's, whoever looks after it from now on."""
+    if not running.active:
+        will(host, "start", unit)
+        return
+    theirs = not (ours and running.known) and not is_of_the_system(unit)
+    will(host, verb, unit, reason if theirs else "", theirs=theirs)
 
 
 def _reason(running: Running, watch: Sequence[str]) -> str:

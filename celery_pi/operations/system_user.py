@@ -7,6 +7,8 @@ from collections.abc import Generator
 from pyinfra import host
 from pyinfra.api import FactBase, StringCommand, operation
 
+from celery_pi.plan import will
+
 
 class UserExists(FactBase[bool]):
     """Whether there is a user of that name.
@@ -32,6 +34,8 @@ def system_user(user: str, sysusers: str, present: bool = True) -> Generator[Str
     if host.get_fact(UserExists, user=user) is present:
         host.noop(f"{user} is {'there' if present else 'not there'}")
     elif present:
+        will(host, "change", "users", f"adds {user}")
         yield StringCommand("systemd-sysusers", sysusers)
     else:
+        will(host, "remove", f"the user {user}")
         yield StringCommand("userdel", user)

@@ -17,6 +17,7 @@ from celery_pi.operations.ufw_state import (
     FirewallState,
     variables,
 )
+from celery_pi.plan import details, will
 
 SSH = 22
 TOLD = "celery_pi_strange_rules"
@@ -93,6 +94,7 @@ def firewall(openings: Sequence[Opening], only_ours: bool = False) -> Generator[
     if not (load or gone or change.missing or not now.at_boot):
         host.noop("ufw has these rules, and the kernel holds them")
         return
+    _tell(change, gone, now)
     _show(change, gone, [*stale], load)
     yield StringCommand(
         *(variables(), IN_FORCE, CHANGE),
@@ -113,6 +115,7 @@ def no_firewall() -> Generator[StringCommand]:
     if not ours:
         host.noop("ufw has no rule of ours")
         return
+    will(host, "open", "every port", "ufw is switched off")
     # Without our rules, one that is on would cut ssh off.
     yield StringCommand("set -e\nufw disable >&2\n", *map(_deletion, ours))
 
@@ -157,18 +160,31 @@ def _report(strange: Sequence[Rule]) -> None:
         )
 
 
+def _tell(change: Delta, gone: Sequence[Rule], now: Firewall) -> None:
+    for opening in change.missing:
+        port = f"{opening.port}/{opening.protocol}"
+        limited = "ssh, six tries in 30 s" if opening.action == "limit" else ""
+        will(host, "open", f"{port} from {opening.source}" if opening.source else port, limited)
+    for rule in gone:
+        will(host, "close", f"`{' '.join(rule.words)}`", "this rule goes", theirs=not rule.is_ours)
+    if not _holds(now, "ENABLED", "yes"):
+        will(host, "close", "every other port")
+    elif not now.loaded or not now.at_boot:
+        will(host, "change", "the firewall", "puts its rules in force again")
+
+
 def _show(change: Delta, gone: Sequence[Rule], stale: Sequence[str], load: bool) -> None:
     """Log the change as pyinfra's own operations do, at `--diff` only."""
     if not state.config.DIFF:
         return
     for opening in change.missing:
-        host.log(f"Will add the rule {' '.join(opening.words)}", logger.info)
+        details(host, f"Will add the rule {' '.join(opening.words)}")
     for rule in gone:
-        host.log(f"Will remove the rule {' '.join(rule.words)}", logger.info)
+        details(host, f"Will remove the rule {' '.join(rule.words)}")
     for key in stale:
-        host.log(f"Will set {key} to {SETTINGS[key][1]}", logger.info)
+        details(host, f"Will set {key} to {SETTINGS[key][1]}")
     if load:
-        host.log("Will load the rules into the kernel", logger.info)
+        details(host, "Will load the rules into the kernel")
 
 
 def _addition(opening: Opening, ipv6: bool) -> Iterator[StringCommand]:

@@ -7,6 +7,8 @@ from collections.abc import Generator
 from pyinfra import host
 from pyinfra.api import FactBase, StringCommand, operation
 
+from celery_pi.plan import will
+
 # dphys-swapfile is how Raspberry Pi OS swapped until 2025.
 SHOW = r"""
 awk 'NR > 1 { print "swap " $1 }' /proc/swaps
@@ -45,6 +47,10 @@ def zram_swap() -> Generator[StringCommand]:
     """There is swap on /dev/zram0, as zram-generator is configured to make it; then, and not
     before, dphys-swapfile is stopped and disabled. Its file stays."""
     swaps = host.get_fact(Swaps)
+    if "dphys" in swaps:
+        will(host, "stop", "dphys-swapfile.service", "its swap on the card")
+    if "/dev/zram0" not in swaps:
+        will(host, "change", "swap", "into compressed memory")
     if "/dev/zram0" not in swaps:
         yield StringCommand(START)
     if "dphys" in swaps:

@@ -1,0 +1,244 @@
+"""What a deploy does to the owner's things, in a few lines, before the first change.
+
+Operations say it while they are planned (`will`), and so they do with the lines of a diff
+(`details`), so that `show` can put the few lines first. A file that is new and wholly ours, or of
+our own library, is counted; `make plan FULL=1` shows it too.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from textwrap import wrap
+from typing import TYPE_CHECKING, Literal, cast, get_args
+
+from pyinfra import logger
+from pyinfra.api import BaseStateCallback
+from pyinfra.context import ctx_host, ctx_state
+
+if TYPE_CHECKING:
+    from pyinfra.api.host import Host
+    from pyinfra.api.state import State
+
+Verb = Literal[
+    "install",
+    "remove",
+    "stop",
+    "restart",
+    "reload",
+    "start",
+    "open",
+    "close",
+    "change",
+    "replace",
+    "put aside",
+]
+VERBS: tuple[Verb, ...] = get_args(Verb)  # in the order in which they are told
+# What the owner had better be told of, if it is a thing of his.
+TOUCHING: tuple[Verb, ...] = ("remove", "stop", "restart", "replace", "put aside")
+UNTOUCHED = "Nothing of yours is removed, stopped, started again, replaced or put aside."
+NEVER_CUT = (*TOUCHING, "open", "close")
+
+PLAN = "celery_pi_plan"
+FULL = "CELERY_PI_FULL"
+LIBRARY = ("/usr/local/lib/celery-pi/", "/usr/local/bin/celery-pi")
+OF_THE_SYSTEM = ("systemd-", "apt-daily")  # begin the names of units that are nobody's work
+MOST = 12  # things that a line names, where not each of them matters
+WIDTH = 100
+
+
+@dataclass
+class Item:
+    """A thing, what is to be said of it, and whether it is the owner's own."""
+
+    what: str
+    why: str
+    theirs: bool
+
+    @property
+    def text(self) -> str:
+        said = ": ".join(word for word in ("yours" if self.theirs else "", self.why) if word)
+        return f"{self.what} ({said})" if said else self.what
+
+
+@dataclass
+class Plan:
+    """What is known so far of one run on one host."""
+
+    items: dict[Verb, dict[str, Item]] = field(default_factory=dict)
+    counted: set[str] = field(default_factory=set)
+    """Paths of files of our own."""
+    details: list[str] = field(default_factory=list)
+    told: set[str | None] = field(default_factory=set)
+    """Operations of which something is said in the above."""
+    also: list[str] = field(default_factory=list)
+    """Names of the others that change something."""
+    is_begun: bool = False
+    is_shown: bool = False
+
+    def add(self, verb: Verb, item: Item) -> None:
+        self.items.setdefault(verb, {}).setdefault(item.what, item)
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.items or self.counted or self.also)
+
+    def lines(self, mood: str) -> list[str]:
+        """The few lines; `mood` is `Would` or `Will`."""
+        if self.is_empty:
+            return [f"Nothing {mood.lower()} change."]
+        rows = [(f"{mood} {verb}:", self._named(verb)) for verb in VERBS if verb in self.items]
+        if self.also:
+            rows.append((f"{mood} also:", self.also))
+        return [*_table(rows), *([] if self._touches_theirs else [UNTOUCHED])]
+
+    def count(self, mood: str) -> str:
+        """What is said of our own files; nothing where there are none."""
+        if not self.counted:
+            return ""
+        files = "1 file" if len(self.counted) == 1 else f"{len(self.counted)} files"
+        hint = " (make plan FULL=1 shows them)" if mood == "Would" and not is_full() else ""
+        return f"and {files} of celery-pi's own{hint}"
+
+    def _named(self, verb: Verb) -> list[str]:
+        # What is the owner's comes first, so that it is never what is cut.
+        items = sorted(self.items[verb].values(), key=lambda item: not item.theirs)
+        texts = [item.text for item in items]
+        least = sum(item.theirs for item in items)
+        most = len(texts) if verb in NEVER_CUT else max(MOST, least)
+        return texts if len(texts) <= most + 1 else [*texts[:most], f"{len(texts) - most} more"]
+
+    @property
+    def _touches_theirs(self) -> bool:
+        return any(item.theirs for verb in TOUCHING for item in self.items.get(verb, {}).values())
+
+
+def is_full() -> bool:
+    """Whether the diffs of our own files are asked for."""
+    return os.environ.get(FULL, "") not in ("", "0")
+
+
+def begin(host: Host) -> None:
+    """From here on lines of diffs wait for `show`."""
+    _plan(host).is_begun = True
+    if not any(isinstance(known, Late) for known in host.state.callback_handlers):
+        host.state.callback_handlers.append(Late())
+
+
+def will(host: Host, verb: Verb, what: str, why: str = "", *, theirs: bool | None = None) -> None:
+    """Note, while planning, what this run does to a thing; never a secret.
+
+    `why` is said behind it, in brackets. `theirs` is whether it is the owner's own, as what is
+    replaced and put aside always is.
+    """
+    if host.state.is_executing:
+        return
+    plan = _plan(host)
+    is_theirs = verb in ("replace", "put aside") if theirs is None else theirs
+    plan.add(verb, Item(what, why, is_theirs))
+    plan.told.add(host.current_op_hash)
+
+
+def will_write(host: Host, path: str, is_new: bool) -> bool:
+    """Note, while planning, that this run writes a file of ours; whether its diff is left out.
+
+    Outside a deploy of ours none is.
+    """
+    own = is_new or path.startswith(LIBRARY)
+    plan = _plan(host)
+    if not host.state.is_executing:
+        if own:
+            plan.counted.add(path)
+        else:
+            plan.add("change", Item(path, "", theirs=False))
+        plan.told.add(host.current_op_hash)
+    return own and plan.is_begun and not is_full()
+
+
+def details(host: Host, first: str, more: Iterable[str] = ()) -> None:
+    """Tell what belongs into a diff: behind the few lines while it is planned, at once while it
+    is done."""
+    lines = [f"{host.print_prefix}{first}", *(f"  {line}" for line in more)]
+    plan = _plan(host)
+    if plan.is_begun and not host.state.is_executing:
+        plan.details += lines
+        return
+    for line in lines:
+        logger.info(line)
+
+
+def is_planned(host: Host) -> bool:
+    """Whether this is the plan of a deploy of ours, for what costs time and is only told."""
+    return _plan(host).is_begun and not host.state.is_executing
+
+
+def show() -> None:
+    """Tell what this run does to the present host: in `deploy.py`, behind all components.
+
+    pyinfra plans nothing with `-y`, so each operation is asked here. What it finds wrong then ends
+    the run, as it does without `-y`, before anything is changed.
+    """
+    # Themselves, not pyinfra's `host`: what is kept of them outlives the present one.
+    host, state = ctx_host.get(), ctx_state.get()  # type: ignore[no-untyped-call]
+    plan = _plan(host)
+    for op_hash in host.op_hash_order:
+        changes = state.get_op_data_for_host(host, op_hash).operation_meta.will_change
+        if changes and op_hash not in plan.told:
+            plan.also += sorted(state.get_op_meta(op_hash).names)
+    if not state.check_for_changes:
+        plan.details.clear()  # they are told when each is done
+    _print(host, plan)
+
+
+def is_of_the_system(unit: str) -> bool:
+    """Whether it is a unit of Debian's own upkeep, which nobody counts among his own."""
+    return unit.startswith(OF_THE_SYSTEM)
+
+
+class Late(BaseStateCallback):
+    """Tells what nobody has told: of a deploy file without `plan.show()` at its end."""
+
+    @staticmethod
+    def operation_start(state: State, op_hash: str) -> None:
+        del op_hash
+        for host in state.inventory:
+            Late.host_disconnect(state, host)
+
+    @staticmethod
+    def host_disconnect(state: State, host: Host) -> None:
+        del state
+        plan = _plan(host)
+        if not plan.is_shown and not plan.is_empty:
+            host.log("As far as it was planned:")
+            _print(host, plan)
+
+
+def _plan(host: Host) -> Plan:
+    return cast("Plan", host.connector_data.setdefault(PLAN, Plan()))
+
+
+def _print(host: Host, plan: Plan) -> None:
+    mood = "Would" if host.state.check_for_changes else "Will"
+    plan.is_shown = True
+    first, *more = plan.lines(mood)
+    if more:
+        host.log("In short:")
+        more.insert(0, first)
+    else:
+        host.log(first)
+    for line in (*more, *plan.details, *filter(None, [plan.count(mood)])):
+        logger.info(line)
+    plan.details.clear()
+
+
+def _table(rows: Sequence[tuple[str, Sequence[str]]]) -> Iterator[str]:
+    """Lines with a word on the left and things on the right, in columns."""
+    indent = max(len(label) for label, _ in rows) + 1
+    for label, things in rows:
+        # A thing is broken at no blank of its own, unless it is longer than a line.
+        room = WIDTH - indent
+        glued = (thing.replace(" ", "\0") if len(thing) < room else thing for thing in things)
+        lines = wrap(", ".join(glued), room, break_long_words=False, break_on_hyphens=False)
+        for number, line in enumerate(lines):
+            yield f"{'' if number else label:<{indent}}{line}".replace("\0", " ")
