@@ -9,6 +9,7 @@ from pyinfra.api import FactBase, StringCommand
 
 from celery_pi.before import IS_OURS
 from celery_pi.remote import assign
+from celery_pi.settings import Settings
 
 UNITS = "/etc/systemd/system"
 OUR_NAMES = ("celery-worker.service", "celery-beat.service", "celery-flower.service")
@@ -92,7 +93,7 @@ class HandMade(FactBase[list[Found]]):
         ]
 
 
-def problems(found: Sequence[Found], replace: bool) -> Iterator[str]:
+def problems(found: Sequence[Found], settings: Settings) -> Iterator[str]:
     """A sentence for what keeps us from deploying beside it."""
     for each in found:
         if each.what == "process":
@@ -101,7 +102,7 @@ def problems(found: Sequence[Found], replace: bool) -> Iterator[str]:
                 "and see that nothing starts it again"
             )
     listed = [described(each) for each in found if each.what != "process"]
-    if listed and not replace:
+    if listed and not settings.replace_handmade:
         yield (
             f"somebody has set up {', '.join(listed)} by hand: write replace_handmade = True to "
             "have that stopped, put aside in /var/lib/celery-pi/before and replaced"

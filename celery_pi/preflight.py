@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from pyinfra import logger
@@ -9,10 +10,11 @@ from pyinfra.api import DeployError
 from pyinfra.api.arguments import all_argument_meta
 
 from celery_pi import handmade
+from celery_pi.doubt import beyond_doubt
 from celery_pi.machine import Machine, problems
 from celery_pi.operations.kernel import GOOD, HOSTS, KernelSettings, unfit
 from celery_pi.secrets import supplied_problems
-from celery_pi.settings import Settings, load_settings, of_memory
+from celery_pi.settings import Settings, of_memory, without_wrong
 from celery_pi.site_units import SiteUnits, chosen
 
 if TYPE_CHECKING:
@@ -32,9 +34,9 @@ def preflight(host: Host) -> Settings:
     machine is asked once a run. Raises DeployError with a sentence for every problem.
     """
     if CHECKED not in host.connector_data:
-        settings, found = load_settings(site_data(host))
-        # Defaults stand in, so that what is wrong with the machine is told in the same breath.
-        assumed = settings or Settings()
+        # Defaults stand in for what is wrong, so that what is wrong with the machine is told in the
+        # same breath, but nothing that would come of those defaults alone.
+        assumed, doubtful, found = without_wrong(site_data(host))
         found += supplied_problems(assumed)
         machine = host.get_fact(
             Machine,
@@ -45,9 +47,12 @@ def preflight(host: Host) -> Settings:
             units=assumed.app_units or (),
             files=_files_of_the_owners(assumed),
         )
-        found += problems(machine, assumed) if machine else ["it could not be looked at"]
-        theirs = host.get_fact(handmade.HandMade, app=assumed.app_dir)
-        found += handmade.problems(theirs or [], assumed.replace_handmade)
+        if machine:
+            found += beyond_doubt(assumed, doubtful, partial(problems, machine))
+            theirs: list[handmade.Found] = host.get_fact(handmade.HandMade, app=assumed.app_dir)
+            found += beyond_doubt(assumed, doubtful, partial(handmade.problems, theirs))
+        else:
+            found.append("it could not be looked at")
         if found:
             listed = "".join(f"\n    - {problem}" for problem in found)
             raise DeployError(f"{host.name} is left as it was, because{listed}")

@@ -464,16 +464,66 @@ def of_memory(text: str, memory: int) -> str:
 
 def load_settings(data: dict[str, Any]) -> tuple[Settings | None, list[str]]:
     """The settings, or none and a sentence for each thing that is wrong with them."""
+    settings, _, sentences = without_wrong(data)
+    return (None if sentences else settings), sentences
+
+
+def without_wrong(data: dict[str, Any]) -> tuple[Settings, frozenset[str], list[str]]:
+    """The settings with a default for each that is wrong; the names of those that are, or are
+    meant by a misspelt one; and a sentence for each thing that is wrong.
+
+    What only contradicts a wrong one is doubtful too, and no sentence is made of it.
+    """
+    found = _problems(data)
+    wrong = {_name(problem) for problem in found}
+    meant = {near for name in wrong - {*Settings.model_fields} for near in _nearest(name)} - {*data}
+    doubtful = wrong | meant
+    sentences = [
+        _sentence(problem)
+        for problem in found
+        if _name(problem) not in meant and not _others_named(problem) & doubtful
+    ]
+    sentences = sentences or [_sentence(problem) for problem in found]
+    right = dict(data)
+    while found:
+        doubtful.update(*map(_others_named, found), map(_name, found))
+        kept = {name: value for name, value in right.items() if name not in doubtful}
+        right = kept if len(kept) < len(right) else {}  # what is wrong, its sentence does not name
+        doubtful.update(data if not right else ())
+        found = _problems(right)
+    return Settings(**right), frozenset(doubtful), sentences
+
+
+def named_in(sentence: str) -> set[str]:
+    """The settings whose names stand in it."""
+    return {*re.findall(r"\w+", sentence)} & {*Settings.model_fields}
+
+
+def _problems(data: dict[str, Any]) -> list[dict[str, Any]]:
     try:
-        return Settings(**data), []
+        Settings(**data)
     except ValidationError as error:
-        return None, [_sentence(dict(problem)) for problem in error.errors()]
+        return [dict(problem) for problem in error.errors()]
+    return []
+
+
+def _name(problem: dict[str, Any]) -> str:
+    return str(problem["loc"][0])
+
+
+def _others_named(problem: dict[str, Any]) -> set[str]:
+    """What it contradicts, or what is to be given with it."""
+    return named_in(str(problem["msg"])) - {_name(problem)}
+
+
+def _nearest(name: str) -> list[str]:
+    return get_close_matches(name, Settings.model_fields, n=1)
 
 
 def _sentence(problem: dict[str, Any]) -> str:
-    name = str(problem["loc"][0])
+    name = _name(problem)
     if problem["type"] == "extra_forbidden":
-        near = get_close_matches(name, Settings.model_fields, n=1)
+        near = _nearest(name)
         return f"{name} is no setting" + (f"; did you mean {near[0]}?" if near else "")
     reason = str(problem["msg"])
     for start in ("Value error, ", "Input ", "String ", "Value "):

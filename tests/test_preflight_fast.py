@@ -224,6 +224,46 @@ def test_problems_of_settings_secrets_and_machine_are_told_in_one_breath(tmp_pat
     ]
 
 
+def told(data: dict[str, Any], **facts: str | None) -> list[str]:
+    """First words of each problem that a run finds; there is one at least."""
+    with pytest.raises(DeployError) as refused:
+        run(thing, answers=answers(**facts), data=data)
+    return [" ".join(line.split()[1:4]) for line in str(refused.value).splitlines()[1:]]
+
+
+NOTHING_THERE = {"app": None, "module": None, "user": None, "venv": "2.7", "web": "apache2"}
+
+
+def test_misspelt_setting_makes_no_false_problem_of_its_default() -> None:
+    """Each of the owner's other settings counts, and what is wrong whatever he meant is told."""
+    assert told({"app_dri": "/srv/site"}, **NOTHING_THERE, init="sh") == [
+        "app_dri is no",
+        "its first process",
+        "it has no",
+        "apache2 listens on",
+    ]
+    assert told({"app_user": "A B", "flowr": False}, **NOTHING_THERE) == [
+        "app_user should match",
+        "flowr is no",
+        "there is no",
+        "/var/www/observations_nids/venv has Python",
+    ]
+    assert told({"redis_maxmemory": "x", "redis_port": 80}, memory="20") == [
+        "redis_port should be",
+        "redis_maxmemory must be",
+    ]
+
+
+def test_machine_is_asked_for_the_app_that_the_right_settings_name() -> None:
+    wrong = {"redis_prot": 1, "celery_concurrency": 0}
+    with pytest.raises(DeployError, match="no Django project in /srv/site"):
+        run(
+            thing,
+            answers=answers(app=None, module=None, venv=None),
+            data={"app_dir": "/srv/site", **wrong},
+        )
+
+
 def test_machine_that_cannot_be_asked_is_not_entered() -> None:
     with pytest.raises(PyinfraError):
         run(thing, answers={"os-release": {"success": False, "stderr": "no sh"}})

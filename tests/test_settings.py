@@ -18,6 +18,7 @@ from celery_pi.settings import (
     load_settings,
     of_memory,
     size_in_bytes,
+    without_wrong,
 )
 
 pytestmark = pytest.mark.fast
@@ -340,6 +341,66 @@ def test_repository_and_its_password_go_together() -> None:
             "backup_restic_password_file must be given together with backup_restic_repository "
             f"(it is {both[name] if 'password' in name else None!r})"
         ]
+
+
+# -- what is right beside what is wrong
+
+
+@pytest.mark.parametrize(
+    ("wrong", "doubtful"),
+    [
+        ({}, set()),
+        ({"redis_port": 80}, {"redis_port"}),
+        ({"redis_prot": 7000}, {"redis_prot", "redis_port"}),
+        ({"redis_prot": 7000, "redis_port": 7001}, {"redis_prot"}),
+        ({"xyzzy": 1}, {"xyzzy"}),
+    ],
+)
+def test_what_is_right_counts_beside_what_is_wrong(
+    wrong: dict[str, Any], doubtful: set[str]
+) -> None:
+    settings, found, sentences = without_wrong({"app_dir": "/srv/site", **wrong})
+    assert settings.app_dir == "/srv/site"
+    assert set(found) == doubtful
+    assert settings.redis_port == (7001 if "xyzzy" not in wrong and len(wrong) == 2 else 6379)
+    assert [sentence.split()[0] for sentence in sentences] == [*wrong][:1]
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        # Misspelt or wrong, either half of a pair is there all the same.
+        (
+            {"nginx_certifcate": "/etc/c.pem", "nginx_certificate_key": "/etc/k.pem"},
+            ["nginx_certifcate"],
+        ),
+        (
+            {"nginx_certificate": "/etc/c.pem", "nginx_certificate_kye": "/etc/k.pem"},
+            ["nginx_certificate_kye"],
+        ),
+        (
+            {"nginx_certificate": "c d", "nginx_certificate_key": "/etc/k.pem"},
+            ["nginx_certificate"],
+        ),
+        ({"backup_restic_repository": 1, "backup_restic_password_file": "/x"}, ["backup_restic"]),
+        ({"celery_concurrency": 0, "celery_min_concurrency": 3}, ["celery_concurrency"]),
+        # By itself it is wrong.
+        (
+            {"redis_prot": 1, "nginx_certificate": "/etc/c.pem"},
+            ["redis_prot", "nginx_certificate_key"],
+        ),
+        ({"redis_socket": True, "redis_tls": True}, ["redis_tls"]),
+    ],
+)
+def test_nothing_is_made_of_what_only_contradicts_something_wrong(
+    given: dict[str, Any], told: list[str]
+) -> None:
+    settings, doubtful, sentences = without_wrong(given)
+    assert settings == Settings()
+    assert len(sentences) == len(told)
+    for name in told:
+        assert any(sentence.startswith(name) for sentence in sentences), sentences
+    assert doubtful >= {name for name in given if name in Settings.model_fields}
 
 
 # -- what is opened on the machine that deploys
