@@ -39,6 +39,7 @@ VERBS: tuple[Verb, ...] = get_args(Verb)  # in the order in which they are told
 TOUCHING: tuple[Verb, ...] = ("remove", "stop", "restart", "replace", "put aside")
 UNTOUCHED = "Nothing of yours is removed, stopped, started again, replaced or put aside."
 NEVER_CUT = (*TOUCHING, "open", "close")
+KEEPING: tuple[Verb, ...] = ("replace", "put aside")  # after both, the owner has what he had
 
 PLAN = "celery_pi_plan"
 FULL = "CELERY_PI_FULL"
@@ -88,7 +89,8 @@ class Plan:
         """The few lines; `mood` is `Would` or `Will`."""
         if self.is_empty:
             return [f"Nothing {mood.lower()} change."]
-        rows = [(f"{mood} {verb}:", self._named(verb)) for verb in VERBS if verb in self.items]
+        named = ((verb, self._named(verb)) for verb in VERBS)
+        rows = [(f"{mood} {verb}:", things) for verb, things in named if things]
         if self.also:
             rows.append((f"{mood} also:", self.also))
         return [*_table(rows), *([] if self._touches_theirs else [UNTOUCHED])]
@@ -103,15 +105,21 @@ class Plan:
 
     def _named(self, verb: Verb) -> list[str]:
         # What is the owner's comes first, so that it is never what is cut.
-        items = sorted(self.items[verb].values(), key=lambda item: not item.theirs)
+        items = sorted(self._of(verb), key=lambda item: not item.theirs)
         texts = [item.text for item in items]
         least = sum(item.theirs for item in items)
         most = len(texts) if verb in NEVER_CUT else max(MOST, least)
         return texts if len(texts) <= most + 1 else [*texts[:most], f"{len(texts) - most} more"]
 
+    def _of(self, verb: Verb) -> list[Item]:
+        """The things; of one that is replaced or put aside, that says enough."""
+        elsewhere = () if verb in KEEPING else KEEPING
+        kept = {what for keeping in elsewhere for what in self.items.get(keeping, ())}
+        return [item for item in self.items.get(verb, {}).values() if item.what not in kept]
+
     @property
     def _touches_theirs(self) -> bool:
-        return any(item.theirs for verb in TOUCHING for item in self.items.get(verb, {}).values())
+        return any(item.theirs for verb in TOUCHING for item in self._of(verb))
 
 
 def is_full() -> bool:
@@ -221,20 +229,16 @@ def _plan(host: Host) -> Plan:
 def _print(host: Host, plan: Plan) -> None:
     mood = "Would" if host.state.check_for_changes else "Will"
     plan.is_shown = True
-    first, *more = plan.lines(mood)
-    if more:
-        host.log("In short:")
-        more.insert(0, first)
-    else:
-        host.log(first)
-    for line in (*more, *plan.details, *filter(None, [plan.count(mood)])):
+    lines = [*plan.lines(mood), *plan.details, *filter(None, [plan.count(mood)])]
+    host.log(lines.pop(0) if plan.is_empty else "In short:")
+    for line in lines:
         logger.info(line)
     plan.details.clear()
 
 
 def _table(rows: Sequence[tuple[str, Sequence[str]]]) -> Iterator[str]:
     """Lines with a word on the left and things on the right, in columns."""
-    indent = max(len(label) for label, _ in rows) + 1
+    indent = max((len(label) for label, _ in rows), default=0) + 1
     for label, things in rows:
         # A thing is broken at no blank of its own, unless it is longer than a line.
         room = WIDTH - indent
