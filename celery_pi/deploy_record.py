@@ -58,7 +58,8 @@ done
 @dataclass
 class Record:
     """One deploy. Times are UTC; `settings` are those that differ from their defaults, `given` all
-    that the owner gave; `files` are the paths of ours that it declared."""
+    that the owner gave; `planned` is what it was to do to which things, by verb; `files` are the
+    paths of ours that it declared."""
 
     who: str
     started: str
@@ -69,6 +70,7 @@ class Record:
     tree: str = ""
     result: str = RUNNING
     ended: str = ""
+    planned: dict[str, list[str]] = field(default_factory=dict)
     changed: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
 

@@ -20,6 +20,7 @@ from pyinfra.context import ctx_host, ctx_state
 from celery_pi import declared_files, deploy_lock, deploy_record
 from celery_pi.bulk_facts import FILE as FACTS
 from celery_pi.bulk_facts import bulk_facts
+from celery_pi.plan import in_words
 from celery_pi.preflight import GIVEN, NEWEST_DEPLOY
 from celery_pi.remote import declared
 from celery_pi.settings import Settings
@@ -61,6 +62,7 @@ class DeployRun:
             given = cast("dict[str, Any]", data.global_arguments)
             self.arguments = {key: given[key] for key in CONNECTOR_ARGUMENT_KEYS if key in given}
             self.record = deploy_record.begun(self.what, self.settings)
+            self.record.planned = in_words(self.host)
             self._take(self.record)
         data.command_generator = self._noting(data.command_generator, _name(state, op_hash))
 

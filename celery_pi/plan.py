@@ -105,13 +105,13 @@ class Plan:
 
     def _named(self, verb: Verb) -> list[str]:
         # What is the owner's comes first, so that it is never what is cut.
-        items = sorted(self._of(verb), key=lambda item: not item.theirs)
+        items = sorted(self.of(verb), key=lambda item: not item.theirs)
         texts = [item.text for item in items]
         least = sum(item.theirs for item in items)
         most = len(texts) if verb in NEVER_CUT else max(MOST, least)
         return texts if len(texts) <= most + 1 else [*texts[:most], f"{len(texts) - most} more"]
 
-    def _of(self, verb: Verb) -> list[Item]:
+    def of(self, verb: Verb) -> list[Item]:
         """The things; of one that is replaced or put aside, that says enough."""
         elsewhere = () if verb in KEEPING else KEEPING
         kept = {what for keeping in elsewhere for what in self.items.get(keeping, ())}
@@ -119,7 +119,7 @@ class Plan:
 
     @property
     def _touches_theirs(self) -> bool:
-        return any(item.theirs for verb in TOUCHING for item in self._of(verb))
+        return any(item.theirs for verb in TOUCHING for item in self.of(verb))
 
 
 def is_full() -> bool:
@@ -197,6 +197,12 @@ def show() -> None:
     if not state.check_for_changes:
         plan.details.clear()  # they are told when each is done
     _print(host, plan)
+
+
+def in_words(host: Host) -> dict[str, list[str]]:
+    """What the plan says of each verb, for the record of the deploy."""
+    plan = _plan(host)
+    return {verb: [item.text for item in plan.of(verb)] for verb in VERBS if plan.of(verb)}
 
 
 def is_of_the_system(unit: str) -> bool:

@@ -80,13 +80,15 @@ def test_line_tells_who_when_what_from_which_commit_and_the_result(
     command: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     keep(command, 1, result="completed", commit="c0ffee" * 6 + "-dirty", changed=["Redis | Run"])
-    keep(command, 12, result="failed: Redis | Run", settings={"redis_port": 7000})
+    planned = {"restart": ["a.service (yours)", "b.service"]}
+    keep(command, 12, result="failed: Redis | Run", settings={"redis_port": 7000}, planned=planned)
     assert command.main([]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "   1  at 1  ann@desk  deploy.py of c0ffeec0ffee-dirty: completed",
         "      changed: Redis | Run",
         "  12  at 12  ann@desk  deploy.py of no commit: failed: Redis | Run",
         "      settings: redis_port=7000",
+        "      restart: a.service (yours), b.service",
     ]
 
 

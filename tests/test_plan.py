@@ -123,6 +123,16 @@ def test_run_says_it_too_before_it_changes_anything(pi: VirtualPi) -> None:
     assert "Nothing will change." in again.stderr
 
 
+def test_record_of_a_deploy_holds_what_its_plan_has_told(pi: VirtualPi) -> None:
+    pi.run("sh", "-c", "echo '# by hand' >>/etc/systemd/journald.conf.d/celery-pi.conf")
+    assert pyinfra(pi, "-y", "inventory.py", "tasks.logs.deploy").status == 0
+    shown = pi.run("celery-pi", "deploys").stdout.splitlines()
+    assert shown[-2:] == [
+        "      restart: systemd-journald.service",
+        "      change: /etc/systemd/journald.conf.d/celery-pi.conf",
+    ]
+
+
 def test_component_that_is_switched_off_is_stopped_and_that_is_said(pi: VirtualPi) -> None:
     told = said(planned(pi, "--data", "flower=false"))
     assert "celery-flower.service" in told["Would stop"]

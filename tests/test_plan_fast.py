@@ -276,9 +276,8 @@ def test_package_that_apt_would_take_away_is_named(
         "Would install: ufw",
         "Would remove:  iptables-persistent (yours: apt takes it away for what is installed)",
     ]
-    assert [call.split()[:4] for call in programs.calls() if call.startswith("apt-get")] == [
-        ["apt-get", "-qq", "--simulate", "install"]
-    ]
+    (call,) = [call for call in programs.calls() if call.startswith("apt-get")]
+    assert call.endswith(" --simulate install ufw")
 
 
 def test_ports_are_opened_and_closed_in_words() -> None:

@@ -30,8 +30,10 @@ APT = (
     "apt-get -q -y -o DPkg::Lock::Timeout=300"
 )
 
-# It changes nothing, and needs no root for it.
-SIMULATE = "LC_ALL=C apt-get -qq --simulate install"
+# It changes nothing, not even apt's own cache, and needs no root for it.
+SIMULATE = (
+    "LC_ALL=C apt-get -qq -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= --simulate install"
+)
 REMOVED = r"2>/dev/null | sed -n 's/^Remv \([^ ]*\).*/\1/p'"
 
 FETCHED = "celery_pi_package_lists"
