@@ -13,7 +13,8 @@ from pyinfra.api.operation import OperationMeta
 from pyinfra.facts.files import FileContents
 from pyinfra.operations.util.files import generate_color_diff
 
-from celery_pi.plan import details, will_write
+from celery_pi.before import DIRECTORY, IS_OURS
+from celery_pi.plan import details, will, will_write
 from celery_pi.remote import Replacement, announce_write, declare, replace_files
 
 
@@ -60,6 +61,12 @@ class FileState(NamedTuple):
     sha256: str
 
 
+SHOW_THEIRS = """; do
+  [ ! -e "$path" ] || is_ours "$path" || [ -e "$before/files$path" ] || echo "$path"
+done
+"""
+
+
 class FileStates(FactBase[dict[str, FileState]]):
     """State of those of the paths that are regular files, read in one command."""
 
@@ -87,6 +94,19 @@ class FileStates(FactBase[dict[str, FileState]]):
         return found
 
 
+class Theirs(FactBase[list[str]]):
+    """Those of the paths where something is that no deploy has put there."""
+
+    default = list
+
+    def command(self, paths: Sequence[str]) -> StringCommand:
+        quoted = [QuoteString(path) for path in paths]
+        return StringCommand(IS_OURS, "for path in", *quoted, SHOW_THEIRS)
+
+    def process(self, output: list[str]) -> list[str]:
+        return output
+
+
 def config_files(name: str, files: Sequence[ConfigFile]) -> OperationMeta:
     """Each file has its declared content, owner and mode; parents are made 0755 root.
 
@@ -100,6 +120,10 @@ def config_files(name: str, files: Sequence[ConfigFile]) -> OperationMeta:
 def _config_files(files: Sequence[ConfigFile]) -> Generator[StringCommand]:
     found = host.get_fact(FileStates, paths=[file.path for file in files])
     stale = [file for file in files if found.get(file.path) != file.state]
+    there = [file.path for file in stale if file.path in found]
+    if there and not state.is_executing:
+        for path in host.get_fact(Theirs, paths=there):
+            will(host, "replace", path, f"a copy stays in {DIRECTORY}")
     for file in stale:
         if _has_other_content(file, found.get(file.path)):
             announce_write(host, file.path)

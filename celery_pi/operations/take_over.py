@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 
-from pyinfra import host, logger, state
+from pyinfra import host
 from pyinfra.api import FactBase, StringCommand, operation
 
 from celery_pi import deploy_lock
 from celery_pi.before import DIRECTORY, KEEP
 from celery_pi.handmade import CRON, UNITS, Found, described
+from celery_pi.plan import will
 from celery_pi.remote import assign
 
 RUNNING = "/run/celery-pi/takeover"
@@ -107,9 +108,10 @@ def take_over(found: Sequence[Found], patience: int) -> Generator[StringCommand]
         return
     units = [each for each in found if each.what == "unit"]
     units.sort(key=lambda each: ("beat", "flower", "worker", "other").index(each.detail))
+    for each in units:
+        will(host, "stop", each.name, f"a {each.detail}, warm", theirs=True)
     for each in found:
-        if state.config.DIFF:
-            host.log(f"Will put aside {described(each)}", logger.info)
+        will(host, "put aside", described(each), f"in {DIRECTORY}")
     values = assign(
         running=RUNNING,
         units=UNITS,
