@@ -13,7 +13,7 @@ from celery_pi.handmade import CRON, UNITS, Found, described
 from celery_pi.plan import will
 from celery_pi.remote import assign
 
-RUNNING = "/run/celery-pi/takeover"
+RUNNING = "/run/celery-pi/takeover"  # while it is there, what was stopped may come back
 GUARD = "celery-pi-takeover.service"
 
 # Beat first. Each worker ends its tasks and gives back what it holds: its main process alone is
@@ -23,7 +23,11 @@ TAKE = (
     + KEEP
     + r"""
 mkdir -p -m 0700 "$before" "${running%/*}"
-: >"$running"
+systemctl stop "$guard" 2>/dev/null || true  # of a deploy before this one
+printf '%s' "$watch" >"$running"
+systemd-run --quiet --collect --unit="$guard" --setenv=running="$running" --setenv=units="$units" \
+  --setenv=before="$before" --setenv=directory="$directory" --setenv=lease="$lease" \
+  sh "$running"
 put_aside() {
   [ -e "$units/$1" ] || [ -L "$units/$1" ] || return 0
   if ! grep -q "^$1 " "$before/units" 2>/dev/null; then
@@ -77,12 +81,6 @@ while sleep 2; do
 done
 """
 
-GUARDED = r"""
-systemctl stop "$guard" 2>/dev/null || true  # of a deploy before this one
-systemd-run --quiet --collect --unit="$guard" --setenv=running="$running" --setenv=units="$units" \
-  --setenv=before="$before" --setenv=directory="$directory" --setenv=lease="$lease" sh -c "$watch"
-"""
-
 
 class TakingOver(FactBase[bool]):
     """Whether a take-over is on its way."""
@@ -126,7 +124,7 @@ def take_over(found: Sequence[Found], patience: int) -> Generator[StringCommand]
         tables=" ".join(each.name for each in found if each.what == "cron"),
         cron=CRON.replace("\\", "\\\\"),
     )
-    yield StringCommand(values, TAKE, GUARDED)
+    yield StringCommand(values, TAKE)
 
 
 @operation()
