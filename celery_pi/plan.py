@@ -190,6 +190,7 @@ def show() -> None:
     # Themselves, not pyinfra's `host`: what is kept of them outlives the present one.
     host, state = ctx_host.get(), ctx_state.get()  # type: ignore[no-untyped-call]
     plan = _plan(host)
+    plan.also = []
     for op_hash in host.op_hash_order:
         changes = state.get_op_data_for_host(host, op_hash).operation_meta.will_change
         if changes and op_hash not in plan.told:

@@ -136,7 +136,7 @@ def shown(*tasks: Callable[[], object], dry: bool = True, **how: Any) -> Run:
 def lines_of(done: Run) -> list[str]:
     """What was told from the plan's first line on."""
     lines = done.shown.splitlines()
-    (start,) = [number for number, line in enumerate(lines) if line.endswith("In short:")]
+    start = max(number for number, line in enumerate(lines) if line.endswith("In short:"))
     return lines[start + 1 :]
 
 
@@ -147,6 +147,11 @@ def test_operations_that_tell_nothing_are_named_and_idle_ones_are_not() -> None:
         lambda: idle(name="Rest"),
     )
     assert lines_of(done) == ["Would start: a.service", "Would also:  Make a thing", UNTOUCHED]
+
+
+def test_plan_that_is_shown_twice_names_each_operation_once() -> None:
+    done = shown(lambda: silent(name="Make a thing"), plan.show)
+    assert lines_of(done)[-2:] == ["Would also: Make a thing", UNTOUCHED]
 
 
 def test_run_that_changes_nothing_says_it() -> None:

@@ -17,6 +17,7 @@ from pyinfra.operations import server
 
 from celery_pi import machine
 from celery_pi.component import component
+from celery_pi.doubt import beyond_doubt
 from celery_pi.machine import Machine, problems
 from celery_pi.preflight import site_data
 from celery_pi.settings import Settings
@@ -252,6 +253,32 @@ def test_misspelt_setting_makes_no_false_problem_of_its_default() -> None:
         "redis_port should be",
         "redis_maxmemory must be",
     ]
+
+
+@pytest.mark.parametrize(
+    ("doubtful", "kept"),
+    [
+        (set(), ["dir", "venv", "port", "redis_port is taken"]),
+        ({"app_dir"}, ["port", "redis_port is taken"]),
+        ({"redis_port"}, ["dir", "venv"]),
+        ({"app_user"}, ["dir", "venv", "port", "redis_port is taken"]),
+    ],
+)
+def test_problem_is_told_unless_it_comes_of_a_setting_in_doubt(
+    doubtful: set[str], kept: list[str]
+) -> None:
+    """By what is looked at for it, also through what is derived of it, or by its words."""
+
+    def found(settings: Settings) -> Iterator[str]:
+        assert settings.app_dir
+        yield "dir"
+        assert settings.app_venv
+        yield "venv"
+        assert settings.redis_port
+        yield "port"
+        yield "redis_port is taken"
+
+    assert list(beyond_doubt(Settings(), frozenset(doubtful), found)) == kept
 
 
 def test_machine_is_asked_for_the_app_that_the_right_settings_name() -> None:
