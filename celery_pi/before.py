@@ -3,6 +3,7 @@
 In /var/lib/celery-pi/before, which only root enters: `files/` holds a copy of each file that a
 deploy has changed or removed and that was not ours, under its own path; `ours` lists the paths
 where nothing was. Both are written before the change, once, and `make leave` goes by them.
+`installed` names the Debian packages that were not there and that a deploy has installed.
 """
 
 from __future__ import annotations
@@ -44,3 +45,45 @@ keep() {
 }
 """
 )
+
+INSTALLED = f"{DIRECTORY}/installed"
+HISTORY = "/var/log/apt/history.log"  # which logrotate keeps for a year
+
+# A Pi that older deploys have made has no record. apt's own log then tells what they installed: no
+# other command line has our lock's time-out. What it does not tell was there before us.
+INSTALLED_BY_US = r"""
+installed_by_us() {
+  if [ -e "$installed" ]; then cat "$installed"; return; fi
+  for log in "$history" "$history".*; do
+    # One that is missing is an answer.
+    case $log in *.gz) gzip -dc "$log" ;; *) cat "$log" ;; esac 2>/dev/null || true
+  done | awk '
+    /^Commandline: / { ours = / -o DPkg::Lock::Timeout=300 .* install / }
+    ours && sub(/^Install: /, "") {
+      count = split($0, named, /\), /)
+      for (i = 1; i <= count; i++)
+        if (named[i] !~ /, automatic\)?$/) { sub(/:.*/, "", named[i]); print named[i] }
+    }
+  '
+}
+"""
+
+# Before apt is called, so that what cuts it off leaves no package that nobody remembers.
+NOTE_INSTALLED = r"""
+note_installed() (
+  set -e
+  umask 022; mkdir -p "${installed%/*/*}"
+  umask 077; mkdir -p "${installed%/*}"
+  {
+    installed_by_us
+    for p in $new; do
+      case $(dpkg-query -W -f '${Status}' "$p" 2>/dev/null) in
+        '' | *' not-installed' | *' config-files') echo "$p" ;;
+      esac
+    done
+  } | LC_ALL=C sort -u >"$installed.new"
+  if cmp -s "$installed.new" "$installed"; then rm "$installed.new"; exit; fi
+  sync "$installed.new"
+  mv "$installed.new" "$installed"
+)
+"""

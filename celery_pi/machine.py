@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pyinfra.api import FactBase, StringCommand
 
 from celery_pi.deploy_lock import NEWEST, RECORDS
+from celery_pi.nginx_found import port_problem
 from celery_pi.privileges import READ_AS
 from celery_pi.remote import assign
 from celery_pi.settings import (
@@ -129,10 +130,7 @@ def _web_problems(machine: dict[str, str]) -> Iterator[str]:
     if machine.get("absent"):
         yield f"it has no file {machine['absent']} (nginx_certificate, nginx_certificate_key)"
     for server in set(machine.get("web", "").split()) - {"nginx"}:
-        yield (
-            f"{server} listens on port 80 or 443, where nginx is to show Flower: stop it, or set "
-            "flower = False"
-        )
+        yield port_problem(server)
 
 
 def _app_problems(machine: dict[str, str], settings: Settings) -> Iterator[str]:

@@ -9,7 +9,7 @@ from pyinfra import logger
 from pyinfra.api import DeployError
 from pyinfra.api.arguments import all_argument_meta
 
-from celery_pi import handmade
+from celery_pi import handmade, nginx_found
 from celery_pi.doubt import beyond_doubt
 from celery_pi.machine import Machine, problems
 from celery_pi.operations.kernel import GOOD, HOSTS, KernelSettings, unfit
@@ -51,6 +51,8 @@ def preflight(host: Host) -> Settings:
             found += beyond_doubt(assumed, doubtful, partial(problems, machine))
             theirs: list[handmade.Found] = host.get_fact(handmade.HandMade, app=assumed.app_dir)
             found += beyond_doubt(assumed, doubtful, partial(handmade.problems, theirs))
+            nginx = host.get_fact(nginx_found.NginxFound)
+            found += beyond_doubt(assumed, doubtful, partial(nginx_found.problems, nginx=nginx))
         else:
             found.append("it could not be looked at")
         if found:

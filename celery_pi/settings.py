@@ -325,7 +325,8 @@ class Settings(BaseModel):
     characters or more. Without it one is generated on the Pi."""
     nginx_server: bool = True
     """Whether nginx gets a server block of ours, at ports 80 and 443; else the site's own block
-    takes Flower in by `include snippets/celery-pi-*.conf;`."""
+    takes Flower in by `include snippets/celery-pi-*.conf;`. Where the owner has no nginx, there is
+    none then, and Flower is reached by an ssh tunnel."""
     nginx_names: Annotated[tuple[HostName, ...], Listed] = ()
     """Names that our server block answers to, such as `nids.example`; without one, the Pi's own
     name, and that with `.local` behind it."""

@@ -3,14 +3,17 @@
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from pyinfra import host
+from pyinfra import host, logger
 from pyinfra.facts.files import File, FindInFile
 from pyinfra.facts.server import Hostname
 
+from celery_pi import nginx_found
 from celery_pi.component import component
+from celery_pi.nginx_found import NginxFound
 from celery_pi.operations.absent_units import absent_units
 from celery_pi.operations.config_files import config_files
 from celery_pi.operations.debian_packages import debian_packages
+from celery_pi.operations.idle_service import idle_service
 from celery_pi.operations.mending_script import mending_script
 from celery_pi.operations.service import CHECK_UNIT, service
 from celery_pi.settings import Settings
@@ -34,18 +37,20 @@ SELF_SIGNED = "/etc/celery-pi/site.pem"
 RELOAD = "nginx-certificate.service"
 WATCH = "nginx-certificate.path"
 GOOD = "nginx -t -q"
+NO_DEFAULT = from_file(nginx_found.DEFAULT)
 
 
 @component("nginx")
 def deploy(settings: Settings) -> None:
     """nginx shows Flower by https and with a password; or knows nothing of it.
 
-    The site's own configuration is not touched.
+    The site's own configuration is not touched. Where nobody needs nginx it is not installed, and
+    one that we have brought does not run.
     """
-    if not settings.flower:
-        _remove([LOCATION, MAINTENANCE, COMMON, PASSWORD, SANDBOX.path, LOGIN.path, CHECK.path])
-        service(name="Run without it", unit=UNIT, watch=[SERVER, COMMON], ours=False, check=GOOD)
+    if not is_needed(settings):
+        _leave(settings)
         return
+    without_debians_site()
     debian_packages(name="Install nginx", packages=PACKAGES, held=[UNIT])
     config_files(name="Install the helpers", files=[CHECK, LOGIN])
     mending_script(name="Hash the login", script=LOGIN)
@@ -64,9 +69,35 @@ def deploy(settings: Settings) -> None:
         unit=UNIT,
         # Told to reload, it would keep an address that it has listened on.
         watch=[SANDBOX.path, SERVER],
-        reload_for=[COMMON, LOCATION, MAINTENANCE, *_certificate(settings)],
+        reload_for=[COMMON, LOCATION, MAINTENANCE, NO_DEFAULT.path, *_certificate(settings)],
         check=GOOD,
     )
+
+
+def is_needed(settings: Settings) -> bool:
+    """Whether nginx is to be there, on this machine."""
+    return nginx_found.is_needed(settings, host.get_fact(NginxFound))
+
+
+def without_debians_site() -> None:
+    """nginx as we bring it serves nothing: Debian's site is off before apt could switch it on."""
+    if host.get_fact(NginxFound).default_is_ours_to_end:
+        config_files(name="Keep Debian's default site off", files=[NO_DEFAULT])
+
+
+def _leave(settings: Settings) -> None:
+    """Flower is not shown. What is the owner's goes on without it; what is ours alone stops."""
+    found = host.get_fact(NginxFound)
+    if settings.flower:
+        host.log("Flower is reached by an ssh tunnel alone (docs/flower.md)", logger.warning)
+    if found.may_stop:
+        idle_service(name="Stop it", unit=UNIT)
+    ours = [LOCATION, MAINTENANCE, COMMON, PASSWORD, SANDBOX.path, LOGIN.path, CHECK.path]
+    if found.default == "ours" or (found.may_stop and found.default == "debian"):
+        ours.append(NO_DEFAULT.path)
+    _remove(ours)
+    if not found.may_stop:
+        service(name="Run without it", unit=UNIT, watch=[SERVER, COMMON], ours=False, check=GOOD)
 
 
 def _configure_server(settings: Settings) -> None:

@@ -17,8 +17,9 @@ def deploy(settings: Settings) -> None:
     wanted = [*logs.PACKAGES, *redis.PACKAGES, *app.PACKAGES, *command.PACKAGES]
     if settings.firewall:
         wanted += firewall.PACKAGES
-    if settings.flower:
+    if nginx.is_needed(settings):
         wanted += nginx.PACKAGES
+        nginx.without_debians_site()
     if settings.bans:
         wanted += bans.PACKAGES
     if settings.backup and settings.backup_restic_repository:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
+import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from celery_pi import before
 from celery_pi.operations import debian_packages as module
 from celery_pi.operations.debian_packages import DebianPackages, Packages, debian_packages
-from tests.fake import Programs, Run, run, sh
+from tests.fake import Programs, Run, mode, run, sh
 
 pytestmark = pytest.mark.fast
 
@@ -55,6 +58,12 @@ class Debian:
         self.policy = directory / "policy-rc.d"
         monkeypatch.setattr(module, "POLICY", str(self.policy))
         monkeypatch.setattr(module, "LOCK", str(directory / "run/apt.lock"))
+        self.record = directory / "var/before/installed"
+        self.record.parent.mkdir(parents=True)
+        self.record.touch()
+        self.history = directory / "history.log"
+        monkeypatch.setattr(before, "INSTALLED", str(self.record))
+        monkeypatch.setattr(before, "HISTORY", str(self.history))
         for name, script in (("dpkg-query", DPKG_QUERY), ("dpkg", DPKG), ("apt-get", APT)):
             script = script.replace("{state}", str(self.state)).replace("{asked}", " ".join(ASKED))
             self.programs.add(name, script.replace("{policy}", str(self.policy)))
@@ -235,3 +244,49 @@ def test_policy_of_somebody_else_stays_and_is_asked(debian: Debian) -> None:
     assert debian.deploy("redis-server", held=HELD).error == ""
     assert debian.policy.read_text() == "#!/bin/sh\nexit 101\n"
     assert {answer.split()[-1] for answer in debian.answers()} == {"101"}
+
+
+def test_packages_that_we_install_are_noted_and_those_that_were_there_are_not(
+    debian: Debian,
+) -> None:
+    shutil.rmtree(debian.record.parents[1])
+    debian.has(redis_server=INSTALLED, python3_venv="install ok unpacked")
+    assert debian.deploy("redis-server", "python3-venv", "b-b", "a-a").error == ""
+    assert debian.record.read_text() == "a-a\nb-b\n"
+    assert mode(debian.record.parent) == 0o700
+    debian.has(c_c="deinstall ok config-files")
+    debian.deploy("c-c", "a-a")
+    assert debian.record.read_text() == "a-a\nb-b\nc-c\n"
+
+
+def test_installation_that_is_cut_off_is_noted_all_the_same(debian: Debian) -> None:
+    debian.programs.add("apt-get", 'case "$*" in *update*) ;; *) kill -KILL $PPID ;; esac')
+    assert debian.deploy("redis-server", held=HELD).error
+    assert debian.record.read_text() == "redis-server\n"
+
+
+HISTORY_LOG = """
+Commandline: apt-get -q -y -o DPkg::Lock::Timeout=300 -o Dpkg::Options::=--force-confold install x-x
+Install: nginx:arm64 (1.26.3-3+deb13u1), libnftnl11:arm64 (1.2.9-1, automatic), x-x:arm64 (1)
+
+Commandline: apt install y-y
+Install: y-y:arm64 (1)
+"""
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_what_older_deploys_have_installed_is_told_by_apts_own_log_once(
+    debian: Debian, packed: bool
+) -> None:
+    debian.record.unlink()
+    debian.history.with_name("history.log.1.gz").write_bytes(gzip.compress(HISTORY_LOG.encode()))
+    if not packed:
+        debian.history.write_text(HISTORY_LOG)
+    debian.has(b_b=INSTALLED)
+    done = debian.deploy("b-b")
+    assert (done.planned, done.changed, done.error) == ([True], [True], "")
+    assert debian.record.read_text() == "nginx\nx-x\n"
+    assert debian.deploy("b-b").changed == [False]
+    debian.record.write_text("")
+    debian.deploy("d-d")
+    assert debian.record.read_text() == "d-d\n", "the log is asked while there is no record"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pyinfra import host, state
 from pyinfra.api import FactBase, QuoteString, StringCommand, operation
 
+from celery_pi import before
 from celery_pi.plan import is_planned, will
 from celery_pi.remote import assign
 
@@ -21,6 +22,7 @@ for p in $packages; do
     *) echo "missing $p" ;;
   esac
 done
+[ -e "$installed" ] || echo unrecorded
 true  # nothing to say is an answer
 """
 
@@ -70,10 +72,12 @@ fi
 
 @dataclass(frozen=True)
 class Packages:
-    """Which of the packages are not installed, and whether dpkg was interrupted."""
+    """Which of the packages are not installed, whether dpkg was interrupted, and whether nothing
+    tells yet which ones we have installed."""
 
     missing: tuple[str, ...] = ()
     interrupted: bool = False
+    unrecorded: bool = False
 
 
 class DebianPackages(FactBase[Packages]):
@@ -82,12 +86,11 @@ class DebianPackages(FactBase[Packages]):
     default = Packages
 
     def command(self, packages: Sequence[str]) -> StringCommand:
-        names = StringCommand("packages=", QuoteString(" ".join(packages)), _separator="")
-        return StringCommand(names, SHOW)
+        return StringCommand(assign(packages=" ".join(packages), installed=before.INSTALLED), SHOW)
 
     def process(self, output: list[str]) -> Packages:
         missing = (line.partition(" ")[2] for line in output if line.startswith("missing "))
-        return Packages(tuple(missing), "interrupted" in output)
+        return Packages(tuple(missing), "interrupted" in output, "unrecorded" in output)
 
 
 @operation()
@@ -97,6 +100,7 @@ def debian_packages(packages: Sequence[str], held: Sequence[str] = ()) -> Genera
     `held` are units that their package does not start, since a component does once they are
     configured.
 
+    Those that were not there are noted on the machine before apt is called (`before.INSTALLED`).
     Beyond pyinfra's `apt.packages`, it waits for another apt, completes what dpkg left
     unfinished, and does not count the age of the package lists as a change.
     """
@@ -112,9 +116,18 @@ def debian_packages(packages: Sequence[str], held: Sequence[str] = ()) -> Genera
         names = [QuoteString(name) for name in missing]
         install = StringCommand(APT, "-o Dpkg::Options::=--force-confold install", *names)
         # Without the lock, which a daemon that a package starts would hold on to.
-        yield StringCommand(_held(held), install, "9>&-") if held else install
-    if not now.interrupted and not missing:
+        noted = StringCommand(_noted(missing), "|| exit 1;")
+        yield StringCommand(noted, *((_held(held), install, "9>&-") if held else (install,)))
+    elif now.unrecorded:
+        yield _noted(())
+    if not now.interrupted and not missing and not now.unrecorded:
         host.noop("all packages are installed")
+
+
+def _noted(news: Sequence[str]) -> StringCommand:
+    """Command that adds those of the packages that are not there to what we have installed."""
+    words = assign(installed=before.INSTALLED, history=before.HISTORY, new=" ".join(news))
+    return StringCommand(words, before.INSTALLED_BY_US, before.NOTE_INSTALLED, "note_installed")
 
 
 def _tell(now: Packages, missing: Sequence[str]) -> None:

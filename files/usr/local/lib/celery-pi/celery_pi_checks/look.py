@@ -21,6 +21,7 @@ OF_SERVICES = (
     *("WorkingDirectory", "AmbientCapabilities", "ExecConditionEx", "ExecStartPreEx"),
     *("ExecStartEx", "ExecStartPostEx", "ExecReloadEx", "ExecStopEx", "ExecStopPostEx"),
 )
+SHOWS_FLOWER = Path("/etc/nginx/snippets/celery-pi-flower.conf")  # there while nginx does
 IPV6 = Path("/proc/sys/net/ipv6")
 RESTART_REDIS = "journalctl -u redis-server -n 50; systemctl restart redis-server"
 
@@ -97,7 +98,7 @@ class Look:
     @cached_property
     def units(self) -> dict[str, dict[str, str]]:
         """What systemd says of each unit of ours, by its name without `.service`."""
-        flower = ("celery-flower", "nginx") if self.settings["flower"] else ()
+        flower = of_flower(self.settings)
         bans = ("redis-logins", "fail2ban") if self.settings["bans"] else ()
         ours = ("redis-server", "redis-memory", "celery-worker", "celery-beat")
         names = (*ours, *flower, *bans)
@@ -105,6 +106,13 @@ class Look:
         blocks = output(*asked).strip().split("\n\n")
         shown = [dict(line.split("=", 1) for line in block.splitlines()) for block in blocks]
         return {unit["Id"].removesuffix(".service"): unit for unit in shown}
+
+
+def of_flower(settings: dict[str, Any]) -> tuple[str, ...]:
+    """The units behind `/flower/`; nginx is not among them where a tunnel leads there."""
+    if not settings["flower"]:
+        return ()
+    return ("celery-flower", "nginx") if SHOWS_FLOWER.exists() else ("celery-flower",)
 
 
 def output(*command: str, patience: float = COMMAND_PATIENCE) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from celery_pi_checks import look as checks
 from celery_pi_checks.control import Told, tell
-from celery_pi_checks.look import output
+from celery_pi_checks.look import of_flower, output
 from celery_pi_privileges import Refused, attempt
 
 from celery_pi_doctor.act import Failed
@@ -48,7 +48,7 @@ class Look(checks.Look):
     @cached_property
     def units(self) -> dict[str, dict[str, str]]:
         """What systemd says of each unit of ours, by its name without `.service`."""
-        flower = ("celery-flower", "nginx") if self.settings["flower"] else ()
+        flower = of_flower(self.settings)
         bans = ("redis-logins", "fail2ban") if self.settings["bans"] else ()
         ours = ("redis-server", "redis-memory", "celery-worker", "celery-beat")
         asked = ("systemctl", "show", "-p", ",".join(PROPERTIES), *ours, *flower, *bans)
