@@ -18,7 +18,7 @@ CHECKS = [
         *("__init__", "registry", "report", "table", "look", "resp", "control"),
         *("status_redis", "status_tasks", "status_units", "status_machine"),
         *("audit_network", "audit_secrets", "audit_redis", "audit_units"),
-        *("audit_updates", "audit_backups", "status_backups"),
+        *("audit_updates", "audit_backups", "status_backups", "audit_served", "served_fetch"),
         *("audit_escalation", "audit_accounts", "audit_jobs", "audit_drift", "declared", "rights"),
     )
 ]

@@ -12,6 +12,6 @@ MODULES = {
     "audit": (
         *("audit_network", "audit_secrets", "audit_redis", "audit_units"),
         *("audit_escalation", "audit_accounts", "audit_jobs", "audit_drift"),
-        *("audit_updates", "audit_backups"),
+        *("audit_updates", "audit_backups", "audit_served"),
     ),
 }
