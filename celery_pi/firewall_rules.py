@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_network
 
 WRITTEN = re.compile(r"([0-9]{1,5})/(tcp|udp)(?: from ([0-9A-Fa-f:.]+(?:/[0-9]{1,3})?))?")
@@ -14,12 +14,16 @@ ANYWHERE = ("0.0.0.0/0", "::/0")
 
 @dataclass(frozen=True)
 class Opening:
-    """A port that is open, to anybody or to one network, in both versions of IP."""
+    """A port that is open, to anybody or to one network, in both versions of IP.
+
+    One that is to be `first` stands before what others have said when it comes.
+    """
 
     port: int
     protocol: str
     source: str = ""
     action: str = "allow"
+    first: bool = False
 
     def texts(self, ipv6: bool = True) -> list[str]:
         """As `user.rules` and, on a machine with IPv6, `user6.rules` have it."""
@@ -29,6 +33,14 @@ class Opening:
             for source in sources
             if ipv6 or ":" not in source
         ]
+
+    def only(self, texts: Collection[str], ipv6: bool = True) -> Iterator[Opening]:
+        """The part of it that stands for these of its texts."""
+        if len(texts) == len(self.texts(ipv6)):
+            yield from [self] if texts else ()
+            return
+        for text in texts:
+            yield replace(self, source=text.split()[-2])
 
     @property
     def words(self) -> list[str]:
@@ -74,9 +86,16 @@ class Rule:
 
     def shuts_out(self, peer: str, port: int) -> bool:
         """Whether it would keep a new connection of that address from that TCP port."""
+        return self._decides(("deny", "reject"), peer, port)
+
+    def lets_in(self, peer: str, port: int) -> bool:
+        """Whether it would let one in."""
+        return self._decides(("allow", "limit"), peer, port)
+
+    def _decides(self, actions: tuple[str, ...], peer: str, port: int) -> bool:
         action, protocol, ports, _, _, source, *_, way = self.text.split()
         return (
-            action.partition("_")[0] in ("deny", "reject")
+            action.partition("_")[0] in actions
             and way.startswith("in")
             and protocol in ("tcp", "any")
             and _covers(ports, port)
@@ -93,13 +112,31 @@ class Delta:
     strange: list[Rule]
 
 
-def delta(wanted: Sequence[Opening], present: Sequence[Rule], ipv6: bool = True) -> Delta:
-    """What distinguishes the rules that ufw has from those that it is to have."""
-    ours = {rule.text for rule in present if rule.is_ours}
+def delta(
+    wanted: Sequence[Opening],
+    present: Sequence[Rule],
+    ipv6: bool = True,
+    before: Collection[str] = (),
+) -> Delta:
+    """What distinguishes the rules that ufw has from those that it is to have.
+
+    `before` are the texts of those that were there before us. They are the owner's: what one of
+    them says of the same port holds, and who else has made the very rule that is wanted keeps it.
+    """
+    texts = {rule.text for rule in present}
+    his = {rule.match for rule in present if rule.text in before and not rule.is_ours}
     matches = {Rule(text).match for opening in wanted for text in opening.texts()}
     others = [rule for rule in present if rule.match not in matches]
+
+    def lacking(opening: Opening) -> list[str]:
+        return [
+            text
+            for text in opening.texts(ipv6)
+            if text not in texts and Rule(text).match not in his
+        ]
+
     return Delta(
-        missing=[opening for opening in wanted if not ours.issuperset(opening.texts(ipv6))],
+        missing=[part for opening in wanted for part in opening.only(lacking(opening), ipv6)],
         outdated=[rule for rule in others if rule.is_ours],
         strange=[rule for rule in others if not rule.is_ours],
     )

@@ -39,7 +39,7 @@ def deploy(settings: Settings) -> None:
         _tell_of_redis(settings)
         _ban(settings)
     else:
-        _remove()
+        _remove(settings)
 
 
 def _tell_of_redis(settings: Settings) -> None:
@@ -78,9 +78,11 @@ def _watch_over(*jails: str) -> str:
     return f"timeout 60 sh -c 'until {{ {ask}; }} >/dev/null 2>&1; do sleep 0.1; done'"
 
 
-def _remove() -> None:
+def _remove(settings: Settings) -> None:
     told = "/run/redis-logins/told.json"
     ours = [SCRIPT, CHECK, SANDBOX, REDIS, FLOWER]
-    paths = [*(file.path for file in ours), JAILS, DEPLOYERS, told]
+    paths = [*(file.path for file in ours), JAILS, told]
+    if not settings.firewall:  # which lets these machines in before its limit
+        paths.append(DEPLOYERS)
     absent_units(name="Remove", units=[LOGINS], files=paths)
     left_to_its_package(name="Run without them", unit=UNIT, check=GOOD)

@@ -16,7 +16,7 @@ from tests.fake import Programs
 
 pytestmark = pytest.mark.fast
 
-# As ufw has the kernel hold it: 22 limited, 80 and 443 open.
+# As ufw has the kernel hold it: 22, 80 and 443 open.
 FILTER = """*filter
 :INPUT DROP [4:240]
 :FORWARD DROP [0:0]
@@ -25,13 +25,16 @@ FILTER = """*filter
 -A INPUT -j ufw{v}-before-input
 -A ufw{v}-before-input -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
 -A ufw{v}-before-input -j ufw{v}-user-input
--A ufw{v}-user-input -p tcp -m tcp --dport 22 -m conntrack --ctstate NEW -m recent --set
--A ufw{v}-user-input -p tcp -m tcp --dport 22 -m recent --update --seconds 30 -j ufw{v}-user-limit
--A ufw{v}-user-input -p tcp -m tcp --dport 22 -j ufw{v}-user-limit-accept
+-A ufw{v}-user-input -p tcp -m tcp --dport 22 -j ACCEPT
 -A ufw{v}-user-input -p tcp -m tcp --dport 80 -j ACCEPT
 -A ufw{v}-user-input -p tcp -m tcp --dport 443 -j ACCEPT
 COMMIT
 """
+# 22 limited, as it is without bans.
+LIMIT = """-m conntrack --ctstate NEW -m recent --set
+-A ufw{v}-user-input -p tcp -m tcp --dport 22 -m recent --update --seconds 30 -j ufw{v}-user-limit
+-A ufw{v}-user-input -p tcp -m tcp --dport 22 -j ufw{v}-user-limit-accept"""
+OPEN = "--dport 22 -j ACCEPT"
 ADD = "-A ufw{v}-user-input"
 
 
@@ -52,7 +55,7 @@ def firewall(checks: Any) -> Callable[..., Any]:
 
     def judge(old: str = "", new: str = "", only: int = 0, **settings: Any) -> Any:
         look = look_at(checks, **settings)
-        look.filters = {}
+        look.filters, look.ssh_ports = {}, {22}
         for version, v in ((4, ""), (6, "6")):
             text = FILTER if only not in (0, version) else FILTER.replace(old, new)
             look.filters[version] = text.replace("{v}", v)
@@ -79,7 +82,7 @@ def test_firewall_as_deployed_is_well(firewall: Callable[..., Any]) -> None:
         ("-A ufw{v}-before-input -j ufw{v}-user-input\n", ""),
         (f"{ADD} -p tcp -m tcp --dport 443 -j ACCEPT\n", ""),
         ("--dport 80 -j ACCEPT", "--dport 80 -j DROP"),
-        (f"{ADD} -p tcp -m tcp --dport 22 -j ufw{{v}}-user-limit-accept\n", ""),
+        (f"{ADD} -p tcp -m tcp {OPEN}\n", ""),
         (f"{ADD} -p tcp -m tcp --dport 80 -j", f"{ADD} -s 10.0.0.0/8 -p tcp -m tcp --dport 80 -j"),
     ],
 )
@@ -117,9 +120,42 @@ def test_owners_rule_that_the_kernel_lacks_is_missed(firewall: Callable[..., Any
     assert (told.state, told.evidence) == ("wrong", "8000/tcp does not come in by IPv4")
 
 
+def test_ssh_is_limited_where_there_are_no_bans_but_for_who_deploys(
+    checks: Any, firewall: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = f"--dport 22 {LIMIT}"
+    assert firewall(OPEN, limit).state == "ok", "which an owner may have of his own"
+    assert firewall(OPEN, limit, bans=False).state == "ok"
+    assert firewall(bans=False).evidence == "without bans, nothing limits who tries ssh by IPv4"
+    near = f"--dport 22 {LIMIT}\n{ADD} -s 192.0.2.7/32 -p tcp -m tcp --dport 22 -j ACCEPT"
+    monkeypatch.setattr(checks.audit_network, "DEPLOYERS", tmp_path / "deployers")
+    assert firewall(OPEN, near, bans=False).evidence.endswith("not declared: 22/tcp from 192.0.2.7")
+    (tmp_path / "deployers").write_text("192.0.2.7\n")
+    assert firewall(OPEN, near, bans=False).state == "ok"
+
+
+@pytest.mark.parametrize(
+    ("socket", "ports"),
+    [
+        ("inactive\n[::]:22 (Stream)", {2222}),
+        ("active\n0.0.0.0:22 (Stream)\n[::]:24 (Stream)", {22, 24, 2222}),
+    ],
+)
+def test_ssh_comes_in_where_its_server_or_systemd_listens(
+    checks: Any, answer: Callable[[str, str], None], socket: str, ports: set[int]
+) -> None:
+    sshd = 'LISTEN 0 128 0.0.0.0:2222 0.0.0.0:* users:(("sshd",pid=9,fd=6))'
+    answer("ss", f'{sshd}\nLISTEN 0 128 0.0.0.0:80 0.0.0.0:* users:(("nginx",pid=8,fd=6))')
+    answer("systemctl", socket)
+    assert look_at(checks).ssh_ports == ports
+    answer("ss", "")
+    answer("systemctl", "inactive")
+    assert look_at(checks).ssh_ports == {22}
+
+
 def test_ports_that_others_may_reach_are_the_declared(checks: Any) -> None:
     look = look_at(checks, firewall_allow=["8000/tcp", "9100/tcp from 10.0.0.1", "53/udp"])
-    look.filters = {4: FILTER.replace("{v}", "").replace("--dport 22 ", "--dport 2222 ")}
+    look.ssh_ports = {22, 2222}
     assert checks.audit_network.public_ports(look) == {22, 80, 443, 2222, 8000, 9100}
 
 

@@ -300,6 +300,7 @@ def test_sockets_beyond_loopback_are_found(
     (tmp_path / "net/tcp6").write_text(TCP6)
     monkeypatch.setattr(checks.audit_network, "PROC", tmp_path)
     look = checks.look.Look(Settings(firewall=False).model_dump())
+    look.ssh_ports = {22}
     result = checks.audit_network.listening(look)
     assert (result.state, result.values["ports"]) == (
         ("wrong", ports) if ports else ("ok", [22, 443])

@@ -108,7 +108,7 @@ def test_scan_of_all_ports_finds_ssh_and_the_site_alone(
 DRIFTS = {
     "written down": (
         "ufw default allow incoming; ufw default reject outgoing; ufw logging full;"
-        "ufw delete limit 22/tcp; ufw deny 80/tcp; ufw allow 443/tcp;"
+        "ufw delete allow 22/tcp; ufw deny 80/tcp; ufw limit 443/tcp;"
         "sed -i s/IPV6=yes/IPV6=no/ /etc/default/ufw; ufw reload; ufw disable;"
         "systemctl disable --now --quiet ufw"
     ),
@@ -218,9 +218,75 @@ def test_ssh_at_another_port_is_never_cut(pi: VirtualPi, home: Path) -> None:
         assert session.stdout.readline() == "still here\n"
         session.stdin.close()
     rules = pi.run("ufw", "status").stdout
-    assert re.search(r"^2222/tcp +LIMIT", rules, re.MULTILINE)
+    assert re.search(r"^2222/tcp +ALLOW", rules, re.MULTILINE)
     assert "22/tcp " not in rules.replace("2222/tcp", "")
     sh(pi, f"{deny.replace('insert 1', 'delete')}; rm {SSHD}; systemctl restart ssh")
+    assert alone(pi).changed == {CLOSE}
+    assert firewall(pi) == before
+
+
+def written(pi: VirtualPi) -> list[str]:
+    """What ufw has written down: while it is off, nothing leads to its chains in the kernel."""
+    return sorted(sh(pi, SAVE.partition("ip6tables-save -t filter;")[2]).splitlines())
+
+
+TRIES = 8  # more than a limit lets in
+
+
+def tries(machine: VirtualPi, pi: VirtualPi) -> list[bool]:
+    """Whether each of so many connections to ssh, one right after the other, comes in."""
+    return [reaches(machine, pi.address, 22) for _ in range(TRIES)]
+
+
+def test_who_deploys_is_not_locked_out_and_without_bans_others_are(
+    pi: VirtualPi, fresh_native_pi: VirtualPi
+) -> None:
+    """The last part is the control: with the limit alone, which was for all, they are."""
+    before = firewall(pi)
+    assert all(tries(fresh_native_pi, pi))
+    pi.run("sh", "-c", "cat >/etc/celery-pi/deployers", input=b"")
+    assert CLOSE in alone(pi, bans=False).changed
+    assert not all(tries(fresh_native_pi, pi))
+    pi.run(
+        "sh", "-c", "cat >/etc/celery-pi/deployers", input=f"{fresh_native_pi.address}\n".encode()
+    )
+    assert CLOSE in alone(pi, bans=False).changed
+    assert alone(pi, bans=False).changed == set()
+    assert all(tries(fresh_native_pi, pi))
+    told = ask(pi, "audit")
+    assert "Firewall" not in told.names("warn")
+    assert "Firewall" not in told.names("wrong")
+    assert alone(pi).changed == {CLOSE}
+    pi.run("rm", "/etc/celery-pi/deployers")
+    assert firewall(pi) == before
+
+
+HIS = """
+ufw --force reset; rm -f /etc/ufw/*.rules.2* /var/lib/celery-pi/before/ufw
+ufw default allow routed; ufw logging medium
+ufw limit 22/tcp; ufw allow 80/tcp; ufw allow proto tcp from 0.0.0.0/0 to any port 443 comment web
+ufw allow 8123/tcp
+"""
+
+
+@pytest.mark.parametrize("state", ["on", "off"])
+def test_firewall_of_the_owners_is_his_again_when_ours_goes(pi: VirtualPi, state: str) -> None:
+    """What he had allowed stays his, also where we want the same."""
+    before = firewall(pi)
+    sh(pi, HIS + ("ufw --force enable" if state == "on" else "ufw disable"))
+    his = written(pi) if state == "off" else firewall(pi)
+    rules = sh(pi, "ufw show added")
+    assert alone(pi).changed == {CLOSE}
+    assert alone(pi).changed == set()
+    assert (written(pi) if state == "off" else firewall(pi)) != his
+    added = sh(pi, "ufw show added")
+    assert set(rules.splitlines()) <= set(added.splitlines()), "his are still his"
+    assert added.count("comment 'celery-pi'") == 1
+    assert alone(pi, firewall=False).changed == {"Firewall | Remove it"}
+    assert sh(pi, "ufw show added") == rules
+    assert (written(pi) if state == "off" else firewall(pi)) == his
+    assert alone(pi, firewall=False).changed == set()
+    sh(pi, "ufw --force reset; rm -f /etc/ufw/*.rules.2*")
     assert alone(pi).changed == {CLOSE}
     assert firewall(pi) == before
 

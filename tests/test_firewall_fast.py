@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from pyinfra.api import StringCommand
 from pyinfra.api.exceptions import PyinfraError
 
-from celery_pi.firewall_rules import MARK, Opening, Rule, delta, opening
+from celery_pi.firewall_rules import ANYWHERE, MARK, Opening, Rule, delta, opening
 from celery_pi.operations import ufw_state
 from celery_pi.operations.ufw import SETTINGS, firewall, no_firewall
 from celery_pi.operations.ufw_state import IN_FORCE, Firewall, FirewallState, variables
@@ -18,6 +19,7 @@ from tests.fake import Programs, Run, run, sh
 pytestmark = pytest.mark.fast
 
 OURS = MARK.encode().hex()
+DEPLOYERS = "SSH_CONNECTION%% "
 WEB = [opening("80/tcp"), opening("443/tcp")]
 
 
@@ -98,14 +100,50 @@ def test_only_what_bears_our_mark_is_ours_to_remove() -> None:
     former, strange = Rule(opening("1/tcp").texts()[0], OURS), Rule(opening("2/tcp").texts()[0])
     found = delta(WEB, [*kept, *unmarked, former, strange])
     assert (found.missing, found.outdated, found.strange) == ([WEB[1]], [former], [strange])
-    half = delta(WEB[:1], kept[:1])
-    assert half.missing == WEB[:1]
+    (half,) = delta(WEB[:1], kept[:1]).missing
+    assert half.texts() == WEB[0].texts()[1:]
+    assert half.words == [
+        "allow",
+        "proto",
+        "tcp",
+        "from",
+        "::/0",
+        "to",
+        "any",
+        "port",
+        "80",
+        "comment",
+        "celery-pi",
+    ]
     assert delta(WEB[:1], kept[:1], ipv6=False).missing == []
 
 
-def settled(*more: str, ssh: str = "ssh 22") -> list[str]:
+def test_rule_that_was_there_before_us_stays_the_owners() -> None:
+    allowed, denied = WEB[0].texts(), [text.replace("allow", "deny") for text in WEB[1].texts()]
+    his = [Rule(text) for text in (*allowed, *denied)]
+    found = delta(WEB, his, before=[*allowed, *denied])
+    assert (found.missing, found.outdated, found.strange) == ([], [], [])
+    assert delta(WEB, his).missing == [WEB[1]], "what he says later of a port of ours is undone"
+    (six,) = delta(WEB[:1], his[:1], before=allowed).missing
+    assert six.texts() == allowed[1:], "his own is not touched to add the other"
+
+
+@pytest.mark.parametrize(
+    ("text", "lets"),
+    [
+        ("limit tcp 22 0.0.0.0/0 any 0.0.0.0/0 in", True),
+        ("allow any any 0.0.0.0/0 any 192.168.1.0/24 in", True),
+        ("allow tcp 80,443 0.0.0.0/0 any 0.0.0.0/0 in", False),
+        ("deny tcp 22 0.0.0.0/0 any 0.0.0.0/0 in", False),
+    ],
+)
+def test_rule_that_lets_ssh_in_is_known(text: str, lets: bool) -> None:
+    assert Rule(text).lets_in("192.168.1.7", 22) is lets
+
+
+def settled(*more: str, ssh: str = "ssh 22", action: str = "allow") -> list[str]:
     """What the look at a machine prints on which there is nothing to do."""
-    openings = [Opening(22, "tcp", action="limit"), *WEB]
+    openings = [Opening(22, "tcp", action=action), *WEB]
     rules = [f"rule {text} comment={OURS}" for every in openings for text in every.texts()]
     values = {key: value.strip('"') for key, (_, value) in SETTINGS.items()} | {"ENABLED": "yes"}
     settings = [f"setting {key} {value}" for key, value in values.items()]
@@ -141,9 +179,9 @@ def test_other_settings_are_planned(value: str) -> None:
 def test_plan_tells_what_is_added_removed_and_loaded() -> None:
     former = f"rule {opening('1/tcp').texts()[0]} comment={OURS}"
     shown = look([former, *settled(ssh="ssh 2222")[:-4], "ssh 2222"]).shown
-    assert "Will add the rule limit proto tcp from any to any port 2222 comment celery-pi" in shown
+    assert "Will add the rule allow proto tcp from any to any port 2222 comment celery-pi" in shown
     assert "Will remove the rule allow in proto tcp from 0.0.0.0/0 to 0.0.0.0/0 port 1" in shown
-    assert "Will remove the rule limit in proto tcp from ::/0 to ::/0 port 22" in shown
+    assert "Will remove the rule allow in proto tcp from ::/0 to ::/0 port 22" in shown
     assert "Will load the rules into the kernel" in shown
 
 
@@ -181,12 +219,64 @@ def test_ssh_is_open_where_it_listens_and_where_this_run_comes_in(
 ) -> None:
     shown = look(lines).shown
     for port in (22, 2200, 2222):
-        assert (f"limit proto tcp from any to any port {port} " in shown) is (port in ports)
+        assert (f"allow proto tcp from any to any port {port} " in shown) is (port in ports)
 
 
-def test_port_of_ssh_that_is_allowed_too_is_limited_all_the_same() -> None:
-    task = lambda: firewall(openings=[*WEB, opening("22/tcp")])  # noqa: E731
-    assert run(task, answers={"ss -Hltnp": settled()}, dry=True).planned == [False]
+def limited(shown: list[str], *, known: Sequence[str] = ()) -> Run:
+    """A plan for a machine without bans, to which these machines have deployed."""
+    answers = {"ss -Hltnp": shown, DEPLOYERS: [*known, "now "]}
+    task = lambda: firewall(openings=[*WEB, opening("22/tcp")], limits=True)  # noqa: E731
+    return run(task, answers=answers, dry=True)
+
+
+def test_port_of_ssh_that_is_allowed_too_is_limited_where_there_are_no_bans() -> None:
+    assert limited(settled(action="limit")).planned == [False]
+    assert limited(settled()).planned == [True]
+
+
+def test_machine_that_deploys_comes_before_the_limit() -> None:
+    near = f"rule {opening('22/tcp from 192.0.2.7').texts()[0]} comment={OURS}"
+    assert limited([near, *settled(action="limit")], known=["192.0.2.7"]).planned == [False]
+    told = limited(settled(action="limit"), known=["192.0.2.7"])
+    assert "Will add the rule allow proto tcp from 192.0.2.7 to any port 22" in told.shown
+    assert "limit" not in told.shown.partition("Will add")[2]
+    # Where the limit itself comes anew, it would stand before what is there.
+    told = limited([near, *settled()], known=["192.0.2.7"])
+    assert "Will remove the rule allow in proto tcp from 192.0.2.7" in told.shown
+    added = told.shown.rpartition("Will add the rule limit")[2]
+    assert "Will add the rule allow proto tcp from 192.0.2.7" in added
+
+
+def test_limit_of_the_owners_stays_and_lets_the_deploying_machine_in() -> None:
+    his = [f"rule limit tcp 22 {any} any {any} in" for any in ANYWHERE]
+    before = [f"before {line}" for line in (*his, "setting ENABLED yes")]
+    rest = [line for line in settled() if " 22 " not in line]
+    answers = {"ss -Hltnp": [*his, *rest, *before], DEPLOYERS: ["192.0.2.7", "now "]}
+    told = run(lambda: firewall(openings=WEB), answers=answers, dry=True).shown
+    assert "Will add the rule allow proto tcp from 192.0.2.7 to any port 22" in told
+    assert "any port 22 comment" not in told.replace("from 192.0.2.7 to any port 22", "")
+    assert "Will remove" not in told
+
+
+def test_what_was_there_is_kept_at_the_first_change_alone() -> None:
+    def kept(shown: list[str]) -> str:
+        done = run(lambda: firewall(openings=WEB), answers={"ss -Hltnp": shown})
+        return "".join(command for command in done.commands if "found=" in command)
+
+    his = "rule allow tcp 8123 0.0.0.0/0 any 0.0.0.0/0 in comment=6869"
+    first = kept([his, "setting ENABLED yes", "ssh 22"])
+    assert f"found='setting ENABLED yes\n{his}\n'" in first
+    assert kept([his, *settled()[1:]]) == "", "a rule of ours is there"
+    assert kept([his, f"before {his}", "ssh 22"]) == ""
+
+
+def test_rule_of_his_that_would_cut_the_session_is_refused_at_the_first_change() -> None:
+    deny, session = "rule deny tcp 22 0.0.0.0/0 any 0.0.0.0/0 in", "session 10.0.0.1 22"
+    with pytest.raises(PyinfraError, match=r"would keep 10\.0\.0\.1, from where this deploy"):
+        look([deny, session])
+    assert look([deny, session, *settled()[1:]]).planned == [True], "it came after us: it goes"
+    with pytest.raises(PyinfraError, match="would keep"):
+        look([deny, session, *settled()[1:], f"before {deny}"])
 
 
 def test_without_a_firewall_only_what_is_ours_goes() -> None:
@@ -198,6 +288,40 @@ def test_without_a_firewall_only_what_is_ours_goes() -> None:
         False
     ]
     assert planned([]) == [False]
+
+
+def off(shown: list[str]) -> Run:
+    return run(lambda: no_firewall(), answers={"ss -Hltnp": shown})
+
+
+def test_firewall_of_the_owners_goes_on_without_ours() -> None:
+    his = "rule allow tcp 22 0.0.0.0/0 any 0.0.0.0/0 in"
+    was = ["before setting ENABLED yes", "before setting DEFAULT_FORWARD_POLICY ACCEPT"]
+    was += ["before setting LOGLEVEL medium", f"before {his}"]
+    done = off([his, *settled("session 10.0.0.1 22"), *was])
+    (changed,) = [command for command in done.commands if 'rm -f "$before"' in command]
+    assert "ufw disable" not in changed
+    assert "ufw --force enable" in changed
+    assert """put /etc/default/ufw DEFAULT_FORWARD_POLICY '"ACCEPT"'""" in changed
+    assert "ufw logging medium" in changed
+    assert "put /etc/default/ufw IPV6" not in changed, "of which nothing was told"
+    assert off([his, "setting ENABLED yes"]).changed == [False]
+
+
+def test_firewall_that_was_off_before_us_is_off_again() -> None:
+    done = off([*settled(), "before setting ENABLED no", "before setting IPV6 no"])
+    (changed,) = [command for command in done.commands if 'rm -f "$before"' in command]
+    assert "ufw disable" in changed
+    assert "enable >&2" not in changed
+    assert "put /etc/default/ufw IPV6 no" in changed
+
+
+def test_firewall_of_the_owners_that_would_cut_the_session_is_refused() -> None:
+    was = ["before setting ENABLED yes", "before setting DEFAULT_INPUT_POLICY DROP"]
+    with pytest.raises(PyinfraError, match="ufw allow 22/tcp, or ufw disable"):
+        off([*settled("session 10.0.0.1 22"), *was])
+    assert off([*settled("session 10.0.0.1 22"), was[0], was[1].replace("DROP", "ACCEPT")]).planned
+    assert off([*settled(), *was]).planned == [True], "nobody comes by ssh"
 
 
 def test_no_component_asks_for_what_is_this_pis_alone() -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from itertools import takewhile
 
 from pyinfra import host, logger, state
 from pyinfra.api import OperationError, QuoteString, StringCommand, operation
 
-from celery_pi.firewall_rules import MARK, Delta, Opening, Rule, delta
+from celery_pi.deployers import deployers
+from celery_pi.firewall_rules import ANYWHERE, MARK, Delta, Opening, Rule, delta
 from celery_pi.operations.ufw_state import (
     CONF,
     DEFAULT,
@@ -18,9 +18,11 @@ from celery_pi.operations.ufw_state import (
     variables,
 )
 from celery_pi.plan import details, will
+from celery_pi.remote import assign
 
 SSH = 22
 TOLD = "celery_pi_strange_rules"
+EVERYWHERE = ("", *ANYWHERE)
 SETTINGS = {
     "IPV6": (DEFAULT, "yes"),
     "DEFAULT_INPUT_POLICY": (DEFAULT, '"DROP"'),
@@ -73,18 +75,37 @@ in_force || { echo "the kernel does not hold the rules that ufw has written down
 AT_BOOT = 'systemctl enable --now --quiet "$unit"\n'
 
 
-@operation()
-def firewall(openings: Sequence[Opening], only_ours: bool = False) -> Generator[StringCommand]:
-    """Only these ports and those of ssh are open, the latter to six tries in 30 s of an address.
+# Before anything is changed, and never again: what is there later is ours too.
+KEEP = r"""
+if [ ! -e "$before" ]; then
+  (
+    umask 022; mkdir -p "${before%/*/*}"
+    umask 077; mkdir -p "${before%/*}"
+    printf '%s' "$found" >"$before.new"
+    sync "$before.new"
+    mv "$before.new" "$before"
+  )
+fi
+"""
+FORGET = 'rm -f "$before"\n'
 
-    ssh is where its server listens and where the session of this run came in, or at 22. Rules of
-    ours that are not declared any more go; those of somebody else's are told, and go with
-    `only_ours`. Fails, with nothing changed, when one of them would cut ssh off, and after it when
-    the kernel does not hold what was loaded.
+
+@operation()
+def firewall(
+    openings: Sequence[Opening], only_ours: bool = False, limits: bool = False
+) -> Generator[StringCommand]:
+    """Only these ports and those of ssh are open.
+
+    ssh is where its server listens and where the session of this run came in, or at 22; `limits`
+    lets in six tries in 30 s of an address, and without a limit the machines that deploy. Rules of
+    ours that are not declared any more go; what was there before us is the owner's and stays, as do
+    others of his, which are told, but for `only_ours`. Fails, with nothing changed, when one of
+    them would cut ssh off, and after it when the kernel does not hold what was loaded.
     """
     now = host.get_fact(FirewallState)
-    wanted = _with_ssh(openings, now)
-    change = delta(wanted, now.rules, now.ipv6)
+    theirs = frozenset() if only_ours else now.theirs
+    wanted = _with_ssh(openings, now, limits, theirs)
+    change = _in_order(delta(wanted, now.rules, now.ipv6, theirs), wanted, now)
     stale = {key: kept for key, kept in SETTINGS.items() if not _holds(now, key, kept[1])}
     load = bool(stale) or not now.loaded or not _holds(now, "ENABLED", "yes")
     if not only_ours:
@@ -98,6 +119,7 @@ def firewall(openings: Sequence[Opening], only_ours: bool = False) -> Generator[
     _show(change, gone, [*stale], load)
     yield StringCommand(
         *(variables(), IN_FORCE, CHANGE),
+        *((assign(found=now.record), KEEP) if now.is_new else ()),
         *([OFF] if load else []),
         *(_line("put", path, key, value) for key, (path, value) in stale.items()),
         *map(_deletion, gone),
@@ -110,23 +132,74 @@ def firewall(openings: Sequence[Opening], only_ours: bool = False) -> Generator[
 
 @operation()
 def no_firewall() -> Generator[StringCommand]:
-    """ufw is off and has no rule of ours; one that never had any is left as it is."""
-    ours = [rule for rule in host.get_fact(FirewallState).rules if rule.is_ours]
-    if not ours:
+    """ufw has no rule of ours and is what it was before us, on or off, with the policies of then.
+
+    One that never had any rule of ours is left as it is. Where there is no record of before, it is
+    off. Fails, with nothing changed, when it would be on and cut ssh off.
+    """
+    now = host.get_fact(FirewallState)
+    ours = [rule for rule in now.rules if rule.is_ours]
+    if not ours and now.before is None:
         host.noop("ufw has no rule of ours")
         return
-    will(host, "open", "every port", "ufw is switched off")
-    # Without our rules, one that is on would cut ssh off.
-    yield StringCommand("set -e\nufw disable >&2\n", *map(_deletion, ours))
+    was = now.before or Firewall()
+    stays = _holds(was, "ENABLED", "yes")
+    if stays:
+        _refuse_to_leave_ssh_out(now, was)
+    else:
+        will(host, "open", "every port", "ufw is switched off")
+    back = {key: was.settings[key] for key in SETTINGS if key in was.settings}
+    level = back.pop("LOGLEVEL", "")
+    yield StringCommand(
+        *(variables(), IN_FORCE, CHANGE),
+        # Without our rules, one that is on would cut ssh off.
+        OFF if stays else "ufw disable >&2\n",
+        *(_line("put", DEFAULT, key, _as_written(key, value)) for key, value in back.items()),
+        # By the command, which writes the rules of logging too; they go by the policies.
+        *([_line("ufw", "logging", level)] if level else []),
+        *map(_deletion, ours),
+        *((LOAD, "ufw status >/dev/null\n") if stays else ()),
+        FORGET,
+    )
 
 
-def _with_ssh(openings: Sequence[Opening], now: Firewall) -> list[Opening]:
-    """All openings, ssh first, where what else is said of the same port counts for nothing."""
-    ssh = [Opening(port, "tcp", action="limit") for port in now.ssh or (SSH,)]
+def _as_written(key: str, value: str) -> str:
+    return f'"{value}"' if SETTINGS[key][1].startswith('"') else value
+
+
+def _with_ssh(
+    openings: Sequence[Opening], now: Firewall, limits: bool, theirs: frozenset[str]
+) -> list[Opening]:
+    """All openings, ssh first, where what else is said of the same port counts for nothing.
+
+    Where ssh is limited, by us or by the owner, the machines that deploy are let in before that.
+    """
+    ports = now.ssh or (SSH,)
+    ssh = [Opening(port, "tcp", action=_ssh_action(limits), first=True) for port in ports]
+    limited = {text for text in theirs if text.startswith("limit")}
+    matches = {Rule(text).match for opening in ssh for text in opening.texts()}
+    if limits or matches & {Rule(text).match for text in limited}:
+        known = deployers(host)
+        ssh += [Opening(port, "tcp", source=address) for port in ports for address in known]
     found = {(opening.port, opening.protocol, opening.source): opening for opening in ssh}
     for opening in openings:
         found.setdefault((opening.port, opening.protocol, opening.source), opening)
     return list(found.values())
+
+
+def _ssh_action(limits: bool) -> str:
+    return "limit" if limits else "allow"
+
+
+def _in_order(change: Delta, wanted: Sequence[Opening], now: Firewall) -> Delta:
+    """With what is let in from one place put anew before a limit of the same port that comes now,
+    since ufw puts what is new first and leaves what it has where it is."""
+    limited = {part.port for part in change.missing if part.action == "limit"}
+    near = [each for each in wanted if each.port in limited and each.source not in EVERYWHERE]
+    texts = {text for each in near for text in each.texts(now.ipv6)}
+    moved = [rule for rule in now.rules if rule.is_ours and rule.text in texts]
+    again = [each for each in near if each not in change.missing]
+    return Delta([*change.missing, *again], [*change.outdated, *moved], change.strange)
 
 
 def _holds(now: Firewall, key: str, value: str) -> bool:
@@ -141,12 +214,29 @@ def _refuse_to_cut_ssh(now: Firewall) -> None:
     ours = Rule(Opening(port, "tcp").texts()[":" in peer]).match
     if ours not in {rule.match for rule in now.rules}:
         return
-    for rule in takewhile(lambda rule: rule.match != ours, now.rules):
+    for rule in now.rules:
+        # One that is the owner's stays; any other of that place is going to be ours.
+        if rule.match == ours and (rule.is_ours or rule.text not in now.theirs):
+            return
         if rule.shuts_out(peer, port):
             raise OperationError(
                 f"ufw's rule `{' '.join(rule.words)}` would keep {peer}, from where this deploy "
                 "comes, from ssh: remove it, or set firewall_only_ours"
             )
+        if rule.match == ours:
+            return
+
+
+def _refuse_to_leave_ssh_out(now: Firewall, was: Firewall) -> None:
+    """ufw, which was on before us, goes on with the owner's own rules."""
+    if now.session is None or _holds(was, "DEFAULT_INPUT_POLICY", "ACCEPT"):
+        return
+    peer, port = now.session
+    if not any(rule.lets_in(peer, port) for rule in now.rules if not rule.is_ours):
+        raise OperationError(
+            f"ufw was on before celery-pi, and without our rules it would keep {peer}, from where "
+            f"this deploy comes, from ssh: ufw allow {port}/tcp, or ufw disable"
+        )
 
 
 def _report(strange: Sequence[Rule]) -> None:
@@ -190,10 +280,10 @@ def _show(change: Delta, gone: Sequence[Rule], stale: Sequence[str], load: bool)
 def _addition(opening: Opening, ipv6: bool) -> Iterator[StringCommand]:
     """The commands that add a rule of ours, or make one of what is there for the same port.
 
-    What is refused after some tries, or let in from one network, stands before what is said of all;
-    ufw puts a new rule first, and leaves one that is there where it is.
+    ssh, and what is let in from one network, stands before what is said of all; ufw puts a new rule
+    first, and leaves one that is there where it is.
     """
-    if opening.action == "limit" or opening.source:
+    if opening.first or opening.source not in EVERYWHERE:
         yield _line("ufw", "prepend", *opening.words)
     yield _line("ufw", *opening.words)
     for text in opening.texts(ipv6):

@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 
 from pyinfra.api import FactBase, StringCommand
 
+from celery_pi import before
 from celery_pi.firewall_rules import Rule
 from celery_pi.remote import assign
 
 UNIT = "ufw.service"
+BEFORE = f"{before.DIRECTORY}/ufw"  # what is shown here, as it was at our first change
 CONF = "/etc/ufw"
 DEFAULT = "/etc/default/ufw"
 IPV6 = "/proc/sys/net/ipv6"  # what ufw goes by too
@@ -52,6 +54,7 @@ case $(systemctl show -p ActiveState -p UnitFileState "$unit") in
 esac
 ! in_force || echo loaded
 [ ! -e "$ipv6" ] || echo ipv6
+[ ! -e "$before" ] || sed 's/^/before /' "$before"
 listening=$(ss -Hltnp) || exit 1
 printf '%s\n' "$listening" | awk '/"(sshd|dropbear)"/ { sub(/.*:/, "", $4); print "ssh", $4 }'
 if systemctl is-active --quiet ssh.socket; then
@@ -70,7 +73,9 @@ done
 class Firewall:
     """What ufw is set to, whether that is in force, and where ssh comes in.
 
-    `session` is the address and the port of the ssh session that asks, if there is one.
+    `session` is the address and the port of the ssh session that asks, if there is one. `before` is
+    what was there at our first change; nothing before that, and on a machine where a deploy that
+    kept no such record has made it.
     """
 
     settings: dict[str, str] = field(default_factory=dict)
@@ -80,6 +85,25 @@ class Firewall:
     ipv6: bool = True
     ssh: tuple[int, ...] = ()
     session: tuple[str, int] | None = None
+    before: Firewall | None = None
+
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing of ours has ever been here."""
+        return self.before is None and not any(rule.is_ours for rule in self.rules)
+
+    @property
+    def theirs(self) -> frozenset[str]:
+        """Texts of the rules that were there before us."""
+        origin = self if self.is_new else self.before
+        return frozenset(rule.text for rule in origin.rules) if origin else frozenset()
+
+    @property
+    def record(self) -> str:
+        """What is to be kept of it, as it is shown."""
+        settings = [f"setting {key} {value}" for key, value in self.settings.items()]
+        rules = [f"rule {rule.text} comment={rule.comment}" for rule in self.rules]
+        return "".join(f"{line}\n" for line in (*settings, *rules))
 
 
 class FirewallState(FactBase[Firewall]):
@@ -91,6 +115,7 @@ class FirewallState(FactBase[Firewall]):
         return StringCommand(variables(), IN_FORCE, SHOW)
 
     def process(self, output: list[str]) -> Firewall:
+        kept = [line.removeprefix("before ") for line in output if line.startswith("before ")]
         lines = [line.partition(" ") for line in output]
 
         def told(word: str) -> list[str]:
@@ -107,9 +132,10 @@ class FirewallState(FactBase[Firewall]):
             ipv6="ipv6" in output,
             ssh=tuple(sorted(ports)),
             session=sessions[0] if sessions else None,
+            before=self.process(kept) if kept else None,
         )
 
 
 def variables() -> StringCommand:
     """What the shell text above goes by."""
-    return assign(unit=UNIT, conf=CONF, default=DEFAULT, ipv6=IPV6)
+    return assign(unit=UNIT, conf=CONF, default=DEFAULT, ipv6=IPV6, before=BEFORE)

@@ -10,11 +10,11 @@ from pathlib import Path
 from celery_pi_checks.look import Look, output
 from celery_pi_checks.registry import Result, check, ok, warn, wrong
 
-SSH = 22
 WEB = (80, 443)
+DEPLOYERS = Path("/etc/celery-pi/deployers")
 LISTENS = "0A"
 PROC = Path("/proc")
-# A rule of ufw's by which something comes in, as the kernel has it; ssh's are limited.
+# A rule of ufw's by which something comes in, as the kernel has it; without bans ssh's are limited.
 LETS_IN = re.compile(r"-A ufw6?-user-input (.*)-j (ACCEPT|ufw6?-user-limit-accept)")
 WAYS_IN = (
     r":INPUT DROP",
@@ -43,8 +43,7 @@ def listening(look: Look) -> Result:
 def public_ports(look: Look) -> set[int]:
     """TCP ports that others may reach: the site's, ssh's, and those that the owner allows."""
     allowed = {port(text) for text in look.settings["firewall_allow"] if "/tcp" in text}
-    tables = look.filters.values() if look.settings["firewall"] else ()
-    return {SSH, *WEB, *allowed, *(port(text) for table in tables for text in limited(table))}
+    return {*look.ssh_ports, *WEB, *allowed}
 
 
 def port(text: str) -> int:
@@ -60,13 +59,19 @@ def firewall(look: Look) -> Result:
     for version, table in look.filters.items():
         if not all(re.search(f"^{way}", table, re.MULTILINE) for way in WAYS_IN):
             return wrong(f"the kernel does not hold it for IPv{version}", "deploy again")
-        found, ssh = let_in(table), limited(table)
-        wanted = declared(look, version)
-        if missing := sorted(wanted - found) or ([] if ssh else ["ssh"]):
+        found = let_in(table)
+        ssh = {f"{each}/tcp" for each in look.ssh_ports}
+        wanted = declared(look, version) | ssh
+        if missing := sorted(wanted - found, key=port):
             told = f"{', '.join(missing)} does not come in by IPv{version}"
             return wrong(told, "deploy again", open=sorted(found))
+        if not look.settings["bans"] and not ssh <= limited(table):
+            told = f"without bans, nothing limits who tries ssh by IPv{version}"
+            return wrong(told, "deploy again", open=sorted(found))
         everything |= found
-        strange |= found - wanted - ssh
+        strange |= (
+            found - wanted - {f"{text} from {known}" for text in ssh for known in deployers()}
+        )
     told, values = (
         f"lets in {', '.join(sorted(everything, key=port))}",
         {"open": sorted(everything)},
@@ -84,13 +89,18 @@ def declared(look: Look, version: int) -> set[str]:
     return {text for text in texts if other not in text}
 
 
+def deployers() -> list[str]:
+    """The machines that deploy, which a limit of ssh's lets in."""
+    return DEPLOYERS.read_text().split() if DEPLOYERS.exists() else []
+
+
 def let_in(table: str) -> set[str]:
     """What comes in by that table of the kernel's, such as `8000/tcp from 10.0.0.0/8`."""
     return {written(rule.split()) for rule, _ in LETS_IN.findall(table)}
 
 
 def limited(table: str) -> set[str]:
-    """What of it does for a few tries only, which is ssh."""
+    """What of it does for a few tries only."""
     return {written(rule.split()) for rule, to in LETS_IN.findall(table) if to != "ACCEPT"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,7 @@ OF_SERVICES = (
     *("ExecStartEx", "ExecStartPostEx", "ExecReloadEx", "ExecStopEx", "ExecStopPostEx"),
 )
 SHOWS_FLOWER = Path("/etc/nginx/snippets/celery-pi-flower.conf")  # there while nginx does
+SSH = 22
 IPV6 = Path("/proc/sys/net/ipv6")
 RESTART_REDIS = "journalctl -u redis-server -n 50; systemctl restart redis-server"
 
@@ -89,6 +91,16 @@ class Look:
         if IPV6.exists():
             programs[6] = "ip6tables-save"
         return {version: output(name, "-t", "filter") for version, name in programs.items()}
+
+    @cached_property
+    def ssh_ports(self) -> set[int]:
+        """Where ssh comes in: its server listens there, or systemd for it."""
+        listening = output("ss", "-Hltnp").splitlines()
+        found = [line.split()[3] for line in listening if re.search(r'"(sshd|dropbear)"', line)]
+        held = output("systemctl", "show", "-P", "ActiveState", "-P", "Listen", "ssh.socket")
+        if "active" in held.split():
+            found += re.findall(r"(\S+) \(Stream\)", held)
+        return {int(end.rpartition(":")[2]) for end in found} or {SSH}
 
     @cached_property
     def services(self) -> str:
