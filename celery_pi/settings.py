@@ -341,7 +341,7 @@ class Settings(BaseModel):
     # -- the firewall
     firewall: bool = True
     """Whether ufw lets nothing in but ssh, 80, 443 and what is allowed below; without it our rules
-    go, and ufw is switched off if it had any."""
+    go, and ufw is on or off as it was before the first deploy."""
     firewall_allow: Annotated[tuple[Allowed, ...], BeforeValidator(_by_commas)] = ()
     """What else is let in, such as `8000/tcp`, `5353/udp` or `9100/tcp from 192.168.1.0/24`: a port
     of TCP or UDP, to all or to an address or network. Never Redis' or Flower's."""
@@ -351,7 +351,8 @@ class Settings(BaseModel):
     # -- bans
     bans: bool = True
     """Whether an address that fails to log in too often, by ssh, to Flower or to Redis, is refused
-    for a time."""
+    for a time. What the owner has said of ssh's jail in files of his own holds. Without bans the
+    firewall limits how often an address may try ssh."""
     ban_tries: Annotated[int, Field(ge=2, le=100)] = 5
     """Failed logins that lead to a ban. With one, whoever mistypes once would be locked out."""
     ban_find_seconds: Annotated[int, Field(ge=10)] = 600

@@ -7,6 +7,7 @@ from pyinfra import host
 from celery_pi.component import component
 from celery_pi.deployers import PATH as DEPLOYERS
 from celery_pi.deployers import deployers
+from celery_pi.jails_found import SSH, JailFound
 from celery_pi.operations.absent_units import absent_units
 from celery_pi.operations.config_files import config_files
 from celery_pi.operations.debian_packages import debian_packages
@@ -33,7 +34,8 @@ GOOD = "fail2ban-client -t"
 def deploy(settings: Settings) -> None:
     """Who fails to log in too often, by ssh, to Flower or to Redis, is refused for a time.
 
-    Or nothing of ours is left, and fail2ban is as its package has it.
+    What the owner has said of ssh's jail holds. Or nothing of ours is left, and fail2ban is as its
+    package has it, or as he had it.
     """
     if settings.bans:
         _tell_of_redis(settings)
@@ -51,12 +53,14 @@ def _tell_of_redis(settings: Settings) -> None:
 def _ban(settings: Settings) -> None:
     debian_packages(name="Install fail2ban", packages=PACKAGES, held=[UNIT])
     known = deployers(host)
+    jail_of_ssh = host.get_fact(JailFound)
     filters = [REDIS, FLOWER] if settings.flower else [REDIS]
     jails = from_template(
         JAILS,
         check=f'{CHECK.path} "$NEW" {JAILS}',
         settings=settings,
         ignored=[*LOOPBACK, *settings.ban_ignore, *known],
+        jail_of_ssh=jail_of_ssh,
     )
     kept = [from_template(DEPLOYERS, addresses=known)] if known else []
     config_files(name="Configure", files=[CHECK, SANDBOX, *filters, *kept, jails])
@@ -66,7 +70,10 @@ def _ban(settings: Settings) -> None:
         watch=[SANDBOX.path],
         reload_for=[JAILS, *(file.path for file in filters)],
         check=GOOD,
-        ready=_watch_over("sshd", *(PurePath(file.path).stem for file in filters)),
+        ready=_watch_over(
+            *([SSH] if jail_of_ssh.enabled else []),
+            *(PurePath(file.path).stem for file in filters),
+        ),
     )
     if not settings.flower:
         absent_units(name="Remove Flower's", units=[], files=[FLOWER.path])

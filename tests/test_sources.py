@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader
 from pyinfra.api import DeployError
 
 from celery_pi import sources
+from celery_pi.jails_found import OwnersJail
 from celery_pi.operations import redis_server
 from celery_pi.secrets import SOCKET, USERS
 from celery_pi.settings import Settings, of_memory, size_in_bytes
@@ -90,6 +91,7 @@ def render(path: str, **settings: Any) -> str:
         key="/etc/k.pem",
         directories=("/etc",),
         ignored=("127.0.0.0/8",),
+        jail_of_ssh=OwnersJail(),
         addresses=("192.0.2.7",),
         timeout="15s",
     )

@@ -139,6 +139,7 @@ JOBS: dict[str, list[Job] | str] = {
             ("fail2ban/jail.d/zz-celery-pi.conf", "fail2ban"),
             ("needrestart/conf.d/celery-pi.conf", "needrestart"),
             ("nginx/conf.d/celery-pi.conf", "nginx"),
+            ("nginx/sites-enabled/default", "nginx"),
             ("nginx/sites-enabled/zz-celery-pi", "nginx"),
             ("nginx/snippets/celery-pi-flower.conf", "nginx"),
             ("nginx/snippets/celery-pi-maintenance.conf", "nginx"),

@@ -1,0 +1,96 @@
+"""What the owner has said of fail2ban's jail for ssh, by himself and before us."""
+
+from __future__ import annotations
+
+from configparser import Error, RawConfigParser
+from dataclasses import dataclass
+
+from pyinfra.api import DeployError, FactBase, StringCommand
+
+from celery_pi.remote import assign
+
+DIRECTORY = "/etc/fail2ban"
+SSH = "sshd"
+# What Debian's own file says; another value in it is the owner's.
+STOCK = {"bantime": "10m", "findtime": "10m", "maxretry": "5"}
+OF_STOCK = (*STOCK, "ignoreip")
+
+# In the order in which fail2ban reads them, but for Debian's and ours; of each only what is said of
+# all jails and of ssh's.
+SHOW = r"""
+set --
+for file in "$directory/jail.conf" "$directory/jail.d/"*.conf "$directory/jail.local" \
+  "$directory/jail.d/"*.local; do
+  case ${file##*/} in defaults-debian.conf | zz-celery-pi.conf) continue ;; esac
+  [ ! -f "$file" ] || set -- "$@" "$file"
+done
+[ $# = 0 ] || timeout 5 awk '
+  FNR == 1 { print "file " FILENAME; on = 0 }
+  /^\[/ { on = /^\[(DEFAULT|sshd)\]/ }
+  on && NF && !/^[#;]/
+' "$@"
+"""
+
+
+@dataclass(frozen=True)
+class OwnersJail:
+    """Names of what he has set for ssh's jail, there or for all jails, and what matters of it."""
+
+    keys: frozenset[str] = frozenset()
+    enabled: bool = True
+    ignored: tuple[str, ...] = ()
+
+
+class JailFound(FactBase[OwnersJail]):
+    """The owner's words on ssh's jail, read in one command. Raises DeployError for a file that is
+    no configuration."""
+
+    default = OwnersJail
+
+    def command(self) -> StringCommand:
+        return StringCommand(assign(directory=DIRECTORY), SHOW)
+
+    def process(self, output: list[str]) -> OwnersJail:
+        said: dict[str, dict[str, str]] = {"DEFAULT": {}, SSH: {}}
+        for path, text in _files(output).items():
+            for section, values in _sections(path, text).items():
+                said[section] |= values
+        all_of_it = {**said["DEFAULT"], **said[SSH]}
+        ignored = all_of_it.get("ignoreip", "").replace(",", " ").split()
+        return OwnersJail(
+            keys=frozenset(said[SSH]) | (frozenset(said["DEFAULT"]) - {"enabled"}),
+            # Debian's own file has it on, whatever is said of all jails.
+            enabled=said[SSH].get("enabled", "true").lower() in ("true", "yes", "on", "1"),
+            ignored=tuple(ignored),
+        )
+
+
+def _files(output: list[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    path = ""
+    for line in output:
+        if line.startswith("file "):
+            path = line.removeprefix("file ")
+            found[path] = ""
+        else:
+            found[path] += f"{line}\n"
+    return found
+
+
+def _sections(path: str, text: str) -> dict[str, dict[str, str]]:
+    # None of its sections gives values to the others.
+    parser = RawConfigParser(default_section="", strict=False, allow_no_value=True)
+    try:
+        parser.read_string(text)
+    except Error as error:
+        raise DeployError(f"{path} is no configuration of fail2ban's: {error}") from error
+    found = {name: {key: value or "" for key, value in parser[name].items()} for name in parser}
+    found.pop("", None)
+    if path.endswith("/jail.conf"):
+        return {name: _not_stock(values) for name, values in found.items()}
+    return found
+
+
+def _not_stock(values: dict[str, str]) -> dict[str, str]:
+    told = {key: values[key] for key in OF_STOCK if key in values}
+    return {key: value for key, value in told.items() if value != STOCK.get(key)}
