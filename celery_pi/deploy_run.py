@@ -24,6 +24,7 @@ from celery_pi.plan import in_words
 from celery_pi.preflight import GIVEN, NEWEST_DEPLOY
 from celery_pi.remote import declared
 from celery_pi.settings import Settings
+from celery_pi.site.look import to_note
 from celery_pi.source_tree import NoSource, kept_source
 
 RUN = "celery_pi_run"
@@ -78,6 +79,8 @@ class DeployRun:
                 self._say(deploy_record.closed(self.number), self.record.text)
             if result == deploy_record.COMPLETED:
                 self._note_files(deploy_record.WHOLE in self.what)
+                if note := to_note(self.host, bool(self.number)):
+                    self._say(note)
             self._say(deploy_lock.give_back(self.token))
         except (OSError, SSHException, PyinfraError) as error:
             logger.warning(f"{self.host.name}: the end of this deploy is not recorded: {error}")

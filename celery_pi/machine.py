@@ -97,6 +97,13 @@ class Machine(FactBase[dict[str, str]]):
         return shown
 
 
+def is_one_of_ours(machine: dict[str, str]) -> bool:
+    """Whether more can be asked of it: of another system the answers would mean nothing, and only
+    root sees them all. Without an app there is no site."""
+    is_debian = machine["os"] in ("debian", "raspbian") and machine["init"] == "systemd"
+    return is_debian and machine["uid"] == "0" and "app" in machine
+
+
 def problems(machine: dict[str, str], settings: Settings) -> Iterator[str]:
     """A sentence for each thing that keeps us from deploying to this machine."""
     if machine["os"] not in ("debian", "raspbian") or machine["release"] not in RELEASES:

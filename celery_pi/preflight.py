@@ -11,10 +11,12 @@ from pyinfra.api.arguments import all_argument_meta
 
 from celery_pi import handmade, nginx_found
 from celery_pi.doubt import beyond_doubt
-from celery_pi.machine import Machine, problems
+from celery_pi.machine import Machine, is_one_of_ours, problems
 from celery_pi.operations.kernel import GOOD, HOSTS, KernelSettings, unfit
 from celery_pi.secrets import supplied_problems
 from celery_pi.settings import Settings, of_memory, without_wrong
+from celery_pi.site.findings import Findings
+from celery_pi.site.look import look
 from celery_pi.site_units import SiteUnits, chosen
 
 if TYPE_CHECKING:
@@ -47,18 +49,28 @@ def preflight(host: Host) -> Settings:
             units=assumed.app_units or (),
             files=_files_of_the_owners(assumed),
         )
-        if machine:
-            found += beyond_doubt(assumed, doubtful, partial(problems, machine))
-            theirs: list[handmade.Found] = host.get_fact(handmade.HandMade, app=assumed.app_dir)
-            found += beyond_doubt(assumed, doubtful, partial(handmade.problems, theirs))
-            nginx = host.get_fact(nginx_found.NginxFound)
-            found += beyond_doubt(assumed, doubtful, partial(nginx_found.problems, nginx=nginx))
-        else:
+        site = Findings([], [])
+        if not machine:
             found.append("it could not be looked at")
+        else:
+            theirs: list[handmade.Found] = host.get_fact(handmade.HandMade, app=assumed.app_dir)
+            nginx = host.get_fact(nginx_found.NginxFound)
+            if is_one_of_ours(machine):
+                aside = [each.name for each in theirs if each.what == "logrotate"]
+                site = look(host, assumed, doubtful, aside)
+            for of_a_kind in (
+                partial(problems, machine),
+                partial(handmade.problems, theirs),
+                partial(nginx_found.problems, nginx=nginx),
+                lambda _: site.problems,
+            ):
+                found += beyond_doubt(assumed, doubtful, of_a_kind)
         if found:
             listed = "".join(f"\n    - {problem}" for problem in found)
             raise DeployError(f"{host.name} is left as it was, because{listed}")
         host.connector_data[CONTAINER] = machine["container"] != "none"
+        for sentence in site.told:
+            logger.warning(f"{host.name}: {sentence}")
         _warn_of_the_hosts_kernel(host)
         if assumed.celery_memory_max and "counted" not in machine:
             logger.warning(

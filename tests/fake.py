@@ -29,6 +29,8 @@ from pyinfra.connectors.local import LocalConnector
 from pyinfra.connectors.util import CommandOutput, OutputLine, make_unix_command_for_host
 from pyinfra.context import ctx_host, ctx_state
 
+# A machine's answer to preflight, which asks pip for the app's packages.
+PIP_AGREES = {"/usr/share/python-wheels": ["{}", "pip 0"]}
 ME = pwd.getpwuid(os.getuid()).pw_name
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
 

@@ -21,7 +21,7 @@ from celery_pi.doubt import beyond_doubt
 from celery_pi.machine import Machine, problems
 from celery_pi.preflight import site_data
 from celery_pi.settings import Settings
-from tests.fake import ME, Programs, as_root, run, sh
+from tests.fake import ME, PIP_AGREES, Programs, as_root, run, sh
 
 pytestmark = pytest.mark.fast
 
@@ -45,7 +45,8 @@ GOOD = {
 
 def answers(**facts: str | None) -> dict[str, Any]:
     shown = {**GOOD, **facts}
-    return {"os-release": [f"{key}={value}" for key, value in shown.items() if value is not None]}
+    told = [f"{key}={value}" for key, value in shown.items() if value is not None]
+    return {"os-release": told, **PIP_AGREES}
 
 
 @component("Thing")

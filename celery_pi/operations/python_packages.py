@@ -59,10 +59,15 @@ fi
 for info in "$packages"/*.dist-info; do [ ! -d "$info" ] || echo "installed ${info##*/}"; done
 """
 
+# Of each call of pip; what is only asked is asked with the same.
+PIP_WORDS = "--no-input --no-cache-dir --disable-pip-version-check --progress-bar off"
+
 # What is ours comes first, by the digests of its wheels; what it needs in which version beside the
 # owner's, pip finds out as without it, and refuses what contradicts itself: where there is an
 # environment already, before anything in it is changed.
-INSTALL = r"""
+INSTALL = (
+    f"words='{PIP_WORDS}'\n"
+    + r"""
 set -e
 wanted=$1 ours=$2
 shift 2
@@ -71,8 +76,7 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 cat >"$scratch/locked"
 install() {
-  "$venv/bin/python" -I -m pip install --no-input --no-cache-dir --disable-pip-version-check \
-    --progress-bar off --quiet "$@" >&2
+  "$venv/bin/python" -I -m pip install $words --quiet "$@" >&2
 }
 if ready; then dry=--dry-run; else dry=; python3 -I -m venv "$venv" >&2; fi
 set -- ${ours:+--only-binary "$ours"} "$@"
@@ -84,6 +88,7 @@ install "$@"
 printf '%s\n' "$wanted" >"$record.new"
 mv -fT "$record.new" "$record"
 """
+)
 
 # What goes wrong is told when it is done again, and waited for.
 BESIDE = r"""
@@ -166,10 +171,9 @@ def python_packages(
     All is done as the owner of the environment, or of the directory in which it is to be.
     """
     now = host.get_fact(PythonEnvironment, venv=venv, requirements=requirements)
-    missing = {_pinned(pin) for pin in pins} - now.installed
     # Once it is, the disk tells what became of it.
     has_begun = is_announced(host, record(venv))
-    if has_begun or (now.ready and now.record == _wanted(pins, now) and not missing):
+    if has_begun or is_installed(pins, now):
         host.noop("all pinned packages are installed")
         return
     announce_write(host, record(venv))
@@ -198,6 +202,22 @@ def python_packages_begun(
     command = _installation(INSTALLING_BESIDE, venv, pins, requirements, locked, now)
     beside = ("( trap '' HUP; printf '%s\\n' \"$sent\" |", command, ") >/dev/null 2>&1 &")
     yield StringCommand(_lock(), BESIDE, *beside, _stdin=_sent(locked, pins, now))
+
+
+def is_installed(pins: Sequence[str], now: Environment) -> bool:
+    """Whether the environment holds all of it, and nothing has changed that was asked for."""
+    missing = {_pinned(pin) for pin in pins} - now.installed
+    return now.ready and now.record == _wanted(pins, now) and not missing
+
+
+def arguments(pins: Sequence[str], requirements: str, now: Environment) -> list[str]:
+    """What pip is to bring together."""
+    return [*pins, *(["-r", requirements] if now.requirements else [])]
+
+
+def names_of(locked: Sequence[Locked]) -> str:
+    """Of the packages that come as wheels alone, as pip takes them."""
+    return ",".join(package.name for package in locked)
 
 
 def _tell(venv: str, pins: Sequence[str], now: Environment) -> None:
@@ -240,9 +260,8 @@ def _installation(
     locked: Sequence[Locked],
     now: Environment,
 ) -> StringCommand:
-    ours = ",".join(package.name for package in locked)
-    arguments = [*pins, *(["-r", requirements] if now.requirements else [])]
-    return _as_owner(venv, seconds, INSTALL, _wanted(pins, now), ours, *arguments)
+    words = arguments(pins, requirements, now)
+    return _as_owner(venv, seconds, INSTALL, _wanted(pins, now), names_of(locked), *words)
 
 
 def _sent(locked: Sequence[Locked], pins: Sequence[str], now: Environment) -> str:

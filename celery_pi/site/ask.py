@@ -1,0 +1,31 @@
+"""A slow question to the machine, asked where it must be: unlike a fact's, it is not among what the
+next deploy asks again in one go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pyinfra.api import DeployError, StringCommand
+from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS, pop_global_arguments
+
+from celery_pi.bulk_facts import bulk_facts
+
+if TYPE_CHECKING:
+    from pyinfra.api.host import Host
+
+Ask = Callable[[StringCommand], list[str]]
+
+
+def asker(host: Host) -> Ask:
+    """For that host: takes a command, returns the lines that it prints. Raises DeployError."""
+
+    def ask(command: StringCommand) -> list[str]:
+        known, _ = pop_global_arguments(host.state, host, {})
+        given = {key: value for key, value in known.items() if key in CONNECTOR_ARGUMENT_KEYS}
+        done, output = bulk_facts(host).tell(command, **given)
+        if not done:
+            raise DeployError(f"{host.name}: {output.stderr.strip() or 'no answer'}")
+        return output.stdout_lines
+
+    return ask

@@ -1,0 +1,271 @@
+"""The owner's own configurations, as their daemons find them; asked again only when one of them
+has changed since a deploy that found them good.
+
+They are to be good without us: what is wrong in a file of ours, the deploy mends. So where a
+checker refuses, it looks again with our files empty.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from pyinfra.api import FactBase, StringCommand
+
+from celery_pi.remote import assign
+from celery_pi.settings import Settings
+from celery_pi.site.findings import Findings
+from celery_pi.sources import from_template
+
+STAMP = "/var/lib/celery-pi/checked"
+ROTATION = "/etc/logrotate.d/celery-pi"
+LOOKED_AT = (
+    *("/etc/nginx", "/etc/apache2", "/etc/fail2ban", "/etc/logrotate.d", "/etc/logrotate.conf"),
+    *("/etc/ssh", "/etc/sudoers", "/etc/sudoers.d"),
+    *("/usr/sbin/nginx", "/usr/sbin/apache2", "/usr/bin/fail2ban-server", "/usr/sbin/logrotate"),
+    *("/usr/sbin/sshd", "/usr/sbin/sudo"),
+)
+PATIENCE = 60  # seconds for each checker; an emulated fail2ban needs ten
+LINES = 20  # of what a checker says
+
+# fail2ban's own test does not compile what its server then stumbles over, and ends for.
+FAIL2BAN = r"""
+import ast, sys
+from fail2ban.server.filter import Filter
+filters = {}
+for line in sys.stdin:
+    try:
+        said = ast.literal_eval(line)
+    except (SyntaxError, ValueError):
+        print(line.rstrip())
+        continue
+    if said[0] not in ("set", "multi-set") or len(said) < 4:
+        continue
+    many, jail, what, given = said[0] == "multi-set", *said[1:4]
+    one = filters.setdefault(jail, Filter(None))
+    try:
+        if what == "maxlines":
+            one.setMaxLines(given)
+        elif what == "prefregex":
+            one.prefRegex = given
+        elif what in ("addfailregex", "addignoreregex"):
+            add = one.addFailRegex if what == "addfailregex" else one.addIgnoreRegex
+            for regex in given if many else [given]:
+                add(regex)
+    except Exception as error:
+        sys.exit(f"jail {jail}: {error}")
+"""
+
+LISTING = r"""
+listing() {
+  find $paths -printf '%p %i %s %C@\n' 2>/dev/null | LC_ALL=C sort
+  printf '%s' "$candidate"
+}
+digest() { listing | sha256sum | cut -d' ' -f1; }
+"""
+
+# A checker that goes well says nothing. nginx makes its file of a process where there is none.
+CHECK = r"""
+[ ! -e "$stamp" ] || [ "$(cat "$stamp")" != "$(digest)" ] || { echo good; exit 0; }
+scratch=$(mktemp -d) || exit 1
+trap 'rm -rf "$scratch"' EXIT
+limit() { timeout -k 5 "$patience" "$@"; }
+told() {
+  [ "$2" != 124 ] || echo "$1 does not end within $patience s"
+  sed "s/^/$1 /" "$scratch/said" | tail -n "$most"
+}
+check() {
+  name=$1; shift
+  limit "$@" >"$scratch/said" 2>&1 </dev/null || { status=$?; return 1; }
+}
+# A copy of what the daemon reads, with our files empty, and without those that are put aside.
+copy() {
+  rm -rf "$scratch/copy"; cp -a "$1" "$scratch/copy"
+  find "$scratch/copy" -name '*celery-pi*' -type f -exec truncate -s 0 {} +
+  for f in $aside; do
+    case $f in "$1"/*) rm -f "$scratch/copy/${f#"$1"/}" ;; esac
+  done
+}
+if command -v nginx >/dev/null; then
+  [ -e /run/nginx.pid ] || new=yes
+  check nginx nginx -t -q || {
+    copy /etc/nginx
+    check nginx unshare --mount sh -c 'mount --bind "$1" /etc/nginx && exec nginx -t -q' \
+      check "$scratch/copy" || told nginx "$status"
+  }
+  [ -z "${new-}" ] || [ -s /run/nginx.pid ] || rm -f /run/nginx.pid
+fi
+! command -v apache2ctl >/dev/null || check apache2 apache2ctl configtest || told apache2 "$status"
+if command -v fail2ban-client >/dev/null; then
+  copy /etc/fail2ban
+  # What ours says of it: there is no auth.log, without which Debian 12's own would not start.
+  printf '[sshd]\nbackend = systemd\n' >"$scratch/copy/jail.d/zz-celery-pi.conf"
+  jails() {
+    limit fail2ban-client -c "$scratch/copy" -d >"$scratch/jails" 2>"$scratch/said" || return
+    limit /usr/bin/python3 -I -B -c "$fail2ban" <"$scratch/jails" >"$scratch/said" 2>&1
+  }
+  jails </dev/null || told fail2ban "$?"
+fi
+if [ -x /usr/sbin/sshd ]; then
+  check sshd /usr/sbin/sshd -t || grep -q 'privilege separation directory' "$scratch/said" ||
+    told sshd "$status"
+fi
+! command -v visudo >/dev/null || check sudo visudo -c || told sudo "$status"
+if command -v logrotate >/dev/null; then
+  copy /etc/logrotate.d
+  printf '%s' "$candidate" >"$scratch/copy/celery-pi"
+  sed "s|^\([[:space:]]*include[[:space:]]*\)/etc/logrotate.d[[:space:]]*\$|\1$scratch/copy|" \
+    /etc/logrotate.conf >"$scratch/conf"
+  chmod 0644 "$scratch/conf"
+  limit logrotate -d "$scratch/conf" >"$scratch/all" 2>&1 </dev/null
+  sed -n "s|$scratch/copy|/etc/logrotate.d|g; s/^error: /logrotate /p" "$scratch/all" |
+    awk '!said[$0]++' | head -n "$most"
+  for f in /etc/logrotate.conf /etc/logrotate.d/*; do
+    [ "$f" = "$rotation" ] || [ ! -f "$f" ] || sed -n "s|^\([^#{]*/[^#{]*\){.*|names $f \1|p
+      s|^[[:space:]]*\(/[^#{]*\)\$|names $f \1|p" "$f"
+  done
+fi
+echo checked
+"""
+
+# Where nothing has changed, nothing is written.
+NOTE = r"""
+now=$(digest)
+if [ ! -e "$stamp" ] || [ "$(cat "$stamp")" != "$now" ]; then
+  umask 022; mkdir -p "${stamp%/*}"
+  printf '%s\n' "$now" >"$stamp.new" && mv -fT "$stamp.new" "$stamp"
+fi
+"""
+
+BY_SETTING = {"nginx": "flower", "fail2ban": "bans"}  # which daemon is started again for which
+NAMES = {"sudo": "sudo", "apache2": "Apache", "sshd": "sshd"}
+CLOCK = re.compile(r"^[0-9/]{10} [0-9:]{8} |[0-9]+#[0-9]+: |^[0-9-]{10} [0-9:,]+ ")
+DUPLICATE = re.compile(r"duplicate log entry for (\S+)")
+
+
+@dataclass(frozen=True)
+class Checks:
+    """What each checker says of what it refuses; which of the owner's files name which logs. `good`
+    when nothing has changed since all was good: nothing was looked at then."""
+
+    said: dict[str, list[str]]
+    names: tuple[tuple[str, str], ...] = ()
+    good: bool = False
+
+
+class OwnersChecks(FactBase[Checks]):
+    """All checkers, in one command."""
+
+    def command(self, candidate: str, aside: Sequence[str] = ()) -> StringCommand:
+        words = assign(
+            aside=" ".join(aside),
+            fail2ban=FAIL2BAN,
+            patience=str(PATIENCE),
+            most=str(LINES),
+            rotation=ROTATION,
+        )
+        return StringCommand(_watched(candidate), words, LISTING, CHECK)
+
+    def process(self, output: list[str]) -> Checks:
+        said: dict[str, list[str]] = {}
+        for name, _, rest in (line.partition(" ") for line in output):
+            said.setdefault(name, []).append(rest)
+        named = (text.replace('"', "").partition(" ") for text in said.pop("names", []))
+        is_good = "good" in said
+        for word in ("good", "checked"):
+            said.pop(word, None)
+        return Checks(
+            said,
+            tuple((file, path) for file, _, paths in named for path in paths.split()),
+            is_good,
+        )
+
+    @staticmethod
+    def default() -> Checks:
+        return Checks({})
+
+
+def rotation(settings: Settings) -> str:
+    """Our file for logrotate, as the deploy will have it."""
+    return from_template(ROTATION, settings=settings).content
+
+
+def noted(settings: Settings) -> StringCommand:
+    """Command that remembers that all is good as it is now, our own files among it."""
+    return StringCommand(_watched(rotation(settings)), LISTING, NOTE)
+
+
+def _watched(candidate: str) -> StringCommand:
+    return assign(stamp=STAMP, paths=" ".join(LOOKED_AT), candidate=candidate)
+
+
+def checks_found(checks: Checks, settings: Settings) -> Findings:
+    """A sentence for each daemon whose configuration is not good: a refusal where the deploy would
+    start it again, else told."""
+    problems, told = [], []
+    for name, said in checks.said.items():
+        if name == "logrotate":
+            told += [
+                f"logrotate has an error of its own each night: {line}"
+                for line in said
+                if not _is_ours(line, settings)
+            ]
+            continue
+        why = _reason(said)
+        setting = BY_SETTING.get(name)
+        if setting and getattr(settings, setting):
+            problems.append(
+                f"{name} would not start again with its own configuration ({why}): mend it, or "
+                f"set {setting} = False"
+            )
+        elif f"{name}.service" in (settings.app_units or ()):
+            problems.append(
+                f"{name} would not start again with its own configuration ({why}), and app_units "
+                "names it: mend it"
+            )
+        else:
+            told.append(f"{NAMES.get(name, name)} finds its own configuration wrong: {why}")
+    problems += _doubled(checks, settings)
+    return Findings(problems, told)
+
+
+def _reason(said: Sequence[str]) -> str:
+    """The lines that say what is wrong, without what leads to them."""
+    lines = [" ".join(CLOCK.sub("", line).split()) for line in said if line.strip()]
+    wrong = [
+        line
+        for line in lines
+        if re.search(r"emerg|error|syntax|invalid|unknown|bad |jail |does not end", line, re.I)
+        and "parsed OK" not in line
+    ]
+    return "; ".join((wrong or lines)[:3]) or "without a word"
+
+
+def _is_ours(line: str, settings: Settings) -> bool:
+    duplicate = DUPLICATE.search(line)
+    is_skipped = "found error in" in line
+    return is_skipped or bool(duplicate and _rotated_by_us(duplicate[1], settings))
+
+
+def _rotated_by_us(path: str, settings: Settings) -> bool:
+    return PurePosixPath(path).match(f"{settings.app_dir}/logs/*.log")
+
+
+def _doubled(checks: Checks, settings: Settings) -> Iterator[str]:
+    """A sentence for each file of the owner's that rotates what ours does: to logrotate that is an
+    error, as soon as there is such a log."""
+    lines = checks.said.get("logrotate", [])
+    doubled = {match[1] for line in lines if (match := DUPLICATE.search(line))}
+    ours = [path for path in doubled if _rotated_by_us(path, settings)]
+    ours.append(f"{settings.app_dir}/logs/celery.log")  # as soon as there is one
+    found: dict[str, list[str]] = {}
+    for file, path in checks.names:
+        if _rotated_by_us(path, settings) or any(PurePosixPath(one).match(path) for one in ours):
+            found.setdefault(file, []).append(path)
+    for file, named in found.items():
+        yield (
+            f"{file} rotates {', '.join(named)}, which our {ROTATION} does too, and logrotate "
+            "would fail each night: remove that entry, or set replace_handmade = True"
+        )

@@ -1,0 +1,137 @@
+"""What else is on the machine: listeners, tunnels, web servers, other firewalls, forwarding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from pyinfra.api import FactBase, StringCommand
+
+from celery_pi.operations.ufw_state import Firewall
+from celery_pi.remote import assign
+from celery_pi.settings import Settings
+from celery_pi.site.listeners import Listener, listener
+
+WEB_SERVERS = ("nginx", "apache2", "caddy", "lighttpd")
+OTHERS = ("apache2", "caddy", "lighttpd")
+
+# The unit of a process is where systemd has put it; of whoever has the ports of Redis alone, since
+# for each another file is read.
+SHOW = r"""
+sockets=$(ss -Hltnup) || exit 1
+[ -z "$sockets" ] || printf '%s\n' "$sockets" | sed 's/^/socket /'
+for pid in $(ss -Hltnp "sport = :$port or sport = :$tls" | grep -o 'pid=[0-9]*' | sort -u); do
+  unit=$(sed -n 's|^0::.*/||p' "/proc/${pid#pid=}/cgroup" 2>/dev/null)
+  echo "unit ${pid#pid=} $unit"
+done
+for way in /sys/class/net/*; do
+  [ -e "$way/tun_flags" ] || grep -qs '^DEVTYPE=wireguard' "$way/uevent" || continue
+  ip -o addr show dev "${way##*/}" | awk '{ print "tunnel", $2, $4 }'
+done
+! command -v wg >/dev/null || wg show all listen-port 2>/dev/null | sed 's/^/wireguard /'
+[ ! -e /sys/class/net/docker0 ] || echo docker
+for f in /etc/sysctl.conf /etc/sysctl.d/*.conf; do
+  ! grep -qsE "$forwarding" "$f" || echo "forwards $f"
+done
+for p in $servers; do
+  ! command -v "$p" >/dev/null || echo "installed $p"
+  for w in /etc/systemd/system/*.target.wants/"$p".service; do
+    [ ! -L "$w" ] || { echo "enabled $p"; break; }
+  done
+done
+for p in netfilter-persistent firewalld shorewall ferm; do
+  ! command -v "$p" >/dev/null || echo "filters $p"
+done
+true  # what was not found is an answer
+"""
+FORWARDING = (
+    r"^[[:space:]]*-?net\.(ipv4\.ip_forward|ipv[46]\.conf\.(all|default)\.forwarding)"
+    r"[[:space:]]*=[[:space:]]*1"
+)
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Who listens, and in which unit; the tunnels; the web servers that are installed, and that
+    start with the machine; what else filters packets; the files that switch forwarding on."""
+
+    listeners: tuple[Listener, ...] = ()
+    units: dict[str, str] = field(default_factory=dict)
+    tunnels: dict[str, list[str]] = field(default_factory=dict)
+    wireguard: dict[str, int] = field(default_factory=dict)
+    web_servers: tuple[str, ...] = ()
+    enabled: tuple[str, ...] = ()
+    filters: tuple[str, ...] = ()
+    forwarding: tuple[str, ...] = ()
+    docker: bool = False
+
+
+class SurroundingsOf(FactBase[Surroundings]):
+    """All of it, read in one command."""
+
+    default = Surroundings
+
+    def command(self, port: int, tls: int) -> StringCommand:
+        words = assign(
+            port=str(port),
+            tls=str(tls),
+            servers=" ".join(WEB_SERVERS),
+            forwarding=FORWARDING,
+        )
+        return StringCommand(words, SHOW)
+
+    def process(self, output: list[str]) -> Surroundings:
+        lines = [line.partition(" ") for line in output]
+
+        def told(word: str) -> list[str]:
+            return [rest for first, _, rest in lines if first == word]
+
+        tunnels: dict[str, list[str]] = {}
+        for name, address in map(str.split, told("tunnel")):
+            tunnels.setdefault(name, []).append(address)
+        units = (line.partition(" ") for line in told("unit"))
+        return Surroundings(
+            listeners=tuple(map(listener, told("socket"))),
+            units={pid: unit for pid, _, unit in units},
+            tunnels=tunnels,
+            wireguard={name: int(port) for name, port in map(str.split, told("wireguard"))},
+            web_servers=tuple(told("installed")),
+            enabled=tuple(name for name in told("enabled") if name in OTHERS),
+            filters=tuple(told("filters")),
+            forwarding=tuple(told("forwards")),
+            docker="docker" in output,
+        )
+
+
+def filter_problems(seen: Surroundings, now: Firewall) -> Iterator[str]:
+    """A sentence for each other firewall, and for packets that are passed on for others, which
+    ufw would stop. What ufw stops already is its owner's wish."""
+    for name in seen.filters:
+        what = "iptables-persistent" if name == "netfilter-persistent" else name
+        yield (
+            f"{what} has a firewall of its own on it, which ufw would take the place of: set "
+            f"firewall = False, or remove {what}"
+        )
+    if now.settings.get("DEFAULT_FORWARD_POLICY", "").upper() == "ACCEPT":
+        yield (
+            "ufw passes packets on for other machines (DEFAULT_FORWARD_POLICY in "
+            "/etc/default/ufw), and our firewall would not: set firewall = False, or that to DROP"
+        )
+    elif seen.forwarding and not seen.docker and now.settings.get("ENABLED") != "yes":
+        yield (
+            f"it passes packets on for other machines ({', '.join(seen.forwarding)}), and the "
+            "firewall would stop them: set firewall = False, or take that line out"
+        )
+
+
+def web_servers_told(seen: Surroundings, settings: Settings) -> Iterator[str]:
+    """Which web servers there are, where that says more than that nginx is alone."""
+    listening = {one.process for one in seen.listeners}
+    others = [name for name in seen.web_servers if name in OTHERS]
+    if others and "nginx" not in seen.web_servers and settings.flower:
+        said = ", ".join(f"{name} ({_is(name in listening)})" for name in others)
+        yield f"its web server is {said}, and nginx will be installed beside it, for Flower"
+
+
+def _is(listening: bool) -> str:
+    return "which runs" if listening else "which does not run"
