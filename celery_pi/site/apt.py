@@ -27,7 +27,7 @@ for p in $packages; do [ -e "${p#*:}" ] || missing="$missing ${p%%:*}"; done
 inode=$(stat -c %i /var/lib/dpkg/lock-frontend 2>/dev/null) || inode=none
 pid=$(awk -v end=":$inode" 'substr($6, length($6) - length(end) + 1) == end { print $5; exit }' \
   /proc/locks)
-[ -z "$pid" ] || echo "holder $(cat "/proc/$pid/comm" 2>/dev/null)"
+[ -z "$pid" ] || echo "busy $(cat "/proc/$pid/comm" 2>/dev/null)"
 LC_ALL=C timeout 120 apt-get -s -q -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= \
   install $missing 2>&1 </dev/null |
   sed -n 's/^Remv \([^ ]*\).*/removes \1/p; s/^E: /error /p'
@@ -71,5 +71,5 @@ def apt_problems(plan: Sequence[str]) -> Iterator[str]:
 def apt_told(plan: Sequence[str]) -> Iterator[str]:
     """A line when somebody else is installing."""
     for line in plan:
-        if line.startswith("holder "):
+        if line.startswith("busy "):
             yield f"{line.partition(' ')[2]} is installing packages; the deploy waits for it"

@@ -72,7 +72,7 @@ CHECK = r"""
 scratch=$(mktemp -d) || exit 1
 trap 'rm -rf "$scratch"' EXIT
 limit() { timeout -k 5 "$patience" "$@"; }
-told() {
+say() {
   [ "$2" != 124 ] || echo "$1 does not end within $patience s"
   sed "s/^/$1 /" "$scratch/said" | tail -n "$most"
 }
@@ -93,11 +93,11 @@ if command -v nginx >/dev/null; then
   check nginx nginx -t -q || {
     copy /etc/nginx
     check nginx unshare --mount sh -c 'mount --bind "$1" /etc/nginx && exec nginx -t -q' \
-      check "$scratch/copy" || told nginx "$status"
+      check "$scratch/copy" || say nginx "$status"
   }
   [ -z "${new-}" ] || [ -s /run/nginx.pid ] || rm -f /run/nginx.pid
 fi
-! command -v apache2ctl >/dev/null || check apache2 apache2ctl configtest || told apache2 "$status"
+! command -v apache2ctl >/dev/null || check apache2 apache2ctl configtest || say apache2 "$status"
 if command -v fail2ban-client >/dev/null; then
   copy /etc/fail2ban
   # What ours says of it: there is no auth.log, without which Debian 12's own would not start.
@@ -106,13 +106,13 @@ if command -v fail2ban-client >/dev/null; then
     limit fail2ban-client -c "$scratch/copy" -d >"$scratch/jails" 2>"$scratch/said" || return
     limit /usr/bin/python3 -I -B -c "$fail2ban" <"$scratch/jails" >"$scratch/said" 2>&1
   }
-  jails </dev/null || told fail2ban "$?"
+  jails </dev/null || say fail2ban "$?"
 fi
 if [ -x /usr/sbin/sshd ]; then
   check sshd /usr/sbin/sshd -t || grep -q 'privilege separation directory' "$scratch/said" ||
-    told sshd "$status"
+    say sshd "$status"
 fi
-! command -v visudo >/dev/null || check sudo visudo -c || told sudo "$status"
+! command -v visudo >/dev/null || check sudo visudo -c || say sudo "$status"
 if command -v logrotate >/dev/null; then
   copy /etc/logrotate.d
   printf '%s' "$candidate" >"$scratch/copy/celery-pi"

@@ -19,20 +19,21 @@ OTHERS = ("apache2", "caddy", "lighttpd")
 # for each another file is read.
 SHOW = r"""
 sockets=$(ss -Hltnup) || exit 1
+# Once: it looks at every process.
 [ -z "$sockets" ] || printf '%s\n' "$sockets" | sed 's/^/socket /'
-for pid in $(ss -Hltnp "sport = :$port or sport = :$tls" | grep -o 'pid=[0-9]*' | sort -u); do
-  unit=$(sed -n 's|^0::.*/||p' "/proc/${pid#pid=}/cgroup" 2>/dev/null)
-  echo "unit ${pid#pid=} $unit"
+of_redis=$(printf '%s\n' "$sockets" | grep -E ":($port|$tls) ")
+for pid in $(printf '%s\n' "$of_redis" | sed -n 's/.*users:(("[^"]*",pid=\([0-9]*\).*/\1/p'); do
+  unit=$(sed -n 's|^0::.*/||p' "/proc/$pid/cgroup" 2>/dev/null)
+  echo "unit $pid $unit"
 done
-for way in /sys/class/net/*; do
-  [ -e "$way/tun_flags" ] || grep -qs '^DEVTYPE=wireguard' "$way/uevent" || continue
+for way in $(grep -ls '^DEVTYPE=wireguard' /sys/class/net/*/uevent) /sys/class/net/*/tun_flags; do
+  [ -e "$way" ] || continue
+  way=${way%/*}
   ip -o addr show dev "${way##*/}" | awk '{ print "tunnel", $2, $4 }'
 done
 ! command -v wg >/dev/null || wg show all listen-port 2>/dev/null | sed 's/^/wireguard /'
 [ ! -e /sys/class/net/docker0 ] || echo docker
-for f in /etc/sysctl.conf /etc/sysctl.d/*.conf; do
-  ! grep -qsE "$forwarding" "$f" || echo "forwards $f"
-done
+grep -lsE "$forwarding" /etc/sysctl.conf /etc/sysctl.d/*.conf | sed 's/^/forwards /'
 for p in $servers; do
   ! command -v "$p" >/dev/null || echo "installed $p"
   for w in /etc/systemd/system/*.target.wants/"$p".service; do
