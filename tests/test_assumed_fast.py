@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from celery_pi.assumed import assumed, undoubted
 from pyinfra.api import DeployError
 
-from celery_pi.assumed import assumed, undoubted
 from celery_pi.settings import Settings
 from tests.fake import run
 from tests.test_preflight_fast import answers, thing

@@ -41,7 +41,8 @@ APT = """
 done
 for word in "$@"; do
   case $word in
-    update) read -r left <{state}/refusals
+    update) cat {state}/fetched
+      read -r left <{state}/refusals
       [ "$left" = 0 ] || { echo $((left - 1)) >{state}/refusals; exit 100; } ;;
     *-*) case $word in -*) ;; *) printf 'install ok installed' >"{state}/$word" ;; esac ;;
   esac
@@ -54,6 +55,7 @@ class Debian:
         self.state = directory / "state"
         (self.state / "updates").mkdir(parents=True)
         (self.state / "refusals").write_text("0\n")
+        (self.state / "fetched").touch()
         self.programs = Programs(directory, monkeypatch)
         self.policy = directory / "policy-rc.d"
         monkeypatch.setattr(module, "POLICY", str(self.policy))
@@ -64,6 +66,7 @@ class Debian:
         self.history = directory / "history.log"
         monkeypatch.setattr(before, "INSTALLED", str(self.record))
         monkeypatch.setattr(before, "HISTORY", str(self.history))
+        monkeypatch.setattr(module, "SAID", str(directory / "run/apt.update"))
         for name, script in (("dpkg-query", DPKG_QUERY), ("dpkg", DPKG), ("apt-get", APT)):
             script = script.replace("{state}", str(self.state)).replace("{asked}", " ".join(ASKED))
             self.programs.add(name, script.replace("{policy}", str(self.policy)))
@@ -185,6 +188,22 @@ def test_lists_that_cannot_be_fetched_fail_the_operation(debian: Debian) -> None
     (debian.state / "refusals").write_text("3\n")
     assert debian.deploy("redis-server").error
     assert [call for call in debian.calls() if not call.startswith("sleep")] == ["update"] * 3
+
+
+DEAD = "Failed to fetch http://dead.example/dists/x/InRelease  Could not connect"
+
+
+@pytest.mark.parametrize("refusals", [0, 3])
+def test_source_that_is_dead_beside_others_is_told_and_keeps_nothing(
+    debian: Debian, refusals: int
+) -> None:
+    (debian.state / "refusals").write_text(f"{refusals}\n")
+    (debian.state / "fetched").write_text(f"Hit:1 http://deb.debian.org x\nE: {DEAD}\nW: {DEAD}\n")
+    done = debian.deploy("redis-server")
+    assert (done.error, done.changed) == ("", [True])
+    assert done.shown.count(f"apt goes on without a source that is dead: {DEAD}") == 1
+    assert debian.calls()[-1] == "install redis-server"
+    assert not (debian.state.parent / "run/apt.update").exists()
 
 
 def test_fact_tells_what_is_missing_in_the_order_asked(debian: Debian) -> None:

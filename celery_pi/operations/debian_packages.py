@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
-from pyinfra import host, state
+from pyinfra import host, logger, state
 from pyinfra.api import FactBase, QuoteString, StringCommand, operation
 
 from celery_pi import before
 from celery_pi.plan import is_planned, will
-from celery_pi.remote import assign
+from celery_pi.remote import assign, read_quietly
 
 # dpkg keeps its unfinished steps in `updates`; until they are done, apt refuses to do anything.
 SHOW = r"""
@@ -41,14 +41,30 @@ REMOVED = r"2>/dev/null | sed -n 's/^Remv \([^ ]*\).*/\1/p'"
 FETCHED = "celery_pi_package_lists"
 PLANNED = "celery_pi_planned_packages"
 
-# Without the lock's time-out, which `update` does not know, another apt makes it fail at once.
-UPDATE = f"for try in 1 2 3; do {APT} update >&2 && break; [ $try -lt 3 ] && sleep 10; done"
+# Without the lock's time-out, which `update` does not know, another apt makes it fail at once. One
+# source that is dead, where others answer, keeps nobody from what those have.
+UPDATE = f"""
+umask 077; mkdir -p "${{said%/*}}"
+for try in 1 2 3; do
+  LC_ALL=C {APT} update >"$said" 2>&1
+  status=$?
+  [ $status != 0 ] && [ $try -lt 3 ] || break
+  sleep 10
+done
+cat "$said" >&2
+[ $status = 0 ] || grep -qE '^(Hit|Get):' "$said"
+"""
+DEAD = r"""
+sed -n 's/^[EW]: \(Failed to fetch .*\|.*does not have a Release file\..*\)/\1/p' "$said" | sort -u
+rm -f "$said"
+"""
 
 # Debian's own means to keep packages from starting their services (deb-systemd-invoke(1p)). It says
 # no only while the lock is held, so one that is left behind by a power cut keeps nothing down; and
 # only to a start, so what runs is restarted when it is upgraded. Somebody else's stays as it is.
 POLICY = "/usr/sbin/policy-rc.d"
 LOCK = "/run/celery-pi/apt.lock"
+SAID = "/run/celery-pi/apt.update"
 MARK = "# Managed by celery-pi, and here while it installs packages."
 SAY_NO = """#!/bin/sh
 {mark}
@@ -111,8 +127,9 @@ def debian_packages(packages: Sequence[str], held: Sequence[str] = ()) -> Genera
         yield StringCommand("DEBIAN_FRONTEND=noninteractive dpkg --configure -a --force-confold")
     if missing:
         if not host.connector_data.get(FETCHED):
-            yield StringCommand(UPDATE)
+            yield StringCommand(assign(said=SAID), UPDATE)
             host.connector_data[FETCHED] = True  # not before it has been run, and well
+            _tell_of_dead_sources()
         names = [QuoteString(name) for name in missing]
         install = StringCommand(APT, "-o Dpkg::Options::=--force-confold install", *names)
         # Without the lock, which a daemon that a package starts would hold on to.
@@ -153,6 +170,12 @@ def _in_the_way(missing: Sequence[str]) -> list[str]:
     names = [QuoteString(name) for name in missing]
     _, output = host.run_shell_command(StringCommand(SIMULATE, *names, REMOVED), _stdin="\n")
     return sorted({line for line in output.stdout_lines if line not in missing})
+
+
+def _tell_of_dead_sources() -> None:
+    if state.is_executing:
+        for line in read_quietly(host, StringCommand(assign(said=SAID), DEAD)).splitlines():
+            host.log(f"apt goes on without a source that is dead: {line}", logger.warning)
 
 
 def _held(units: Sequence[str]) -> StringCommand:
