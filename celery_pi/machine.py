@@ -53,6 +53,9 @@ theirs() {
 }
 [ -n "$root" ] && [ -d "$venv" ] && echo "venv=$(theirs "$venv/pyvenv.cfg" \
   | timeout -s KILL 15 sed -n 's/^version *= *\([0-9][0-9.]*\).*/\1/p')"
+[ -d "$venv" ] || for name in .venv venv env; do
+  [ ! -f "$app/$name/pyvenv.cfg" ] || { echo "other=$name"; break; }
+done
 [ -n "$root" ] && [ -e "$app/.env" ] && echo "export=$(theirs "$app/.env" \
   | timeout -s KILL 15 grep -nE '^[[:space:]]*export[[:space:]]' | cut -d: -f1 | paste -sd' ')"
 unknown=
@@ -153,6 +156,12 @@ def _app_problems(machine: dict[str, str], settings: Settings) -> Iterator[str]:
         yield (
             f"{settings.app_env} has `export` on line {machine['export']}: systemd does not take "
             "such a line, and writes it into the journal, secret and all"
+        )
+    if "other" in machine and "app_venv_dir" not in settings.model_fields_set:
+        yield (
+            f"{settings.app_dir} has an environment, {machine['other']}, and {settings.app_venv} "
+            f'would be a second one: write app_venv_dir = "{machine["other"]}" in '
+            f'group_data/all.py, or "{settings.app_venv_dir}" to have the second'
         )
     if "venv" in machine:
         version = re.match(r"(\d+)\.(\d+)", machine["venv"])

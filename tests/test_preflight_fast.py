@@ -108,6 +108,12 @@ BAD_FACTS: list[tuple[dict[str, str | None], str]] = [
         {"venv": ""},
         "/var/www/observations_nids/venv is no virtual environment: it has no readable pyvenv.cfg",
     ),
+    (
+        {"venv": None, "other": ".venv"},
+        "/var/www/observations_nids has an environment, .venv, and /var/www/observations_nids/venv "
+        'would be a second one: write app_venv_dir = ".venv" in group_data/all.py, or "venv" to '
+        "have the second",
+    ),
     ({"venv": "3.9.2"}, "/var/www/observations_nids/venv has Python 3.9.2, older than 3.11"),
     ({"venv": "2.7"}, "/var/www/observations_nids/venv has Python 2.7, older than 3.11"),
 ]
@@ -358,6 +364,27 @@ def test_machine_looks_at_the_environment_that_is_named(tmp_path: Path) -> None:
         (tmp_path / name / "pyvenv.cfg").write_text(f"version = {version}\n")
     assert facts_of(tmp_path, venv=".venv")["venv"] == "3.13.5"
     assert facts_of(tmp_path)["venv"] == "3.9.2"
+
+
+@pytest.mark.parametrize("name", ["venv", ".venv"])
+def test_who_names_the_environment_is_not_asked_for_another(name: str) -> None:
+    shown = {**GOOD, "other": "env"}
+    assert list(problems(shown, Settings(redis_maxmemory="256mb", app_venv_dir=name))) == []
+
+
+@pytest.mark.parametrize(
+    ("there", "told"),
+    [([], None), (["venv", ".venv"], None), ([".venv"], ".venv"), (["env"], "env")],
+)
+def test_machine_tells_of_an_environment_by_another_name(
+    tmp_path: Path, there: list[str], told: str | None
+) -> None:
+    (tmp_path / "settings/env").mkdir(parents=True)  # of other things
+    for name in there:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "pyvenv.cfg").touch()
+    assert facts_of(tmp_path).get("other") == told
+    assert "other" not in facts_of(tmp_path, venv=there[0] if there else "venv")
 
 
 @pytest.fixture
