@@ -106,7 +106,7 @@ class Client:
         status, text = self.site.ask("/")
         if status != 200:
             raise AssertionError(f"the site does not answer before anything is done: {status}")
-        self._expected = f"200 {text.strip()}"
+        self._expected = _outcome(status, text)
         self._begin(self._ask_again_and_again)
 
     def send(self, task: str, number: int = 1, seconds: float | None = None) -> list[str]:
@@ -133,6 +133,11 @@ class Client:
                 time.sleep(0.2)
         finally:
             self._excused = False
+
+    def since(self, at: float) -> Report:
+        """What has been asked from then until now; of the tasks nothing is known yet."""
+        ticks = sorted((tick for tick in self._ticks if tick.at >= at), key=lambda tick: tick.at)
+        return report(ticks, self._expected, set(), {})
 
     def stop(self) -> Report:
         """Ask no more, wait for the tasks that were sent, and tell."""
@@ -191,7 +196,7 @@ class Client:
             status, text = get(
                 self.site.pi.address, path, tls=scheme == "https", timeout=ANSWER_SECONDS
             )
-            outcome = f"{status} {text.strip()[:80]}"
+            outcome = _outcome(status, text)
         except (OSError, HTTPException, KeyError, VirtualPiError) as error:
             # A machine that is away has no address.
             outcome = f"no answer: {type(error).__name__} {error}"[:120]
@@ -210,6 +215,10 @@ def report(ticks: list[Tick], expected: str, sent: set[str], runs: dict[str, Run
         twice=sorted(task for task, run in runs.items() if run.ended > 1),
         begun_again=sorted(task for task, run in runs.items() if run.begun > run.ended > 0),
     )
+
+
+def _outcome(status: int, text: str) -> str:
+    return f"{status} {' '.join(text.split())[:80]}"
 
 
 def clock(at: float) -> str:

@@ -77,13 +77,13 @@ def asked(
     scheme: str, address: str, port: int, name: str, wanted: list[str]
 ) -> Iterator[tuple[str, int, str]]:
     """Path, status and text of each answer, over one connection as long as it lasts."""
-    connection = connected(scheme, address, port)
+    connection = connected(scheme, address, port, name)
     for path in wanted:
         try:
             answer = got(connection, path, name)
         except (HTTPException, OSError):
             connection.close()
-            connection = connected(scheme, address, port)
+            connection = connected(scheme, address, port, name)
             try:
                 answer = got(connection, path, name)
             except (HTTPException, OSError):
@@ -102,11 +102,23 @@ def got(connection: HTTPConnection, path: str, name: str) -> HTTPResponse:
     return connection.getresponse()
 
 
-def connected(scheme: str, address: str, port: int) -> HTTPConnection:
+def connected(scheme: str, address: str, port: int, name: str) -> HTTPConnection:
     if scheme == "http":
         return HTTPConnection(address, port, timeout=SECONDS)
-    context = ssl._create_unverified_context()
-    return HTTPSConnection(address, port, timeout=SECONDS, context=context)
+    return Named(address, port, name)
+
+
+class Named(HTTPSConnection):
+    """TLS with the server of that name at an address, or with the one that is there for none."""
+
+    def __init__(self, address: str, port: int, name: str) -> None:
+        super().__init__(address, port, timeout=SECONDS)
+        self._name = None if not name or ":" in name or name == address else name
+
+    def connect(self) -> None:
+        HTTPConnection.connect(self)
+        context = ssl._create_unverified_context()
+        self.sock = context.wrap_socket(self.sock, server_hostname=self._name)
 
 
 def listens(address: str, port: int) -> bool:
