@@ -40,6 +40,7 @@ REMOVED = r"2>/dev/null | sed -n 's/^Remv \([^ ]*\).*/\1/p'"
 
 FETCHED = "celery_pi_package_lists"
 PLANNED = "celery_pi_planned_packages"
+RECORDING = "celery_pi_begins_record_of_packages"
 
 # Without the lock's time-out, which `update` does not know, another apt makes it fail at once. One
 # source that is dead, where others answer, keeps nobody from what those have.
@@ -122,6 +123,7 @@ def debian_packages(packages: Sequence[str], held: Sequence[str] = ()) -> Genera
     """
     now = host.get_fact(DebianPackages, packages=list(packages))
     missing = _not_planned(now.missing)
+    unrecorded = now.unrecorded and _is_first()
     _tell(now, missing)
     if now.interrupted:
         yield StringCommand("DEBIAN_FRONTEND=noninteractive dpkg --configure -a --force-confold")
@@ -135,9 +137,9 @@ def debian_packages(packages: Sequence[str], held: Sequence[str] = ()) -> Genera
         # Without the lock, which a daemon that a package starts would hold on to.
         noted = StringCommand(_noted(missing), "|| exit 1;")
         yield StringCommand(noted, *((_held(held), install, "9>&-") if held else (install,)))
-    elif now.unrecorded:
+    elif unrecorded:
         yield _noted(())
-    if not now.interrupted and not missing and not now.unrecorded:
+    if not now.interrupted and not missing and not unrecorded:
         host.noop("all packages are installed")
 
 
@@ -182,6 +184,12 @@ def _held(units: Sequence[str]) -> StringCommand:
     text = SAY_NO.replace("{mark}", MARK).replace("{lock}", LOCK)
     text = text.replace("{held}", " ".join(unit.removesuffix(".service") for unit in units))
     return StringCommand(assign(policy=POLICY, lock=LOCK, mark=MARK, text=text), HOLD)
+
+
+def _is_first() -> bool:
+    """Whether no operation before this one is going to begin the record."""
+    is_first = host.connector_data.setdefault(RECORDING, host.current_op_hash)
+    return state.is_executing or is_first == host.current_op_hash
 
 
 def _not_planned(missing: Sequence[str]) -> list[str]:

@@ -123,6 +123,7 @@ if command -v logrotate >/dev/null; then
   sed -n "s|$scratch/copy|/etc/logrotate.d|g; s/^error: /logrotate /p" "$scratch/all" |
     awk '!said[$0]++' | head -n "$most"
   for f in /etc/logrotate.conf /etc/logrotate.d/*; do
+    case " $aside " in *" $f "*) continue ;; esac
     [ "$f" = "$rotation" ] || [ ! -f "$f" ] || sed -n "s|^\([^#{]*/[^#{]*\){.*|names $f \1|p
       s|^[[:space:]]*\(/[^#{]*\)\$|names $f \1|p" "$f"
   done
