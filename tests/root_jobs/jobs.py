@@ -59,8 +59,9 @@ JOBS: dict[str, list[Job] | str] = {
         Job("celery-pi doctor", among=BOTH, users=("www-data",)),
         Job("celery-pi doctor --fix", limit=90, among=BOTH, users=("www-data",)),
     ],
+    # It waits while systemd tries to start Redis, three times, and once more when it goes back.
     "command restore": [
-        Job(f"celery-pi restore --yes {ARCHIVE}", limit=90, among=BOTH, users=("redis",))
+        Job(f"celery-pi restore --yes {ARCHIVE}", limit=300, among=BOTH, users=("redis",))
     ],
     # It waits until the worker is back.
     "command maintenance": [
