@@ -1,0 +1,144 @@
+"""The way back: what becomes of `.env`, files, units and Python packages."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from celery_pi.operations.env_file import with_variables
+from tests.library import LIBRARY
+
+pytestmark = pytest.mark.fast
+
+OURS = {
+    "CELERY_BROKER_URL": "redis://celery:new@127.0.0.1:6379/0",
+    "CELERY__BROKER_URL": "redis://celery:new@127.0.0.1:6379/0",
+    "CELERY_KEY_PREFIX": "",
+}
+
+
+@pytest.fixture
+def leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The program, with a machine of its own."""
+    monkeypatch.syspath_prepend(LIBRARY)
+    monkeypatch.delitem(sys.modules, "celery_pi.on_the_pi.leave", raising=False)
+    module = importlib.import_module("celery_pi.on_the_pi.leave")
+    monkeypatch.setattr(module, "STATE", tmp_path / "state")
+    monkeypatch.setattr(module, "BEFORE", tmp_path / "state/before")
+    monkeypatch.setattr(module, "UNITS", tmp_path / "units")
+    monkeypatch.setattr(module, "NAMED", ())
+    for name in ("state/before", "units"):
+        (tmp_path / name).mkdir(parents=True)
+    return module
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        b"",
+        b"A=1\n",
+        b"A=1",
+        b"A=1\r\nCELERY_BROKER_URL=old\r\n",
+        b"CELERY__BROKER_URL=old # mine\nA=1\n",
+        b"# Celery\nexport CELERY_BROKER_URL='o l d'\nB=2\nCELERY_BROKER_URL=twice\n",
+        b"A=1\nCELERY_KEY_PREFIX=birds:",
+    ],
+)
+def test_lines_of_before_are_there_again_byte_for_byte(leave: Any, before: bytes) -> None:
+    after = with_variables(before, OURS)
+    assert after != before
+    if b"twice" in before:  # of two lines that set the same, both come back where one was
+        assert sorted(leave.earlier_text(after, before)) == sorted(before)
+    else:
+        assert leave.earlier_text(after, before) == before
+
+
+def test_what_the_owner_has_written_since_stays(leave: Any) -> None:
+    before = b"A=1\nCELERY_BROKER_URL=old\n"
+    now = with_variables(before, OURS).replace(b"A=1", b"A=2") + b"C=3\n"
+    assert leave.earlier_text(now, before) == b"A=2\nCELERY_BROKER_URL=old\nC=3\n"
+
+
+def test_a_file_that_was_not_there_keeps_what_others_have_put_into_it(leave: Any) -> None:
+    assert leave.earlier_text(with_variables(b"", OURS) + b"SECRET=1\n", b"") == b"SECRET=1\n"
+
+
+def note(leave: Any, *paths: Path) -> None:
+    (leave.BEFORE / "ours").write_text("".join(f"{path}\n" for path in paths))
+
+
+def test_what_somebody_has_put_in_the_place_of_ours_stays(leave: Any, tmp_path: Path) -> None:
+    ours, theirs, gone = (tmp_path / f"{name}.conf" for name in ("ours", "theirs", "gone"))
+    ours.write_text("# Managed by celery-pi.\n")
+    theirs.write_text("# my own by now\n")
+    note(leave, ours, theirs, gone)
+    assert leave.made() == [ours]
+
+
+def test_what_was_there_before_is_put_back_and_not_removed(leave: Any, tmp_path: Path) -> None:
+    path = tmp_path / "jail.local"
+    path.write_text("# Managed by celery-pi.\n")
+    copy = Path(f"{leave.BEFORE}/files{path}")
+    copy.parent.mkdir(parents=True)
+    copy.write_text("the owner's")
+    copy.chmod(0o640)
+    note(leave, path)
+    assert leave.kept() == [path]
+    assert leave.made() == []
+    leave.put_back(path)
+    assert path.read_text() == "the owner's"
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_who_gives_work_stops_first_and_the_worker_last(leave: Any) -> None:
+    names = (
+        "celery-worker.service",
+        "celery-beat.service",
+        "celery-pi-backup.timer",
+        "other.service",
+    )
+    for name in names:
+        (leave.UNITS / name).write_text("# Managed by celery-pi.\n")
+    (leave.UNITS / "other.service").write_text("[Unit]\n")
+    note(leave, *(leave.UNITS / name for name in names))
+    units = leave.our_units()
+    assert units[-1] == "celery-worker.service"
+    assert set(units) == {*names} - {"other.service"}
+
+
+def test_python_packages_of_before(leave: Any, tmp_path: Path) -> None:
+    venv = tmp_path / "venv"
+    packages = venv / "lib/python3.13/site-packages"
+    packages.mkdir(parents=True)
+    (venv / "bin").mkdir()
+    (venv / "bin/python").touch()
+    for name in ("celery-5.5.3", "django_celery_results-2.6.0", "flower-2.0.0"):
+        (packages / f"{name}.dist-info").mkdir()
+    listed = tmp_path / "listed"
+    listed.write_text(f"{venv}\ncelery==5.6.0\ndjango-celery-results==2.6.0\n")
+    assert leave.python_changes(listed) == (str(venv), ["-flower", "celery==5.6.0"])
+
+
+def test_units_that_ran_before(leave: Any) -> None:
+    (leave.BEFORE / "units").write_text(
+        "celery.service enabled active\nold.service disabled inactive\nlink.service linked active\n"
+    )
+    assert leave.earlier_units() == [
+        ("celery.service", True, True),
+        ("old.service", False, False),
+        ("link.service", False, True),
+    ]
+
+
+def test_machine_without_celery_pi_is_left_alone(
+    leave: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(leave, "STATE", tmp_path / "no")
+    monkeypatch.setattr(leave, "LIBRARY", tmp_path / "no")
+    monkeypatch.setattr(sys, "argv", ["leave", "--yes"])
+    assert leave.main() == 0
+    assert capsys.readouterr().out == ""
