@@ -150,10 +150,11 @@ def _check(path: str) -> str:
 def _remove(files: Sequence[str] = ()) -> None:
     """Take away our server block and these files, unless nginx could not start without them."""
     ours = [SERVER, *files]
-    without = f"{CHECK.path} --without {' '.join(ours)}"
+    # It goes last: only a whole removal lacks it. An nginx that somebody has removed needs nothing.
+    without = f"[ ! -e {CHECK.path} ] || {CHECK.path} --without {' '.join(ours)}"
     absent_units(
         name="Remove",
         units=[WATCH, RELOAD],
         files=[SERVER, CERTIFICATE.path, NAMES, SELF_SIGNED, *files],
-        check=f"[ ! -e {CHECK.path} ] || {without}",  # it goes last: only a whole removal lacks it
+        check=without if host.get_fact(NginxFound).installed else "true",
     )

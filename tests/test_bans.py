@@ -335,12 +335,42 @@ def test_switched_off_nothing_of_it_is_left_and_it_comes_back(pi: VirtualPi) -> 
     assert len(before) > 8
     assert deploy(pi, bans=False).changed == {
         *("Bans | Remove", "Bans | Run without them", "Command | Install celery-pi"),
+        "Firewall | Close all ports but the declared",  # which limits ssh instead
     }
     assert installed(pi) == set()
     assert "celery-pi" not in pi.run("fail2ban-client", "status").stdout
     assert deploy(pi, bans=False).changed == set()
     assert deploy(pi).status == 0
     assert installed(pi) == before
+
+
+OWNERS = "/etc/fail2ban/jail.local"
+HIS = "[DEFAULT]\nbantime = 3600\nignoreip = 192.0.2.0/24\n\n[sshd]\nmaxretry = 3\n"
+
+
+def of_jail(pi: VirtualPi, jail: str, what: str) -> str:
+    """What fail2ban itself goes by."""
+    return pi.run("fail2ban-client", "get", jail, what).stdout.strip()
+
+
+def test_what_the_owner_has_said_of_ssh_holds_with_our_bans_and_without(pi: VirtualPi) -> None:
+    """The other jail, which is ours, is the control: it has our times."""
+    assert of_jail(pi, "sshd", "bantime") == "600"
+    pi.run("sh", "-c", f"cat >{OWNERS}", input=HIS.encode())
+    try:
+        assert deploy(pi).changed == {"Bans | Configure", "Bans | Run"}
+        assert deploy(pi).changed == set()
+        asked = ("bantime", "maxretry", "findtime")
+        assert [of_jail(pi, "sshd", what) for what in asked] == ["3600", "3", "600"]
+        assert [of_jail(pi, "celery-pi-redis", what) for what in asked] == ["600", "5", "600"]
+        assert "192.0.2.0/24" in of_jail(pi, "sshd", "ignoreip")
+        assert deploy(pi, bans=False).status == 0
+        assert of_jail(pi, "sshd", "bantime") == "3600"
+        assert of_jail(pi, "sshd", "maxretry") == "3"
+    finally:
+        pi.run("rm", OWNERS)
+        assert deploy(pi).status == 0
+    assert of_jail(pi, "sshd", "bantime") == "600"
 
 
 def installed(pi: VirtualPi) -> set[str]:

@@ -78,8 +78,9 @@ def print_of(pi: VirtualPi, path: str) -> str:
 
 
 def test_owners_server_block_takes_flower_in_and_outlives_it(site: VirtualPi) -> None:
-    assert deploy(site, nginx_server=False).status == 0
+    # Before: an nginx of ours that shows no site of his is stopped.
     theirs(site, "nids.example")
+    assert deploy(site, nginx_server=False).status == 0
     before = fingerprint(site)[THEIRS]
     style = "/flower/static/css/flower.css"
     for path, who, status in (
