@@ -16,6 +16,7 @@ from pyinfra.api import StringCommand, operation
 
 from celery_pi import plan
 from celery_pi.firewall_rules import Opening
+from celery_pi.operations import service as service_module
 from celery_pi.operations.config_files import ConfigFile, config_files
 from celery_pi.operations.debian_packages import debian_packages
 from celery_pi.operations.env_file import changed_names, env_file
@@ -257,9 +258,7 @@ def test_unit_that_no_deploy_has_started_is_the_owners(
     told: str,
 ) -> None:
     """An empty record is one of a unit that a rollback has to start again."""
-    from celery_pi.operations import service as module
-
-    monkeypatch.setattr(module, "RECORDS", str(tmp_path))
+    monkeypatch.setattr(service_module, "RECORDS", str(tmp_path))
     state = f"ActiveState={active}\nUnitFileState=enabled\nNeedDaemonReload=no\nJob=0"
     Programs(tmp_path, monkeypatch).add("systemctl", f"printf '{state}\\n'")
     conf = tmp_path / "conf"
@@ -268,6 +267,24 @@ def test_unit_that_no_deploy_has_started_is_the_owners(
         (tmp_path / "x.service").write_text(record)
     done = shown(lambda: service(name="Run", unit="x.service", watch=[str(conf)], ours=ours))
     assert " ".join(" ".join(lines_of(done)).split()).startswith(told.format(conf=conf))
+
+
+@pytest.mark.parametrize(
+    ("enabled", "reload", "told"),
+    [
+        ("disabled", "no", "Would change: x.service (runs on, and starts with the machine)"),
+        ("enabled", "yes", "Would change: x.service (runs on, by the settings that systemd reads"),
+    ],
+)
+def test_unit_that_runs_on_is_not_said_to_be_restarted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, enabled: str, reload: str, told: str
+) -> None:
+    monkeypatch.setattr(service_module, "RECORDS", str(tmp_path))
+    state = f"ActiveState=active\nUnitFileState={enabled}\nNeedDaemonReload={reload}\nJob=0"
+    Programs(tmp_path, monkeypatch).add("systemctl", f"printf '{state}\n'")
+    (tmp_path / "x.service").touch()
+    done = shown(lambda: service(name="Run", unit="x.service", watch=["/nowhere"]))
+    assert " ".join(lines_of(done)).startswith(told)
 
 
 def test_package_that_apt_would_take_away_is_named(

@@ -175,10 +175,12 @@ def service(
             RESTART,
         )
         return
-    if not running.enabled:
-        yield StringCommand("systemctl enable --quiet", QuoteString(unit))
     changing = running.needs_reload or any(is_announced(host, path) for path in limits)
+    if not running.enabled:
+        will(host, "change", unit, "runs on, and starts with the machine")
+        yield StringCommand("systemctl enable --quiet", QuoteString(unit))
     if changing:
+        will(host, "change", unit, "runs on, by the settings that systemd reads anew")
         yield StringCommand("systemctl daemon-reload")
     if running.enabled and not changing:
         host.noop(f"{unit} runs what is on the disk")
