@@ -57,7 +57,8 @@ def preflight(host: Host) -> Settings:
             nginx = host.get_fact(nginx_found.NginxFound)
             if is_one_of_ours(machine):
                 aside = [each.name for each in theirs if each.what == "logrotate"]
-                site = look(host, assumed, doubtful, aside)
+                is_inside = machine["container"] != "none"
+                site = look(host, assumed, is_container=is_inside, doubtful=doubtful, aside=aside)
             for of_a_kind in (
                 partial(problems, machine),
                 partial(handmade.problems, theirs),

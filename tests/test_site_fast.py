@@ -24,7 +24,12 @@ from celery_pi.site.listeners import (
     web_problems,
 )
 from celery_pi.site.redis_clients import Client, RedisUsers, Users, users_told
-from celery_pi.site.surroundings import Surroundings, SurroundingsOf, filter_problems
+from celery_pi.site.surroundings import (
+    Surroundings,
+    SurroundingsOf,
+    filter_problems,
+    ground_problems,
+)
 from tests.fake import Programs, sh
 
 pytestmark = pytest.mark.fast
@@ -65,6 +70,20 @@ REDIS = Listener("tcp", "127.0.0.1", 6379, "redis-server", "9")
 )
 def test_line_of_ss_is_a_listener(line: str, found: Listener) -> None:
     assert listener(line) == found
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        'name",pid=7,fd=3))',
+        "tcp LISTEN",
+        "tcp LISTEN 0 5 nowhere:80 0.0.0.0:*",
+        "tcp LISTEN 0 5 127.0.0.1:x 0.0.0.0:*",
+    ],
+)
+def test_line_that_a_process_has_made_by_its_name_is_none(line: str) -> None:
+    assert listener(line) is None
 
 
 @pytest.mark.parametrize(
@@ -232,6 +251,8 @@ def test_surroundings_are_read_from_what_the_machine_prints() -> None:
             "enabled apache2",
             "enabled nginx",
             "filters firewalld",
+            "root ext2/ext3",
+            "no-modules",
         ]
     )
     assert seen == Surroundings(
@@ -244,7 +265,26 @@ def test_surroundings_are_read_from_what_the_machine_prints() -> None:
         filters=("firewalld",),
         forwarding=("/etc/sysctl.conf",),
         docker=True,
+        root="ext2/ext3",
+        has_modules=False,
     )
+
+
+@pytest.mark.parametrize(
+    ("seen", "settings", "said"),
+    [
+        (Surroundings(root="ext2/ext3"), {}, []),
+        (Surroundings(root="overlayfs"), {}, ["its root is an overlay"]),
+        (Surroundings(has_modules=False), {}, ["its kernel has been replaced"]),
+        (Surroundings(has_modules=False), {"firewall": False}, []),
+    ],
+)
+def test_ground_that_would_not_hold_is_refused_and_a_containers_is_its_hosts(
+    seen: Surroundings, settings: dict[str, Any], said: list[str]
+) -> None:
+    found = list(ground_problems(seen, Settings(**settings), is_container=False))
+    assert [sentence[: len(words)] for sentence, words in zip(found, said, strict=True)] == said
+    assert not list(ground_problems(seen, Settings(**settings), is_container=True))
 
 
 # -- apt

@@ -122,10 +122,10 @@ if command -v logrotate >/dev/null; then
   limit logrotate -d "$scratch/conf" >"$scratch/all" 2>&1 </dev/null
   sed -n "s|$scratch/copy|/etc/logrotate.d|g; s/^error: /logrotate /p" "$scratch/all" |
     awk '!said[$0]++' | head -n "$most"
-  for f in /etc/logrotate.conf /etc/logrotate.d/*; do
-    case " $aside " in *" $f "*) continue ;; esac
-    [ "$f" = "$rotation" ] || [ ! -f "$f" ] || sed -n "s|^\([^#{]*/[^#{]*\){.*|names $f \1|p
-      s|^[[:space:]]*\(/[^#{]*\)\$|names $f \1|p" "$f"
+  for f in "$scratch/conf" "$scratch/copy"/*; do
+    case $f in */conf) file=/etc/logrotate.conf ;; *) file=/etc/logrotate.d/${f##*/} ;; esac
+    [ "$file" = "$rotation" ] || [ ! -f "$f" ] || sed -n "s|^\([^#{]*/[^#{]*\){.*|names $file \1|p
+      s|^[[:space:]]*\(/[^#{]*\)\$|names $file \1|p" "$f"
   done
 fi
 echo checked

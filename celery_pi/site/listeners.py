@@ -16,6 +16,10 @@ REDIS = "redis-server"
 REDIS_UNIT = "redis-server.service"
 FREE = range(6390, 6490)  # ports that are proposed for Redis
 HIGHEST = 65536
+# What a line begins with; a process whose name has a line break, which it may give itself, makes
+# lines that are none.
+SOCKET = re.compile(r"(tcp|udp) +[A-Z]+ +[0-9]+ +[0-9]+ +([^ ]+):([0-9]+) +[^ ]+:[*0-9]+(?: |$)")
+ADDRESS = re.compile(r"[0-9A-Fa-f:.*]+(?:%[^ ]+)?")
 USER = re.compile(r'\(\("([^"]*)",pid=([0-9]+)')
 
 # Clients of what ufw lets in by itself (DHCP, mDNS, time), whose sockets look like a server's; and
@@ -49,13 +53,15 @@ class Listener(NamedTuple):
         return f"{self.port}/{self.protocol}"
 
 
-def listener(line: str) -> Listener:
+def listener(line: str) -> Listener | None:
     """What a line of `ss -Hltnup` stands for."""
-    protocol, _, _, _, local, *_ = line.split()
-    address, _, port = local.rpartition(":")
+    socket = SOCKET.match(line)
+    address = socket[2].replace("[", "").replace("]", "") if socket else ""
+    if not socket or not ADDRESS.fullmatch(address):
+        return None
     user = USER.search(line)
     process, pid = user.groups() if user else ("", "")
-    return Listener(protocol, address.replace("[", "").replace("]", ""), int(port), process, pid)
+    return Listener(socket[1], address, int(socket[3]), process, pid)
 
 
 def _is_loopback(address: str) -> bool:

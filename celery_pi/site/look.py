@@ -29,6 +29,7 @@ from celery_pi.site.surroundings import (
     Surroundings,
     SurroundingsOf,
     filter_problems,
+    ground_problems,
     web_servers_told,
 )
 
@@ -40,7 +41,12 @@ TO_NOTE = "celery_pi_site_to_note"
 
 
 def look(
-    host: Host, settings: Settings, doubtful: Collection[str] = (), aside: Sequence[str] = ()
+    host: Host,
+    settings: Settings,
+    *,
+    is_container: bool = False,
+    doubtful: Collection[str] = (),
+    aside: Sequence[str] = (),
 ) -> Findings:
     """What of the site a deploy with these settings could harm.
 
@@ -54,6 +60,7 @@ def look(
     checked = checks_found(checks, settings)
     walled = _firewall(host, seen, settings) if settings.firewall else Findings([], [])
     problems = [
+        *ground_problems(seen, settings, is_container),
         *redis_problems(seen.listeners, seen.units, settings),
         *web_problems(seen.listeners, seen.enabled, settings),
         *walled.problems,

@@ -43,7 +43,8 @@ done
 for p in netfilter-persistent firewalld shorewall ferm; do
   ! command -v "$p" >/dev/null || echo "filters $p"
 done
-true  # what was not found is an answer
+echo "root $(stat -f -c %T /)"
+[ ! -e /proc/modules ] || [ -d "/lib/modules/$(uname -r)" ] || echo no-modules
 """
 FORWARDING = (
     r"^[[:space:]]*-?net\.(ipv4\.ip_forward|ipv[46]\.conf\.(all|default)\.forwarding)"
@@ -65,6 +66,10 @@ class Surroundings:
     filters: tuple[str, ...] = ()
     forwarding: tuple[str, ...] = ()
     docker: bool = False
+    root: str = ""
+    """The kind of its file system."""
+    has_modules: bool = True
+    """Whether the kernel that runs finds its modules, if it has any."""
 
 
 class SurroundingsOf(FactBase[Surroundings]):
@@ -92,7 +97,7 @@ class SurroundingsOf(FactBase[Surroundings]):
             tunnels.setdefault(name, []).append(address)
         units = (line.partition(" ") for line in told("unit"))
         return Surroundings(
-            listeners=tuple(map(listener, told("socket"))),
+            listeners=tuple(filter(None, map(listener, told("socket")))),
             units={pid: unit for pid, _, unit in units},
             tunnels=tunnels,
             wireguard={name: int(port) for name, port in map(str.split, told("wireguard"))},
@@ -101,6 +106,25 @@ class SurroundingsOf(FactBase[Surroundings]):
             filters=tuple(told("filters")),
             forwarding=tuple(told("forwards")),
             docker="docker" in output,
+            root="".join(told("root")),
+            has_modules="no-modules" not in output,
+        )
+
+
+def ground_problems(seen: Surroundings, settings: Settings, is_container: bool) -> Iterator[str]:
+    """A sentence for each thing that would be gone, or fail, for what the machine stands on. Of a
+    container both are its host's."""
+    if is_container:
+        return
+    if seen.root.startswith("overlay"):
+        yield (
+            "its root is an overlay, so all would be gone with the next start: switch it off "
+            "(raspi-config: Performance, Overlay File System) and restart it first"
+        )
+    if settings.firewall and not seen.has_modules:
+        yield (
+            "its kernel has been replaced by an upgrade, and the firewall needs modules that are "
+            "gone with the old one: restart it first, or set firewall = False"
         )
 
 
