@@ -158,7 +158,7 @@ def will_write(host: Host, path: str, is_new: bool) -> bool:
     if not host.state.is_executing:
         if own:
             plan.counted.add(path)
-        else:
+        elif path not in plan.items.get("replace", {}):
             plan.add("change", Item(path, "", theirs=False))
         plan.told.add(host.current_op_hash)
     return own and plan.is_begun and not is_full()

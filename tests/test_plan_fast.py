@@ -174,7 +174,7 @@ def test_what_is_told_while_it_is_done_is_no_plan() -> None:
 
 
 def test_diffs_come_behind_the_lines_and_new_files_of_ours_are_only_counted(tmp_path: Path) -> None:
-    (tmp_path / "there").write_text("old words\n")
+    (tmp_path / "there").write_text("# Managed by celery-pi: old words\n")
     files = [
         ConfigFile(f"{tmp_path}/{name}", f"{name} words\n", user=ME, group=ME)
         for name in ("new", "there", "newer")
@@ -311,7 +311,7 @@ def test_ports_are_opened_and_closed_in_words() -> None:
         answers=nothing,
     )
     assert lines_of(done)[:2] == [
-        "Would open:  22/tcp (ssh, six tries in 30 s), 80/tcp, 9100/tcp from 192.168.1.0/24",
+        "Would open:  22/tcp, 80/tcp, 9100/tcp from 192.168.1.0/24",
         "Would close: every other port",
     ]
 
@@ -377,9 +377,9 @@ refuse(name="Refuse")
 
 
 def test_deploy_file_that_does_not_show_its_plan_has_it_shown_at_the_end(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("old")
+    (tmp_path / "file").write_text("old")  # no word says that it is ours
     done = pyinfra(tmp_path, DEPLOY, "--dry", "--diff")
     assert done.returncode == 0
     assert "As far as it was planned:" in done.stderr
-    assert f"Would change: {tmp_path}/file" in done.stderr
+    assert f"Would replace: {tmp_path}/file (yours:" in " ".join(done.stderr.split())
     assert "- old" in done.stderr
