@@ -106,7 +106,8 @@ def made() -> list[Path]:
     declared = (line.split("\t")[0] for line in lines(STATE / "declared"))
     named = (path for pattern in NAMED for path in Path("/").glob(pattern))
     noted = {*map(Path, (*lines(BEFORE / "ours"), *declared)), *named}
-    return sorted(path for path in noted - set(kept()) if is_there(path) and is_ours(path))
+    found = (path for path in noted - set(kept()) if path.name != ".env")  # the app's, to the end
+    return sorted(path for path in found if is_there(path) and is_ours(path))
 
 
 def is_there(path: Path) -> bool:
@@ -334,7 +335,8 @@ def put_back(path: Path) -> None:
 def remove(paths: list[Path]) -> None:
     for path in paths:
         if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
+            who = privileges.owner(str(path))  # an environment lies where the app may write
+            privileges.run(who, ("/usr/bin/rm", "-rf", "--", str(path)), timeout=PATIENCE)
         else:
             path.unlink(missing_ok=True)
     for parent in sorted({path.parent for path in paths}, reverse=True):
