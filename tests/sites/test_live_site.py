@@ -33,6 +33,11 @@ OWNERS = {
     "backup_mariadb": "observations_nids",
 }
 TRIES = 2
+# Whatever runs for the site, or is the owner's own.
+SITES = (
+    *("apache2.service", "mariadb.service", "redis-server.service"),
+    *("celery-worker.service", "celery-beat.service", "celery-flower.service"),
+)
 # The guide's, whose work is done by ours; each may be gone or changed once it has been replaced.
 REPLACED = (
     "/etc/systemd/system/celery-worker.service",
@@ -162,13 +167,23 @@ def test_with_what_its_sentences_ask_for_it_ends_well_in_two_tries_and_nobody_no
             told = deploy(course.site.pi, **course.settings)
             if told.status == 0:
                 break
-            assert "is left as it was" in told.output, told.output
-            assert compare(before, take(course.site.pi)) == []
+            goes_on_as_before(before, take(course.site.pi), told)
             give(course, told)
 
     assert told.status == 0, told.output
     course.is_deployed = True
     wait_for("all end once", lambda: ended_once(course), 120)
+
+
+def goes_on_as_before(before: Picture, now: Picture, told: Outcome) -> None:
+    """After a try that did not end well: refused, nothing is changed; cut off before the first
+    thing that the site can feel, what runs is what ran, with the `.env` of before."""
+    if "is left as it was" in told.output:
+        assert compare(before, now) == []
+    assert now["file"][f"{APP}/.env"] == before["file"][f"{APP}/.env"], told.output
+    ran = {name: pid for name, pid in before["process"].items() if name in SITES}
+    assert len(ran) == len(SITES)
+    assert {name: now["process"].get(name) for name in SITES} == ran, told.output
 
 
 def begun(course: Course) -> int:
