@@ -55,6 +55,9 @@ AFTER_LEAVING = (
     Allowed(r"file /var/lib/apt(/.*)?", "apt's, of what there is and what was installed"),
     Allowed(r"file /etc/(passwd|group|shadow|gshadow|subuid|subgid)-?", "numbers of users"),
     Allowed(r"file /etc/ld\.so\.cache", "ldconfig's, of what is installed"),
+    Allowed(
+        r"file /var/lib/ucf/(hashfile|registry)(\.[0-9])?", "ucf's account of what it has seen"
+    ),
     Allowed(r"file /var/lib/systemd/deb-systemd-helper.*", "Debian's own account"),
 )
 
