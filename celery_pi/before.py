@@ -74,6 +74,10 @@ note_installed() (
   set -e
   umask 022; mkdir -p "${installed%/*/*}"
   umask 077; mkdir -p "${installed%/*}"
+  # All that was there, so that what comes along with ours is known from what was here.
+  [ -e "$installed" ] ||
+    dpkg-query -W -f '${db:Status-Status} ${Package}\n' |
+    sed -n 's/^installed //p' >"${installed%/*}/packages"
   {
     installed_by_us
     for p in $new; do

@@ -356,8 +356,10 @@ def test_other_databases_and_strangers_are_told_by_name() -> None:
     )
     assert "redis_app_keys" in database
     assert strangers.startswith(
-        "Redis will be closed to 192.168.1.7:4000 (desk), node-red of nodered (nodered.service), "
+        "192.168.1.7:4000 (desk), node-red of nodered (nodered.service) is connected to Redis "
     )
+    _, strangers = users_told(users, Settings(), ["nodered.service"])  # one of the site's
+    assert strangers.startswith("192.168.1.7:4000 (desk) is connected to Redis ")
 
 
 @pytest.mark.parametrize(

@@ -406,16 +406,27 @@ def pip(venv: str, changes: list[str]) -> None:
 def purge() -> None:
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_SUSPEND": "yes"}
     apt = ("apt-get", "-q", "-y", "-o", "DPkg::Lock::Timeout=300")
-    kept = orphans()
-    run(*apt, "purge", *installed(), timeout=PATIENCE, env=environment)
-    if came_with := sorted(orphans() - kept):
-        run(*apt, "purge", *came_with, timeout=PATIENCE, env=environment)
+    gone = [*installed(), *came_along(installed())]
+    run(*apt, "purge", *gone, timeout=PATIENCE, env=environment)
+    # One whose unit was running without being stopped by its package.
+    listed = run("systemctl", "list-units", "--plain", "--no-legend", "--state=running")
+    for line in listed.splitlines():
+        unit, loaded, *_ = line.split()
+        if loaded == "not-found":
+            run("systemctl", "stop", unit, check=False)
 
 
-def orphans() -> set[str]:
-    """Packages that came with others which are gone."""
-    shown = run("apt-get", "-s", "autoremove", check=False)
-    return {line.split()[1] for line in shown.splitlines() if line.startswith("Remv ")}
+def came_along(ours: list[str]) -> list[str]:
+    """Packages that were not there before us, that nobody has asked for, and without which nothing
+    else would have to go."""
+    before = set(lines(BEFORE / "packages"))
+    if not before:
+        return []
+    automatic = run("apt-mark", "showauto").split()
+    found = [name for name in automatic if name not in before and name not in ours]
+    shown = run("apt-get", "-s", "purge", *ours, *found, check=False).splitlines()
+    taken = {line.split()[1] for line in shown if line.startswith(("Purg ", "Remv "))}
+    return found if taken <= {*ours, *found} else []
 
 
 def forget() -> None:

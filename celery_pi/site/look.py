@@ -32,6 +32,7 @@ from celery_pi.site.surroundings import (
     ground_problems,
     web_servers_told,
 )
+from celery_pi.site_units import SiteUnits
 
 if TYPE_CHECKING:
     from pyinfra.api.host import Host
@@ -56,6 +57,7 @@ def look(
     seen = host.get_fact(SurroundingsOf, port=settings.redis_port, tls=settings.redis_tls_port)
     plan = host.get_fact(AptPlan, packages=wanted(settings))
     users = host.get_fact(RedisUsers, app=settings.app_dir)
+    site_units: list[str] = host.get_fact(SiteUnits, app=settings.app_dir)
     checks = host.get_fact(OwnersChecks, candidate=rotation(settings), aside=list(aside))
     checked = checks_found(checks, settings)
     walled = _firewall(host, seen, settings) if settings.firewall else Findings([], [])
@@ -73,7 +75,7 @@ def look(
         *walled.told,
         *apt_told(plan),
         *checked.told,
-        *users_told(users, settings),
+        *users_told(users, settings, settings.app_units or site_units),
     ]
     is_good = not (checked.problems or checked.told)
     host.connector_data[TO_NOTE] = (noted(settings), checks.good) if is_good else None

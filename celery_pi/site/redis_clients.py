@@ -1,8 +1,8 @@
-"""Who uses Redis before our first deploy, which closes it to all but the app and its services."""
+"""Who uses Redis before our first deploy: as whom they do stays open while anybody uses it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -54,6 +54,7 @@ class Client(NamedTuple):
     database: int
     who: str
     is_apps: bool
+    unit: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class RedisUsers(FactBase[Users]):
 def _known(line: str) -> tuple[str, dict[str, Any]]:
     address, is_apps, user, unit, name = line.split(maxsplit=4)
     who = f"{name} of {user}" + (f" ({unit})" if unit.endswith(".service") else "")
-    return address, {"who": who, "is_apps": is_apps == "yes"}
+    return address, {"who": who, "is_apps": is_apps == "yes", "unit": unit}
 
 
 def _client(client: dict[str, str], known: dict[str, dict[str, Any]]) -> Client:
@@ -104,12 +105,13 @@ def _client(client: dict[str, str], known: dict[str, dict[str, Any]]) -> Client:
     return Client(int(client.get("db", "0")), **(known.get(address) or named))
 
 
-def users_told(users: Users, settings: Settings) -> Iterator[str]:
-    """A line for each other database, and one for whoever else uses the app's."""
+def users_told(users: Users, settings: Settings, site: Collection[str] = ()) -> Iterator[str]:
+    """A line for each other database, and one for whoever else uses the app's; not for the `site`,
+    whose units start again with the new URL."""
     if users.closed:
         yield (
             f"Redis does not take the password that {CONF} has, so who uses it beside this app is "
-            "not known: whoever does is shut out"
+            "not known, nor kept: whoever does is shut out"
         )
     ours = settings.redis_database
     others = {client.database for client in users.clients} | users.keys.keys()
@@ -117,17 +119,21 @@ def users_told(users: Users, settings: Settings) -> Iterator[str]:
         who = _names(client.who for client in users.clients if client.database == number)
         used = f"used by {who}" if who else "used by nobody at this moment"
         yield (
-            f"database {number} of Redis ({users.keys.get(number, 0)} keys, {used}) will be out of "
-            f"reach, since the app may use database {ours} alone: move a cache there, with the "
-            'names of its keys in redis_app_keys (such as ":1:*"), or give it a Redis of its own'
+            f"database {number} of Redis ({users.keys.get(number, 0)} keys, {used}) is out of "
+            f"reach by the app's new URL, which may use database {ours} alone, and by the old once "
+            "nobody uses that: move a cache there, with the names of its keys in redis_app_keys "
+            '(such as ":1:*"), or give it a Redis of its own'
         )
     strangers = _names(
-        client.who for client in users.clients if client.database == ours and not client.is_apps
+        client.who
+        for client in users.clients
+        if client.database == ours and not client.is_apps and client.unit not in site
     )
     if strangers:
         yield (
-            f"Redis will be closed to {strangers}, which is connected to it and does not run from "
-            f"{settings.app_dir}: give it a Redis of its own, or the URL of the app's .env"
+            f"{strangers} is connected to Redis and does not run from {settings.app_dir}: the old "
+            "password stays valid while it uses that; name its unit in app_units if it is the "
+            "site's, or give it a Redis of its own"
         )
 
 
