@@ -133,6 +133,9 @@ def test_way_to_root_that_was_opened_is_named(pi: VirtualPi) -> None:
     assert ask(pi, "audit").status == 0
 
 
+FOUND = ("Listening TCP sockets", "In command lines")
+
+
 def test_stranger_that_listens_or_shows_a_password_is_named(pi: VirtualPi) -> None:
     server = ("systemd-run", "--quiet", "--unit=stranger", "python3", "-m", "http.server", "8000")
     pi.run(*server)
@@ -140,8 +143,8 @@ def test_stranger_that_listens_or_shows_a_password_is_named(pi: VirtualPi) -> No
     pi.run("systemd-run", "--quiet", "--unit=leak", "sh", "-c", hang)
     wait_for("it listens", lambda: pi.run("ss", "-Htln", "sport = :8000").stdout)
     wait_for(
-        "both are found",
-        lambda: ask(pi, "audit").names("wrong") == {"Listening TCP sockets", "In command lines"},
+        "both are found, and what the stranger serves",
+        lambda: ask(pi, "audit").names("wrong") == {*FOUND, "Files of the app over HTTP"},
     )
     told = ask(pi, "audit")
     (leaking,) = told["In command lines"]["processes"]

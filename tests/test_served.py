@@ -55,7 +55,7 @@ def hunt(pi: VirtualPi) -> None:
     pi.run("sh", "-c", "cat >/run/hunt.py", input=HUNT.encode())
     run = ("--quiet", "--unit=hunt", "-p", "StandardOutput=file:/run/hunt.out")
     pi.run("systemd-run", *run, "python3", "/run/hunt.py", "192.0.2.1")
-    wait_for("it begins", lambda: "begun" in pi.run("cat", "/run/hunt.out").stdout)
+    wait_for("it begins", lambda: "begun" in pi.run("cat", "/run/hunt.out", check=False).stdout)
 
 
 def seen(pi: VirtualPi) -> set[str]:
@@ -84,8 +84,8 @@ def test_debians_site_is_not_served_while_nginx_is_installed_nor_later(hunted: V
     hunted.run("sh", "-c", PURGE)
     hunt(hunted)
     assert deploy(hunted).status == 0
-    assert "nginx" in hunted.run("cat", RECORD).stdout.split()
     assert "200" not in seen(hunted)
+    assert "nginx" in hunted.run("cat", RECORD).stdout.split()
     hunted.reboot()
     hunt(hunted)
     wait_for("nginx answers", lambda: ask(hunted, "/flower/", login(hunted)).status == 200)
@@ -150,15 +150,15 @@ def test_nginx_is_not_installed_beside_another_server_and_flower_has_its_tunnel(
     server = ("python3", "-m", "http.server", "80", "--directory", "/run/systemd")
     hunted.run("systemd-run", "--quiet", "--unit=his", *server)
     wait_for("it listens", lambda: hunted.run("ss", "-Htln", "sport = :80").stdout)
+    told = deploy(hunted, nginx_server=False)
+    assert told.status == 0
+    assert hunted.run("sh", "-c", "command -v nginx", check=False).stdout == ""
+    assert "Flower is reached by an ssh tunnel alone" in told.stderr
+    assert deploy(hunted, nginx_server=False).changed == set()
     refused = deploy(hunted)
     assert refused.status == 1
     assert "set nginx_server = False" in refused.stderr
     assert "stop" not in refused.stderr.partition("where nginx is to show Flower")[2]
-    told = deploy(hunted, nginx_server=False)
-    assert told.status == 0
-    assert "Flower is reached by an ssh tunnel alone" in told.stderr
-    assert deploy(hunted, nginx_server=False).changed == set()
-    assert hunted.run("sh", "-c", "command -v nginx", check=False).stdout == ""
     hunted.run("systemd-run", "--quiet", "--unit=tunnel", *TUNNEL.split())
     get = "curl -s -o /dev/null -w '%{http_code}' http://127.0.0.1:5555/flower/"
     wait_for("the tunnel is there", lambda: hunted.run("ss", "-Htln", "sport = :5555").stdout)
