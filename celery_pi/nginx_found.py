@@ -19,9 +19,9 @@ MARK = "# Managed by celery-pi"
 # has changed since dpkg has put it there, and the owner's otherwise. What leads out of nginx'
 # directory is his too, and is not read: others may write there.
 SHOW = r"""
-told=$(dpkg-query -W -f '${Package} ${db:Status-Status}\n${Conffiles}\n' nginx nginx-common \
+packages=$(dpkg-query -W -f '${Package} ${db:Status-Status}\n${Conffiles}\n' nginx nginx-common \
   2>/dev/null)
-case $(printf '%s\n' "$told" | sed -n 's/^nginx //p') in
+case $(printf '%s\n' "$packages" | sed -n 's/^nginx //p') in
   '' | not-installed | config-files) ;;
   *) echo installed ;;
 esac
@@ -33,7 +33,7 @@ for file in "$conf/nginx.conf" "$conf/conf.d/"*.conf "$conf/sites-enabled/"*; do
   case $real in
     "$conf"/*) if [ -f "$real" ]; then
       sum=$(md5sum <"$real")
-      ! printf '%s\n' "$told" | grep -qF " $real ${sum%% *}" || whose=debian
+      ! printf '%s\n' "$packages" | grep -qF " $real ${sum%% *}" || whose=debian
       ! head -n 1 "$real" | grep -q "^$mark" || whose=ours
       # Whoever has set something else in it has no site there.
       if [ "$file" = "$conf/nginx.conf" ]; then
