@@ -26,7 +26,9 @@ case $(printf '%s\n' "$packages" | sed -n 's/^nginx //p') in
   *) echo installed ;;
 esac
 ! installed_by_us | grep -qxF nginx || echo by-us
-if systemctl -q is-active nginx || systemctl -q is-enabled nginx 2>/dev/null; then echo runs; fi
+case $(systemctl show -p ActiveState -p UnitFileState nginx) in
+  *=active* | *=enabled*) echo runs ;;
+esac
 for file in "$conf/nginx.conf" "$conf/conf.d/"*.conf "$conf/sites-enabled/"*; do
   [ -e "$file" ] || [ -L "$file" ] || continue
   real=$(readlink -f "$file") whose=owner
