@@ -80,7 +80,7 @@ def redis_problems(
     port = getattr(settings, name)
     for found in listeners:
         unit = units.get(found.pid, "")
-        is_redis = found.process == REDIS and unit in ("", REDIS_UNIT)
+        is_redis = unit == REDIS_UNIT or (found.process == REDIS and not unit)
         if found.protocol == "tcp" and found.port == port and found.takes_loopback and not is_redis:
             who = f"{found.process or 'the kernel'}{f' ({unit})' if unit else ''}"
             yield (

@@ -115,6 +115,7 @@ JOBS: dict[str, list[Job] | str] = {
         )
     },
     "program backup-off-site": "within celery-pi backup, and reads what is root's",
+    "program celery_pi_checks/served_fetch.py": "within celery-pi audit, as nobody",
     "program celery_pi_privileges.py": "within most of the others",
     "program clock-is-set": "unit celery-beat-clock.service",
     "program redis-before-start": "unit redis-server.service, as user redis",
