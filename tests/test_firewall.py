@@ -263,7 +263,7 @@ def test_who_deploys_is_not_locked_out_and_without_bans_others_are(
 
 HIS = """
 ufw --force reset; rm -f /etc/ufw/*.rules.2* /var/lib/celery-pi/before/ufw
-ufw default allow routed; ufw logging medium
+ufw default reject routed; ufw logging medium
 ufw limit 22/tcp; ufw allow 80/tcp; ufw allow proto tcp from 0.0.0.0/0 to any port 443 comment web
 ufw allow 8123/tcp
 """

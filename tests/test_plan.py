@@ -53,7 +53,7 @@ def test_first_plan_tells_on_its_first_screen_what_happens_to_the_machine(
     told = said("\n".join(lines[:SCREEN]))
     assert {"redis-server", "nginx", "ufw"} <= set(told["Would install"].split(", "))
     assert "celery-worker.service" in told["Would start"]
-    assert told["Would open"] == "22/tcp (ssh, six tries in 30 s), 80/tcp, 443/tcp"
+    assert told["Would open"] == "22/tcp, 80/tcp, 443/tcp"
     assert told["Would close"] == "every other port"
     assert told["Would change"].startswith(f"{APP}/.env (yours: adds CELERY_BROKER_URL")
     assert not told.keys() & {"Would stop", "Would remove", "Would replace"}

@@ -10,10 +10,13 @@ from pyinfra.api import OperationError, QuoteString, StringCommand, operation
 
 from celery_pi.operations.config_files import ConfigFile, FileStates
 from celery_pi.operations.env_file import _read, with_variables
-from celery_pi.operations.service import ServiceState, _reason
+from celery_pi.operations.service import CHECK_UNIT, ServiceState, _reason
 from celery_pi.remote import Replacement, assign, read_quietly, replace_files
 
 DIRECTORY = "/run/celery-pi-rehearsal"
+
+# What systemd finds wrong with the unit is no secret.
+SYSTEMDS_WORD = f'told=$({CHECK_UNIT}) || {{ printf "celery-pi: %s\\n" "$told" >&2; false; }}'
 
 CHECK = r"""
 status=0
@@ -48,7 +51,7 @@ def rehearsal(
         return
     if state.is_executing:
         try:
-            _rehearse([("unit", unit.content), ("sandbox", sandbox.content)], content, user)
+            _rehearse([(name, unit.content), ("sandbox", sandbox.content)], content, user)
         except OperationError as error:
             yield StringCommand("echo", QuoteString(str(error)), ">&2; exit 1")
             return
@@ -57,7 +60,10 @@ def rehearsal(
 
 def _rehearse(files: Sequence[tuple[str, str]], env: bytes, user: str) -> None:
     sent = [
-        Replacement(f"{DIRECTORY}/{name}", text.encode(), "root", "root", "0644")
+        Replacement(
+            *(f"{DIRECTORY}/{name}", text.encode(), "root", "root", "0644"),
+            SYSTEMDS_WORD if name.endswith(".service") else "",
+        )
         for name, text in files
     ]
     sent.append(Replacement(f"{DIRECTORY}/.env", env, user, "root", "0400"))
