@@ -39,7 +39,9 @@ while read -r file; do
   esac
   echo "unit ${file##*/} $(kind "$file")"
 done
+# Beside a unit of ours they are the owner's to have.
 for name in $names; do
+  [ ! -e "$units/$name" ] || ! is_ours "$units/$name" || continue
   for file in "$units/$name.d"/*.conf; do
     [ ! -e "$file" ] || is_ours "$file" || echo "dropin $file -"
   done

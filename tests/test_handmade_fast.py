@@ -113,6 +113,12 @@ def test_what_would_work_against_ours_is_found(
     assert machine.found() == {(what, path, "-")}
 
 
+def test_drop_in_beside_a_unit_of_ours_is_the_owners_to_have(machine: Machine) -> None:
+    machine.put("units/celery-worker.service", f"# Managed by celery-pi: ...\n{WORKER}")
+    machine.put("units/celery-worker.service.d/own.conf", "[Service]\nReadWritePaths=/srv\n")
+    assert machine.found() == set()
+
+
 FOUND = [
     Found("unit", "celery.service", "worker"),
     Found("cron", "/var/spool/cron/crontabs/root", "-"),
