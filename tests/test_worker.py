@@ -99,7 +99,8 @@ def test_worker_itself_refuses_it_too_and_so_does_the_command(pi: VirtualPi) -> 
 
 def test_app_that_was_mended_is_run(pi: VirtualPi) -> None:
     assert pi.run("celery-pi", "check").stderr == ""
-    assert "Worker | Run" in deploy(pi).changed
+    assert "Worker | Run" in deploy(pi, celery_concurrency=1).changed
+    assert deploy(pi).status == 0
     assert "SUCCESS" in prove(pi)
 
 

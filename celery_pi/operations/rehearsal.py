@@ -20,9 +20,9 @@ SYSTEMDS_WORD = f'told=$({CHECK_UNIT}) || {{ printf "celery-pi: %s\\n" "$told" >
 
 CHECK = r"""
 status=0
-/usr/local/bin/celery-pi check --candidate "$directory" </dev/null || status=$?
+said=$(/usr/local/bin/celery-pi check --candidate "$directory" </dev/null 2>&1) || status=$?
 rm -rf "$directory"
-exit $status
+[ $status = 0 ] || printf '%s\n' "$said" | grep '^celery-pi: '
 """
 
 
@@ -53,7 +53,8 @@ def rehearsal(
         try:
             _rehearse([(name, unit.content), ("sandbox", sandbox.content)], content, user)
         except OperationError as error:
-            yield StringCommand("echo", QuoteString(str(error)), ">&2; exit 1")
+            told = f"{error}\n{name} is not started again: what runs is left as it is"
+            yield StringCommand("echo", QuoteString(told), ">&2; exit 1")
             return
     host.noop("the app loads in the worker's sandbox")
 
@@ -69,4 +70,6 @@ def _rehearse(files: Sequence[tuple[str, str]], env: bytes, user: str) -> None:
     sent.append(Replacement(f"{DIRECTORY}/.env", env, user, "root", "0400"))
     placed = replace_files(sent)
     script = (placed, "\n", assign(directory=DIRECTORY), CHECK)
-    read_quietly(host, StringCommand(*script, _stdin=placed.connector_arguments["_stdin"]))
+    said = read_quietly(host, StringCommand(*script, _stdin=placed.connector_arguments["_stdin"]))
+    if said:
+        raise OperationError(said)

@@ -53,6 +53,7 @@ BY_ITSELF = (
     Allowed(rf"file {_SITE}/celerybeat-schedule.*", "Beat saves it when it likes"),
     Allowed(rf"file {_SITE}/(observations|observations_nids)(/.*)?/__pycache__(/.*)?", "Python's"),
     Allowed(r"file /var/lib/fail2ban/fail2ban\.sqlite3.*", "fail2ban saves it when it likes"),
+    Allowed(r"file /var/backups(/(alternatives|dpkg|apt)\..*)?", "dpkg's own, at midnight"),
     Allowed(r"file /var/lib/logrotate(/status)?", "logrotate's own account of when it ran"),
     Allowed(r"file /var/lib/systemd/(timers|random-seed|timesync)(/.*)?", "systemd's own account"),
     Allowed(r"file /var/lib/systemd/(catalog|deb-systemd-helper-enabled)/?", "systemd's own"),
