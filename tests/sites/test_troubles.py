@@ -147,7 +147,8 @@ def test_5_6_8_11_12_a_deploy_beside_the_rest_of_the_guide(case: Make) -> None:
         "12: ssh's ban is another": it.shown("fail2ban-client", "get", "sshd", "bantime") != before,
     }
     done = {harm for harm, is_done in harms.items() if is_done}
-    assert done == (set(harms) if it.is_old else set()), told.output[-2000:]
+    expected = set(harms) if it.is_old else set()
+    assert done == expected, f"{sorted(done ^ expected)}: {told.output[-500:]}"
 
 
 def test_7_a_worker_that_runs_is_stopped_for_one_that_cannot_start(case: Make) -> None:
