@@ -31,11 +31,11 @@ KEEP = (
     + r"""
 keep() {
   case $1 in /run/*) return ;; esac
+  # Others read what is beside it.
+  [ -d "$before" ] || (umask 022; mkdir -p "${before%/*}"; umask 077; mkdir -p "$before")
   if [ ! -e "$1" ] && [ ! -L "$1" ]; then
-    mkdir -p -m 0700 "$before"
     grep -qxF -e "$1" "$before/ours" 2>/dev/null || printf '%s\n' "$1" >>"$before/ours"
   elif [ ! -e "$before/files$1" ] && [ ! -L "$before/files$1" ] && ! is_ours "$1"; then
-    mkdir -p -m 0700 "$before"
     mkdir -p "$before/files${1%/*}"
     rm -rf "$before/copying"
     cp -a -T -- "$1" "$before/copying"

@@ -28,7 +28,7 @@ is_theirs() {
   }
   ! is_ours "$directory/$1"
 }
-left=; ours=
+left= ours=
 for unit in $units; do is_theirs "$unit" || ours="$ours $unit"; done
 units=${ours# }
 for path in $paths; do
