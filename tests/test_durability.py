@@ -109,6 +109,11 @@ def test_all_is_well_afterwards(pi: VirtualPi) -> None:
     pi.run("systemctl", "start", "celery-worker", "celery-beat")
     assert set(pids(pi)) == set(UNITS)
     assert "SUCCESS" in prove(pi)
+    # No unit of the site's is found here, so the owner has to say that none knows the old password.
+    assert "Old passwords | Take them off the list" in deploy(pi, app_units="").changed
+    told = pi.run("redis-cli", "-a", "theirs 1", "ping", check=False)
+    assert "WRONGPASS" in told.stdout + told.stderr
+    assert deploy(pi).status == 0
     assert deploy(pi).changed == set()
 
 
