@@ -17,8 +17,11 @@ from typing import Any
 import pytest
 
 from celery_pi.settings import Settings
+from celery_pi.sources import ROOT
 from tests.harness import wait_for
-from tests.library import LIBRARY
+
+SOURCE = ROOT / "packages/celery-pi-tools/src"
+PROGRAM = ROOT / "files/usr/local/bin/celery-pi"
 
 USER = "nobody"
 # What the units leave to root: three capabilities, the app's group, no network.
@@ -27,17 +30,19 @@ CONFINED = (
     *("--inh-caps=-all", f"--groups=0,{grp.getgrnam('nogroup').gr_gid}", "--no-new-privs"),
 )
 
+PYTHON = ("/usr/bin/python3", "-IBS")
+
 # Where things lie on the Pi, and who owns them; in this order.
 MOVED = {
     "/var/backups/celery-pi": "backups",
     "/var/lib/celery-pi": "state",
     "/etc/celery-pi/settings.json": "settings.json",
     "/usr/local/lib/celery-pi/redis-cli": "bin/cli",
+    "/usr/local/lib/celery-pi/tools": "lib",
     "/var/lib/redis": "redis",
     "/var/tmp": "work",  # noqa: S108
     "/usr/local/sbin:/usr/local/bin": "bin",  # of the path that everybody gets
 }
-MODULES = ("celery_pi_privileges.py", "celery_pi_text.py")
 CLI = '#!/bin/sh\nshift\nexec redis-cli -s {0}/run/redis.sock "$@"\n'
 # The units that run are files; one word in `trouble` befalls the command that begins with it.
 SYSTEMCTL = r"""#!/bin/sh
@@ -87,14 +92,12 @@ class Lab:
         (self.root / "settings.json").write_text(Settings(**wanted).model_dump_json())
 
     def _install(self) -> None:
-        programs = ("backup", "restore", "drill", *MODULES)
-        for name in (*programs, "celery_pi_backup", "celery_pi_checks"):
-            source = LIBRARY / name
-            for file in source.glob("*.py") if source.is_dir() else [source]:
-                target = self.root / "lib" / file.relative_to(LIBRARY)
-                target.parent.mkdir(exist_ok=True)
-                target.write_text(self._moved(file.read_text()))
-                target.chmod(0o755)
+        for file in SOURCE.rglob("*.py"):
+            target = self.root / "lib" / file.relative_to(SOURCE)
+            target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            target.write_text(self._moved(file.read_text()))
+        program = self.root / "bin/celery-pi"
+        program.write_text(self._moved(PROGRAM.read_text()))
         for name, script in (("cli", CLI), ("systemctl", SYSTEMCTL)):
             path = self.root / "bin" / name
             path.write_text(script.replace("{0}", str(self.root)).replace("{1}", USER))
@@ -102,7 +105,7 @@ class Lab:
         server = shutil.which("redis-check-rdb")  # Debian's redis-tools has it by this name only
         assert server
         (self.root / "bin/redis-server").symlink_to(server)
-        for path in (self.root / "lib", *(self.root / "lib").iterdir(), self.root / "bin"):
+        for path in (self.root / "lib", self.root / "bin"):
             path.chmod(0o755)
 
     def _moved(self, text: str) -> str:
@@ -132,15 +135,13 @@ class Lab:
 
     def break_once(self, module: str, step: str) -> None:
         """The first time that the program comes to the step, it fails."""
-        path, mark = self.root / "lib" / module, self.root / "state/broken"
+        path, mark = self.root / "lib/celery_pi_tools" / module, self.root / "state/broken"
         text = path.read_text()
         assert text.count(step) == 1
         text += (
             f"\n\nimport os\n\ndef _break() -> None:\n    if not os.path.exists({str(mark)!r}):\n"
         )
-        text += (
-            f"        open({str(mark)!r}, 'w').close()\n        raise Trouble('it fails once')\n"
-        )
+        text += f"        open({str(mark)!r}, 'w').close()\n        raise BackupError('once')\n"
         path.write_text(text.replace(step, f"_break()\n        {step}"))
 
     def redis(self, *words: str) -> str:
@@ -153,7 +154,7 @@ class Lab:
     ) -> tuple[int, str]:
         """Exit status, and what it says; `within` is a command that runs it."""
         done = subprocess.run(
-            [*within, "/usr/bin/python3", "-B", self.root / "lib" / program, *words],
+            [*within, *PYTHON, self.root / "bin/celery-pi", program, *words],
             env=self.environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -197,7 +198,7 @@ class Lab:
 
     def change(self, module: str, old: str, new: str) -> None:
         """One passage of a program of ours is another one."""
-        path = self.root / "lib" / module
+        path = self.root / "lib/celery_pi_tools" / module
         text = path.read_text()
         assert text.count(old) == 1, f"{module} has {text.count(old)} times {old}"
         path.write_text(text.replace(old, new))

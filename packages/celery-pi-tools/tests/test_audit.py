@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from celery_pi.settings import Settings
+from celery_pi_tools.checks import audit_network, audit_updates
+from celery_pi_tools.system import System
 from tests.fake import Programs
 
 pytestmark = pytest.mark.fast
@@ -38,8 +40,8 @@ OPEN = "--dport 22 -j ACCEPT"
 ADD = "-A ufw{v}-user-input"
 
 
-def look_at(checks: Any, **settings: Any) -> Any:
-    return checks.look.Look(Settings(**settings).model_dump(mode="json"))
+def look_at(**settings: Any) -> Any:
+    return System(Settings(**settings).model_dump(mode="json"))
 
 
 @pytest.fixture
@@ -50,16 +52,16 @@ def answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, st
 
 
 @pytest.fixture
-def firewall(checks: Any) -> Callable[..., Any]:
+def firewall() -> Callable[..., Any]:
     """What the check says of that filter, the same by both versions of IP or with one changed."""
 
     def judge(old: str = "", new: str = "", only: int = 0, **settings: Any) -> Any:
-        look = look_at(checks, **settings)
-        look.filters, look.ssh_ports = {}, {22}
+        system = look_at(**settings)
+        system.filters, system.ssh_ports = {}, {22}
         for version, v in ((4, ""), (6, "6")):
             text = FILTER if only not in (0, version) else FILTER.replace(old, new)
-            look.filters[version] = text.replace("{v}", v)
-        return checks.audit_network.firewall(look)
+            system.filters[version] = text.replace("{v}", v)
+        return audit_network.firewall(system)
 
     return judge
 
@@ -121,14 +123,14 @@ def test_owners_rule_that_the_kernel_lacks_is_missed(firewall: Callable[..., Any
 
 
 def test_ssh_is_limited_where_there_are_no_bans_but_for_who_deploys(
-    checks: Any, firewall: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    firewall: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit = f"--dport 22 {LIMIT}"
     assert firewall(OPEN, limit).state == "ok", "which an owner may have of his own"
     assert firewall(OPEN, limit, bans=False).state == "ok"
     assert firewall(bans=False).evidence == "without bans, nothing limits who tries ssh by IPv4"
     near = f"--dport 22 {LIMIT}\n{ADD} -s 192.0.2.7/32 -p tcp -m tcp --dport 22 -j ACCEPT"
-    monkeypatch.setattr(checks.audit_network, "DEPLOYERS", tmp_path / "deployers")
+    monkeypatch.setattr(audit_network, "DEPLOYERS", tmp_path / "deployers")
     assert firewall(OPEN, near, bans=False).evidence.endswith("not declared: 22/tcp from 192.0.2.7")
     (tmp_path / "deployers").write_text("192.0.2.7\n")
     assert firewall(OPEN, near, bans=False).state == "ok"
@@ -142,21 +144,21 @@ def test_ssh_is_limited_where_there_are_no_bans_but_for_who_deploys(
     ],
 )
 def test_ssh_comes_in_where_its_server_or_systemd_listens(
-    checks: Any, answer: Callable[[str, str], None], socket: str, ports: set[int]
+    answer: Callable[[str, str], None], socket: str, ports: set[int]
 ) -> None:
     sshd = 'LISTEN 0 128 0.0.0.0:2222 0.0.0.0:* users:(("sshd",pid=9,fd=6))'
     answer("ss", f'{sshd}\nLISTEN 0 128 0.0.0.0:80 0.0.0.0:* users:(("nginx",pid=8,fd=6))')
     answer("systemctl", socket)
-    assert look_at(checks).ssh_ports == ports
+    assert look_at().ssh_ports == ports
     answer("ss", "")
     answer("systemctl", "inactive")
-    assert look_at(checks).ssh_ports == {22}
+    assert look_at().ssh_ports == {22}
 
 
-def test_ports_that_others_may_reach_are_the_declared(checks: Any) -> None:
-    look = look_at(checks, firewall_allow=["8000/tcp", "9100/tcp from 10.0.0.1", "53/udp"])
-    look.ssh_ports = {22, 2222}
-    assert checks.audit_network.public_ports(look) == {22, 80, 443, 2222, 8000, 9100}
+def test_ports_that_others_may_reach_are_the_declared() -> None:
+    system = look_at(firewall_allow=["8000/tcp", "9100/tcp from 10.0.0.1", "53/udp"])
+    system.ssh_ports = {22, 2222}
+    assert audit_network.public_ports(system) == {22, 80, 443, 2222, 8000, 9100}
 
 
 @pytest.mark.parametrize(
@@ -168,13 +170,13 @@ def test_ports_that_others_may_reach_are_the_declared(checks: Any) -> None:
     ],
 )
 def test_jail_that_is_missing_is_named(
-    checks: Any, answer: Callable[[str, str], None], listed: str, state: str
+    answer: Callable[[str, str], None], listed: str, state: str
 ) -> None:
     answer("fail2ban-client", f"Status\n`- Jail list:\t{listed}\n")
-    told = checks.audit_network.bans(look_at(checks))
+    told = audit_network.bans(look_at())
     assert told.state == state
     assert ("celery-pi-flower" in told.evidence) is True
-    assert checks.audit_network.bans(look_at(checks, bans=False)).state == "warn"
+    assert audit_network.bans(look_at(bans=False)).state == "warn"
 
 
 # -- updates
@@ -192,18 +194,17 @@ ASKED = 'APT::Periodic::{} "always";\n'
     ],
 )
 def test_updates_that_do_not_come_are_told(
-    checks: Any,
     answer: Callable[[str, str], None],
     timer: str,
     configuration: tuple[str, ...],
     state: str,
 ) -> None:
-    units = zip(checks.audit_updates.TIMERS, ("active", timer), strict=True)
+    units = zip(audit_updates.TIMERS, ("active", timer), strict=True)
     answer("systemctl", "\n".join(RUNNING.format(*each) for each in units))
     texts = "".join(ASKED.format(name) for name in configuration)
     answer("apt-config", texts + 'Unattended-Upgrade::Origins-Pattern:: "Debian-Security";')
-    assert checks.audit_updates.automatic(look_at(checks)).state == state
-    assert checks.audit_updates.automatic(look_at(checks, updates=False)).state == "warn"
+    assert audit_updates.automatic(look_at()).state == state
+    assert audit_updates.automatic(look_at(updates=False)).state == "warn"
 
 
 PENDING = """NOTE: This is only a simulation!
@@ -225,7 +226,6 @@ Conf libssl3t64 (3.5.1-1+deb13u1 Debian-Security:13/stable-security [arm64])
     ],
 )
 def test_security_fixes_that_wait_are_counted(
-    checks: Any,
     answer: Callable[[str, str], None],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -240,9 +240,9 @@ def test_security_fixes_that_wait_are_counted(
     for file in (stamp, fetched):
         file.touch()
         os.utime(file, (0, time.time() - days * 86400))
-    monkeypatch.setattr(checks.audit_updates, "LISTS", tmp_path)
-    monkeypatch.setattr(checks.audit_updates, "LAST_UPGRADE", stamp)
-    told = checks.audit_updates.security(look_at(checks, updates=updates))
+    monkeypatch.setattr(audit_updates, "LISTS", tmp_path)
+    monkeypatch.setattr(audit_updates, "LAST_UPGRADE", stamp)
+    told = audit_updates.security(look_at(updates=updates))
     assert (told.state, told.values["packages"]) == (state, waiting)
 
 
@@ -257,54 +257,52 @@ def test_security_fixes_that_wait_are_counted(
     ],
 )
 def test_package_that_is_held_or_broken_is_named(
-    checks: Any, answer: Callable[[str, str], None], line: str, state: str, named: str
+    answer: Callable[[str, str], None], line: str, state: str, named: str
 ) -> None:
     answer("dpkg-query", f"install installed ok dpkg\n{line} nginx\n")
-    told = checks.audit_updates.packages(None)
+    told = audit_updates.packages(None)
     assert (told.state, named in told.evidence) == (state, True)
 
 
 @pytest.mark.parametrize(("days", "state"), [(-1, "wrong"), (0, "warn"), (89, "warn"), (91, "ok")])
-def test_end_of_life_is_told_three_months_before(checks: Any, days: int, state: str) -> None:
+def test_end_of_life_is_told_three_months_before(days: int, state: str) -> None:
     end = date.today() + timedelta(days=days)
-    assert checks.audit_updates.until("It", end.isoformat(), "move").state == state
+    assert audit_updates.until("It", end.isoformat(), "move").state == state
 
 
 @pytest.mark.parametrize(
     ("version", "state"),
     [("3.2.25", "wrong"), ("4.2.1", "wrong"), ("5.1.4", "wrong"), ("5.2.19", "ok"), ("9.0", "ok")],
 )
-def test_django_without_fixes_is_told(
-    checks: Any, tmp_path: Path, version: str, state: str
-) -> None:
+def test_django_without_fixes_is_told(tmp_path: Path, version: str, state: str) -> None:
     packages = tmp_path / "venv/lib/python3.13/site-packages"
     (packages / f"django-{version}.dist-info").mkdir(parents=True)
-    told = checks.audit_updates.django(look_at(checks, app_dir=str(tmp_path)))
+    told = audit_updates.django(look_at(app_dir=str(tmp_path)))
     assert (told.state, version in told.evidence) == (state, True)
     (packages / f"django-{version}.dist-info").rmdir()
-    assert checks.audit_updates.django(look_at(checks, app_dir=str(tmp_path))) is None
+    assert audit_updates.django(look_at(app_dir=str(tmp_path))) is None
 
 
-def test_packages_are_those_of_the_environment_that_is_named(checks: Any, tmp_path: Path) -> None:
+def test_packages_are_those_of_the_environment_that_is_named(tmp_path: Path) -> None:
     for venv, version in (("venv", "3.2.25"), (".venv", "9.0")):
         packages = tmp_path / venv / "lib/python3.13/site-packages"
         (packages / f"django-{version}.dist-info").mkdir(parents=True)
 
-    look = look_at(checks, app_dir=str(tmp_path), app_venv_dir=".venv")
+    system = look_at(app_dir=str(tmp_path), app_venv_dir=".venv")
 
-    assert checks.audit_updates.django(look).state == "ok"
+    assert audit_updates.django(system).state == "ok"
 
 
-def test_package_of_the_app_that_is_not_as_pinned_is_named(checks: Any, tmp_path: Path) -> None:
+def test_package_of_the_app_that_is_not_as_pinned_is_named(tmp_path: Path) -> None:
     packages = tmp_path / "venv/lib/python3.13/site-packages"
     for name in ("celery-5.5.3", "Django_Celery.Results-2.6.0"):
         (packages / f"{name}.dist-info").mkdir(parents=True)
     pins = ["celery[redis]==5.5.3", "django-celery-results==2.6.0"]
 
     def told(*more: str) -> Any:
-        look = look_at(checks, app_dir=str(tmp_path))
-        look.settings["app_pins"] = [*pins, *more]
-        return checks.audit_updates.pins(look)
+        system = look_at(app_dir=str(tmp_path))
+        system.settings["app_pins"] = [*pins, *more]
+        return audit_updates.pins(system)
 
     assert told().state == "ok"
     assert told("redis==5.2.1").evidence == "redis is missing, not 5.2.1"

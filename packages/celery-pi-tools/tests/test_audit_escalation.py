@@ -14,6 +14,15 @@ from typing import Any
 import pytest
 
 from celery_pi.settings import Settings
+from celery_pi_tools import manifest
+from celery_pi_tools.checks import (
+    audit_accounts,
+    audit_drift,
+    audit_escalation,
+    audit_jobs,
+    registry,
+)
+from celery_pi_tools.system import System
 from tests.fake import ME, Programs, as_root
 
 pytestmark = pytest.mark.fast
@@ -21,8 +30,8 @@ pytestmark = pytest.mark.fast
 COMMAND = "{{ path={0} ; argv[]={1} ; flags={2} ; start_time=[n/a] ; stop_time=[n/a] ; pid=0 }}"
 
 
-def look_at(checks: Any, **settings: Any) -> Any:
-    return checks.look.Look(Settings(**settings).model_dump(mode="json"))
+def look_at(**settings: Any) -> Any:
+    return System(Settings(**settings).model_dump(mode="json"))
 
 
 @pytest.fixture
@@ -72,57 +81,57 @@ def command(path: object, flags: str = "", more: str = "") -> str:
     ],
 )
 def test_environment_of_others_for_what_root_runs_is_wrong(
-    checks: Any, places: Any, told: dict[str, str], state: str
+    places: Any, told: dict[str, str], state: str
 ) -> None:
     """`celery-beat` of 06a3844 was root's by this."""
-    look = look_at(checks)
+    system = look_at()
     start = {"ExecStartEx": command("/bin/true")}
     file = {"EnvironmentFiles": f"{places.theirs}/file (ignore_errors=no)"}
-    look.services = f"{unit()}\n\n{unit(**{**start, **told}, **file)}\n"
-    result = checks.audit_escalation.environments(look)
+    system.services = f"{unit()}\n\n{unit(**{**start, **told}, **file)}\n"
+    result = audit_escalation.environments(system)
     assert result.state == state
     assert (str(places.theirs) in result.evidence) is (state == "wrong")
     ours = {"EnvironmentFiles": f"{places.ours}/file (ignore_errors=yes)"}
-    look.services = unit(**{**start, **told}, **ours)
-    assert checks.audit_escalation.environments(look).state == "ok"
+    system.services = unit(**{**start, **told}, **ours)
+    assert audit_escalation.environments(system).state == "ok"
 
 
 @as_root
-def test_command_of_several_lines_is_read(checks: Any, places: Any) -> None:
-    look = look_at(checks)
+def test_command_of_several_lines_is_read(places: Any) -> None:
+    system = look_at()
     lines = command("/bin/sh", "", f"-c set -e\n\nset -x\n{places.theirs}/run.sh")
-    look.services = f"{unit(ExecStartEx=lines)}\n\n{unit(Id='y.service')}"
-    assert [each.name for each in checks.audit_escalation.units(look)] == ["x.service", "y.service"]
-    assert checks.audit_escalation.commands(look).state == "wrong"
+    system.services = f"{unit(ExecStartEx=lines)}\n\n{unit(Id='y.service')}"
+    assert [each.name for each in audit_escalation.units(system)] == ["x.service", "y.service"]
+    assert audit_escalation.commands(system).state == "wrong"
 
 
-def test_command_that_cannot_be_read_is_told(checks: Any) -> None:
-    look = look_at(checks)
-    look.services = unit(ExecStartEx="/bin/true")
-    result = checks.registry.judged(checks.audit_escalation.environments, look)
+def test_command_that_cannot_be_read_is_told() -> None:
+    system = look_at()
+    system.services = unit(ExecStartEx="/bin/true")
+    result = registry.judged(audit_escalation.environments, system)
     assert result.state == "wrong"
     assert "in another way" in result.evidence
 
 
 @as_root
-def test_environment_that_is_missing_or_open_itself_is_seen(checks: Any, places: Any) -> None:
-    look = look_at(checks)
+def test_environment_that_is_missing_or_open_itself_is_seen(places: Any) -> None:
+    system = look_at()
     for path, state in (
         (places.theirs / "missing", "wrong"),
         (places.ours / "missing", "ok"),
         (places.ours / "file", "ok"),
     ):
-        look.services = unit(ExecStartEx=command("/bin/true"), EnvironmentFiles=str(path))
-        assert checks.audit_escalation.environments(look).state == state
+        system.services = unit(ExecStartEx=command("/bin/true"), EnvironmentFiles=str(path))
+        assert audit_escalation.environments(system).state == state
     (places.ours / "file").chmod(0o666)
-    assert checks.audit_escalation.environments(look).state == "wrong"
+    assert audit_escalation.environments(system).state == "wrong"
     (places.ours / "file").unlink()
     (places.ours / "file").symlink_to(places.theirs / "file")
-    assert checks.audit_escalation.environments(look).state == "wrong"
+    assert audit_escalation.environments(system).state == "wrong"
 
 
 @as_root
-def test_program_of_others_that_root_runs_is_wrong(checks: Any, places: Any) -> None:
+def test_program_of_others_that_root_runs_is_wrong(places: Any) -> None:
     ours, theirs = places.ours / "run.sh", places.theirs / "run.sh"
     for told, state in (
         ({"ExecStartEx": command(ours)}, "ok"),
@@ -134,9 +143,9 @@ def test_program_of_others_that_root_runs_is_wrong(checks: Any, places: Any) -> 
         ({"User": "daemon", "ExecStartEx": command(theirs)}, "ok"),
         ({"User": "daemon", "ExecStartPreEx": command(theirs, "privileged")}, "wrong"),
     ):
-        look = look_at(checks)
-        look.services = unit(**told)
-        result = checks.audit_escalation.commands(look)
+        system = look_at()
+        system.services = unit(**told)
+        result = audit_escalation.commands(system)
         assert (result.state, told) == (state, told)
 
 
@@ -158,22 +167,20 @@ def test_program_of_others_that_root_runs_is_wrong(checks: Any, places: Any) -> 
         ("ENV=production", "warn"),
     ],
 )
-def test_variables_that_load_code_are_named(
-    checks: Any, tmp_path: Path, line: str, state: str
-) -> None:
-    look = look_at(checks, app_dir=str(tmp_path), app_user=ME)
-    assert checks.audit_escalation.loaders(look) is None
+def test_variables_that_load_code_are_named(tmp_path: Path, line: str, state: str) -> None:
+    system = look_at(app_dir=str(tmp_path), app_user=ME)
+    assert audit_escalation.loaders(system) is None
     (tmp_path / ".env").write_text(f"A=1\n{line}\n")
-    result = checks.audit_escalation.loaders(look)
+    result = audit_escalation.loaders(system)
     assert result.state == state
     assert (line.split("=")[0].split()[-1] in result.evidence) is (state != "ok")
 
 
 @as_root
-def test_variables_are_not_read_from_a_fifo(checks: Any, tmp_path: Path) -> None:
+def test_variables_are_not_read_from_a_fifo(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / ".env")
-    look = look_at(checks, app_dir=str(tmp_path), app_user=ME)
-    result = checks.registry.judged(checks.audit_escalation.loaders, look)
+    system = look_at(app_dir=str(tmp_path), app_user=ME)
+    result = registry.judged(audit_escalation.loaders, system)
     assert result.evidence == f"cannot be read: {tmp_path}/.env is no regular file"
 
 
@@ -188,23 +195,22 @@ def test_variables_are_not_read_from_a_fifo(checks: Any, tmp_path: Path) -> None
     ],
 )
 def test_memory_of_other_processes_is_judged(
-    checks: Any,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     scope: str | None,
     user: str,
     state: str,
 ) -> None:
-    accounts = checks.audit_accounts
+    accounts = audit_accounts
     monkeypatch.setattr(accounts, "PTRACE", tmp_path / "scope")
     monkeypatch.setattr(accounts, "NGINX", tmp_path / "nginx.conf")
     if scope:
         (tmp_path / "scope").write_text(f"{scope}\n")
-    look = look_at(checks, app_user=user)
-    assert accounts.ptrace(look).state == state
-    assert accounts.shared(look).state == ("warn" if user == "www-data" else "ok")
+    system = look_at(app_user=user)
+    assert accounts.ptrace(system).state == state
+    assert accounts.shared(system).state == ("warn" if user == "www-data" else "ok")
     (tmp_path / "nginx.conf").write_text(f"# user x;\nuser {user};\nevents {{}}\n")
-    assert accounts.shared(look).state == "warn"
+    assert accounts.shared(system).state == "warn"
 
 
 @pytest.mark.parametrize(
@@ -217,15 +223,15 @@ def test_memory_of_other_processes_is_judged(
     ],
 )
 def test_groups_and_capabilities_that_make_root_are_wrong(
-    checks: Any, monkeypatch: pytest.MonkeyPatch, names: list[str], capabilities: str, state: str
+    monkeypatch: pytest.MonkeyPatch, names: list[str], capabilities: str, state: str
 ) -> None:
-    accounts = checks.audit_accounts
+    accounts = audit_accounts
     groups = SimpleNamespace(groups=tuple(range(len(names))))
     monkeypatch.setattr(accounts, "account", lambda _: groups)
     monkeypatch.setattr(accounts, "group_name", lambda gid: names[gid])
-    look = look_at(checks, app_user="www-data")
-    look.services = unit(User="www-data", AmbientCapabilities=capabilities)
-    assert accounts.groups(look).state == state
+    system = look_at(app_user="www-data")
+    system.services = unit(User="www-data", AmbientCapabilities=capabilities)
+    assert accounts.groups(system).state == state
 
 
 NONE = "User x is not allowed to run sudo on pi."
@@ -246,36 +252,36 @@ MAY = "Matching Defaults entries\\n\\nUser x may run the following commands on p
     ],
 )
 def test_rules_of_sudo_are_judged(
-    checks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, app: str, owner: str, state: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, app: str, owner: str, state: str
 ) -> None:
     programs = Programs(tmp_path, monkeypatch)
     programs.add("sudo", f'case "$*" in *daemon) printf "{app}";; *bin) printf "{owner}";; esac')
-    monkeypatch.setattr(checks.audit_accounts, "SUDO", str(programs.bin / "sudo"))
+    monkeypatch.setattr(audit_accounts, "SUDO", str(programs.bin / "sudo"))
     (tmp_path / "app").mkdir()
     shutil.chown(tmp_path / "app", "bin")
-    look = look_at(checks, app_dir=f"{tmp_path}/app", app_user="daemon")
-    result = checks.registry.judged(checks.audit_accounts.sudo, look)
+    system = look_at(app_dir=f"{tmp_path}/app", app_user="daemon")
+    result = registry.judged(audit_accounts.sudo, system)
     assert result.state == state
-    monkeypatch.setattr(checks.audit_accounts, "SUDO", "/nonexistent")
-    assert checks.audit_accounts.sudo(look) is None
+    monkeypatch.setattr(audit_accounts, "SUDO", "/nonexistent")
+    assert audit_accounts.sudo(system) is None
 
 
 @as_root
 def test_files_that_change_the_user_are_named(
-    checks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "media").mkdir()
     (tmp_path / "media").chmod(0o2755)
-    look = look_at(checks, app_dir=str(tmp_path))
-    assert checks.audit_accounts.set_ids(look).state == "ok"
+    system = look_at(app_dir=str(tmp_path))
+    assert audit_accounts.set_ids(system).state == "ok"
     (tmp_path / "media/sh").touch()
     (tmp_path / "media/sh").chmod(0o4755)
-    result = checks.audit_accounts.set_ids(look)
+    result = audit_accounts.set_ids(system)
     assert (result.state, result.values["files"]) == ("wrong", [f"4755 root {tmp_path}/media/sh"])
-    monkeypatch.setattr(checks.audit_accounts, "FIND", ("/usr/bin/sleep",))
-    monkeypatch.setattr(checks.audit_accounts, "PATIENCE", 0.1)
+    monkeypatch.setattr(audit_accounts, "FIND", ("/usr/bin/sleep",))
+    monkeypatch.setattr(audit_accounts, "PATIENCE", 0.1)
     slow = SimpleNamespace(settings={"app_dir": "60"})
-    assert checks.audit_accounts.set_ids(slow).state == "warn"
+    assert audit_accounts.set_ids(slow).state == "warn"
 
 
 # -- jobs
@@ -299,7 +305,6 @@ def test_files_that_change_the_user_are_named(
     ],
 )
 def test_what_cron_runs_as_root_is_roots(
-    checks: Any,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     places: Any,
@@ -309,28 +314,28 @@ def test_what_cron_runs_as_root_is_roots(
 ) -> None:
     etc = tmp_path / "etc"
     (etc / "cron.d").mkdir(parents=True)
-    monkeypatch.setattr(checks.audit_jobs, "CRON", etc)
-    monkeypatch.setattr(checks.audit_jobs, "OF_ROOT", etc / "crontabs")
-    assert checks.audit_jobs.cron(None).state == "ok"
+    monkeypatch.setattr(audit_jobs, "CRON", etc)
+    monkeypatch.setattr(audit_jobs, "OF_ROOT", etc / "crontabs")
+    assert audit_jobs.cron(None).state == "ok"
     (etc / file).write_text(text.format(**vars(places)))
-    assert checks.audit_jobs.cron(None).state == state
+    assert audit_jobs.cron(None).state == state
 
 
 @as_root
 def test_file_of_crons_that_others_write_is_named(
-    checks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checks.audit_jobs, "CRON", tmp_path)
-    monkeypatch.setattr(checks.audit_jobs, "OF_ROOT", tmp_path / "none")
+    monkeypatch.setattr(audit_jobs, "CRON", tmp_path)
+    monkeypatch.setattr(audit_jobs, "OF_ROOT", tmp_path / "none")
     (tmp_path / "cron.daily").mkdir()
     (tmp_path / "cron.daily/x").touch()
-    assert checks.audit_jobs.cron(None).state == "ok"
+    assert audit_jobs.cron(None).state == "ok"
     shutil.chown(tmp_path / "cron.daily/x", "daemon")
-    told = checks.audit_jobs.cron(None)
+    told = audit_jobs.cron(None)
     assert told.evidence.endswith(f"{tmp_path}/cron.daily/x may be written by daemon")
     shutil.chown(tmp_path / "cron.daily/x", "root")
     (tmp_path / "cron.daily").chmod(0o777)
-    assert checks.audit_jobs.cron(None).state == "wrong"
+    assert audit_jobs.cron(None).state == "wrong"
 
 
 OF_06A3844 = """{theirs}/logs/*.log {{
@@ -341,7 +346,7 @@ OF_06A3844 = """{theirs}/logs/*.log {{
     endscript
 }}
 """
-NOW = OF_06A3844.replace("fallocate", "celery_pi_privileges.py run daemon fallocate")
+NOW = OF_06A3844.replace("fallocate", "tools/celery_pi_tools/privileges.py run daemon fallocate")
 DEBIANS = """/var/log/nginx/*.log {{
 	create 0640 www-data adm
 	prerotate
@@ -373,7 +378,6 @@ DEBIANS = """/var/log/nginx/*.log {{
     ],
 )
 def test_rotation_by_root_where_others_write_is_wrong(
-    checks: Any,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     places: Any,
@@ -382,18 +386,17 @@ def test_rotation_by_root_where_others_write_is_wrong(
 ) -> None:
     (tmp_path / "logrotate.d").mkdir()
     (places.theirs / "logs").mkdir()
-    monkeypatch.setattr(checks.audit_jobs, "LOGROTATE", tmp_path / "logrotate.d")
+    monkeypatch.setattr(audit_jobs, "LOGROTATE", tmp_path / "logrotate.d")
     (tmp_path / "logrotate.d/x").write_text(text.format(**vars(places)))
-    assert checks.audit_jobs.rotation(None).state == state
+    assert audit_jobs.rotation(None).state == state
 
 
 # -- drift
 
 
 @pytest.fixture
-def library(checks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Root's programs, of which one is a module that root's Python has compiled."""
-    declared = checks.audit_drift.declared
     place, programs = tmp_path / "lib", tmp_path / "bin"
     place.mkdir(mode=0o755)
     programs.mkdir(mode=0o755)
@@ -401,18 +404,18 @@ def library(checks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any
     source.write_text("def answer():\n    return 42\n")
     compiled = Path(py_compile.compile(str(source), doraise=True) or "")
     (place / "doctor").write_text("#!/usr/bin/python3\n")
-    monkeypatch.setattr(declared, "DECLARED", tmp_path / "declared")
-    monkeypatch.setattr(declared, "LIBRARY", str(place))
-    monkeypatch.setattr(declared, "PROGRAMS", programs)
+    monkeypatch.setattr(manifest, "DECLARED", tmp_path / "declared")
+    monkeypatch.setattr(manifest, "LIBRARY", str(place))
+    monkeypatch.setattr(manifest, "PROGRAMS", programs)
 
     def declare() -> None:
-        lines = [[str(path), *declared.state(str(path))] for path in (source, place / "doctor")]
+        lines = [[str(path), *manifest.state(str(path))] for path in (source, place / "doctor")]
         (tmp_path / "declared").write_text("".join("\t".join(line) + "\n" for line in lines))
 
     return SimpleNamespace(
         **{"place": place, "programs": programs, "source": source, "compiled": compiled},
-        **{"declare": declare, "drift": lambda: checks.audit_drift.drift(None)},
-        strangers=lambda: checks.audit_drift.strangers(None),
+        **{"declare": declare, "drift": lambda: audit_drift.drift(None)},
+        strangers=lambda: audit_drift.strangers(None),
     )
 
 

@@ -19,6 +19,8 @@ from typing import Any
 import pytest
 
 from celery_pi.settings import Settings
+from celery_pi_tools.checks import audit_served, http_probe, status_backups
+from celery_pi_tools.system import System
 from tests.fake import ME, Programs, as_root
 from tests.harness import wait_for
 
@@ -70,17 +72,17 @@ def site(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def asked(checks: Any, site: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+def asked(site: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """The questions about that project, of the servers that a test names."""
     backups = tmp_path / "backups"
     backups.mkdir()
     (backups / "2026-11-28T020000Z.tar.gz").write_bytes(b"old" * 999)
     (backups / "2026-11-29T020000Z.tar.gz").write_bytes(os.urandom(2**17))
-    monkeypatch.setattr(checks.status_backups, "PLACE", backups)
-    monkeypatch.setattr(checks.audit_served, "read", lambda _, path: Path(path).read_bytes())
+    monkeypatch.setattr(status_backups, "PLACE", backups)
+    monkeypatch.setattr(audit_served, "read", lambda _, path: Path(path).read_bytes())
     settings = Settings(app_dir=str(site), app_module="nids", app_user=ME)
-    look = checks.look.Look(settings.model_dump(mode="json"))
-    files = list(checks.audit_served.files(look))
+    system = System(settings.model_dump(mode="json"))
+    files = list(audit_served.files(system))
     return lambda *servers: {
         "servers": servers,
         "names": ["nids.example", "localhost"],
@@ -89,8 +91,8 @@ def asked(checks: Any, site: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     }
 
 
-def hunt(checks: Any, asked: dict[str, Any]) -> Any:
-    found = checks.served_fetch.Hunt(asked)
+def hunt(asked: dict[str, Any]) -> Any:
+    found = http_probe.Hunt(asked)
     found.work()
     return found
 
@@ -104,11 +106,11 @@ ALL = {"the app's .env", ".git/config", "nids/settings.py", "the database"}
 
 @pytest.mark.parametrize("above", ["", "..", "../..", "../../.."])
 def test_each_file_is_found_wherever_above_it_the_server_has_its_root(
-    checks: Any, asked: Any, site: Path, above: str
+    asked: Any, site: Path, above: str
 ) -> None:
     root = (site / above).resolve()
     with serving(partial(Quiet, directory=str(root))) as server:
-        found = hunt(checks, asked(server))
+        found = hunt(asked(server))
     backup = {"a backup"} if root == site.parents[2] else set()
     assert what(found) == ALL | backup
     port = server[1]
@@ -117,18 +119,16 @@ def test_each_file_is_found_wherever_above_it_the_server_has_its_root(
     assert (found.unanswered, found.asked) == (0, 3 * found.questions)
 
 
-def test_server_of_something_else_is_found_to_serve_nothing(
-    checks: Any, asked: Any, tmp_path: Path
-) -> None:
+def test_server_of_something_else_is_found_to_serve_nothing(asked: Any, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     (other / ".env").write_text("NOTHING=of the app's\n" * 9)
     with serving(partial(Quiet, directory=str(other))) as server:
-        found = hunt(checks, asked(server))
+        found = hunt(asked(server))
     assert (found.found, found.unanswered, len(found.servers)) == ([], 0, 1)
 
 
-def test_file_is_known_by_its_content_and_not_by_the_status(checks: Any, asked: Any) -> None:
+def test_file_is_known_by_its_content_and_not_by_the_status(asked: Any) -> None:
     class Odd(BaseHTTPRequestHandler):
         """It sends everybody elsewhere, and says that it is not found; but shows it."""
 
@@ -146,11 +146,11 @@ def test_file_is_known_by_its_content_and_not_by_the_status(checks: Any, asked: 
             pass
 
     with serving(Odd) as server:
-        found = hunt(checks, asked(server))
+        found = hunt(asked(server))
     assert what(found) == {"the app's .env"}
 
 
-def test_only_one_name_may_show_it(checks: Any, asked: Any, site: Path) -> None:
+def test_only_one_name_may_show_it(asked: Any, site: Path) -> None:
     class Named(Quiet):
         def send_head(self) -> Any:
             if not self.headers["Host"].startswith("nids.example"):
@@ -158,12 +158,12 @@ def test_only_one_name_may_show_it(checks: Any, asked: Any, site: Path) -> None:
             return super().send_head()
 
     with serving(partial(Named, directory=str(site))) as server:
-        found = hunt(checks, asked(server))
+        found = hunt(asked(server))
     assert what(found) == ALL
     assert all(each["url"].startswith("http://nids.example:") for each in found.found)
 
 
-def test_ipv6_and_tls_are_asked_too(checks: Any, asked: Any, site: Path, tmp_path: Path) -> None:
+def test_ipv6_and_tls_are_asked_too(asked: Any, site: Path, tmp_path: Path) -> None:
     pair = tmp_path / "pair.pem"
     made = ("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256")
     more = ("-noenc", "-subj", "/CN=x", "-keyout", pair, "-out", tmp_path / "crt")
@@ -171,7 +171,7 @@ def test_ipv6_and_tls_are_asked_too(checks: Any, asked: Any, site: Path, tmp_pat
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tmp_path / "crt", pair)
     with serving(partial(Quiet, directory=str(site)), address="::1", context=context) as server:
-        found = hunt(checks, asked(server))
+        found = hunt(asked(server))
     assert what(found) == ALL
     assert {each["url"].split("/")[2] for each in found.found} == {
         *(f"[::1]:{server[1]}", f"nids.example:{server[1]}", f"localhost:{server[1]}")
@@ -197,7 +197,7 @@ def raw(answer: Callable[[socket.socket], None]) -> Iterator[tuple[str, int]]:
         there.shutdown(socket.SHUT_RDWR)
 
 
-def test_server_that_speaks_first_is_asked_nothing(checks: Any, asked: Any) -> None:
+def test_server_that_speaks_first_is_asked_nothing(asked: Any) -> None:
     said: list[bytes] = []
 
     def ssh(connection: socket.socket) -> None:
@@ -209,13 +209,13 @@ def test_server_that_speaks_first_is_asked_nothing(checks: Any, asked: Any) -> N
                 said.append(b"")
 
     with raw(ssh) as server:
-        found = hunt(checks, asked(server))
+        found = hunt(asked(server))
         assert (found.servers, found.found) == ([], [])
         wait_for("it is left", lambda: said)
     assert said == [b""]
 
 
-def test_server_that_hangs_up_has_answered(checks: Any, asked: Any) -> None:
+def test_server_that_hangs_up_has_answered(asked: Any) -> None:
     """As nginx does at `return 444`."""
 
     def hang_up(connection: socket.socket) -> None:
@@ -224,14 +224,14 @@ def test_server_that_hangs_up_has_answered(checks: Any, asked: Any) -> None:
                 connection.sendall(b"HTTP/1.1 404 no\r\nContent-Length: 0\r\n\r\n")
 
     with raw(hang_up) as server:
-        found = hunt(checks, asked(server))
+        found = hunt(asked(server))
     assert (len(found.servers), found.found, found.unanswered) == (1, [], 0)
 
 
 def test_server_that_is_silent_is_given_up_and_told(
-    checks: Any, asked: Any, monkeypatch: pytest.MonkeyPatch
+    asked: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checks.served_fetch, "PATIENCE", 0.1)
+    monkeypatch.setattr(http_probe, "PATIENCE", 0.1)
 
     def silent(connection: socket.socket) -> None:
         with connection:
@@ -242,12 +242,12 @@ def test_server_that_is_silent_is_given_up_and_told(
 
     with raw(silent) as server:
         start = time.monotonic()
-        found = hunt(checks, asked(server))
+        found = hunt(asked(server))
     assert time.monotonic() - start < 5
     assert (found.asked, found.unanswered) == (0, 3 * found.questions)
 
 
-def test_endless_answer_is_cut(checks: Any, asked: Any) -> None:
+def test_endless_answer_is_cut(asked: Any) -> None:
     sent = []
 
     def endless(connection: socket.socket) -> None:
@@ -266,22 +266,22 @@ def test_endless_answer_is_cut(checks: Any, asked: Any) -> None:
     with raw(endless) as server:
         questions = asked(server)
         questions["names"] = []
-        found = hunt(checks, questions)
+        found = hunt(questions)
     assert (found.found, found.unanswered) == ([], 0)
     assert len(sent) < 200 * found.questions
 
 
-def test_time_that_has_run_out_is_told(checks: Any, asked: Any, site: Path) -> None:
+def test_time_that_has_run_out_is_told(asked: Any, site: Path) -> None:
     with serving(partial(Quiet, directory=str(site))) as server:
-        found = hunt(checks, asked(server) | {"seconds": -1})
+        found = hunt(asked(server) | {"seconds": -1})
     assert (found.asked, found.unanswered, found.found) == (0, 3 * found.questions, [])
 
 
-def test_alias_without_its_slash_is_tried(checks: Any) -> None:
-    ways = checks.served_fetch.paths("/srv/a b/.env", "/srv/a b")
+def test_alias_without_its_slash_is_tried() -> None:
+    ways = http_probe.paths("/srv/a b/.env", "/srv/a b")
     whole = ["/.env", "/a%20b/.env", "/srv/a%20b/.env"]
     assert ways == [*whole, "/static../.env", "/media../.env"]
-    assert checks.served_fetch.paths("/var/x", "/srv") == ["/x", "/var/x"]
+    assert http_probe.paths("/var/x", "/srv") == ["/x", "/var/x"]
 
 
 SS = """\
@@ -297,24 +297,24 @@ LISTEN 0 128 0.0.0.0:81 0.0.0.0:*
 
 
 def test_each_server_is_asked_at_each_address(
-    checks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Programs(tmp_path, monkeypatch).add("hostname", "echo 192.0.2.7 2001:db8::7")
-    listening = checks.audit_served.sockets(SS)
+    listening = audit_served.sockets(SS)
     assert {process for _, _, process in listening} == {"nginx", "java", "python3", ""}
-    assert list(checks.audit_served.servers(listening)) == [
+    assert list(audit_served.servers(listening)) == [
         *(("127.0.0.1", 80), ("192.0.2.7", 80), ("::1", 443), ("2001:db8::7", 443)),
         *(("127.0.0.1", 8080), ("192.0.2.7", 8080), ("::1", 8080), ("2001:db8::7", 8080)),
         *(("fe80::1%eth0", 8000), ("127.0.0.1", 81), ("192.0.2.7", 81)),
     ]
-    assert checks.audit_served.process(443, listening) == "nginx"
-    assert checks.audit_served.process(81, listening) == "port 81"
+    assert audit_served.process(443, listening) == "nginx"
+    assert audit_served.process(81, listening) == "port 81"
 
 
-def test_names_are_those_that_the_servers_know(checks: Any) -> None:
+def test_names_are_those_that_the_servers_know() -> None:
     nginx = 'server {\n  server_name nids.example\n www.nids.example;\n}\nserver_name _ "" ~^x$;'
     nginx += "\n# server_name no.example;\n server_name *.a.example .b.example;\n"
-    assert checks.audit_served.nginx_names(nginx) == [
+    assert audit_served.nginx_names(nginx) == [
         *("nids.example", "www.nids.example", "_", '""', "~^x$", "www.a.example", "b.example")
     ]
     apache = """*:443                  is a NameVirtualHost
@@ -324,31 +324,31 @@ def test_names_are_those_that_the_servers_know(checks: Any) -> None:
                  wild alias *.c.example
 *:80                   one.example (/etc/apache2/sites-enabled/b.conf:1)
 """
-    assert checks.audit_served.apache_names(apache) == [
+    assert audit_served.apache_names(apache) == [
         *("nids.example", "www.nids.example", "www.c.example", "one.example")
     ]
 
 
 @pytest.fixture
-def judged(checks: Any, site: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+def judged(site: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """What the check says of these answers."""
 
     def judge(**answer: Any) -> Any:
-        monkeypatch.setattr(checks.audit_served, "output", lambda *_: SS.splitlines()[0])
-        monkeypatch.setattr(checks.audit_served, "files", lambda _: iter([{"what": "x"}]))
-        monkeypatch.setattr(checks.audit_served, "names", lambda *_: [])
-        monkeypatch.setattr(checks.audit_served, "servers", lambda _: [])
+        monkeypatch.setattr(audit_served, "output", lambda *_: SS.splitlines()[0])
+        monkeypatch.setattr(audit_served, "files", lambda _: iter([{"what": "x"}]))
+        monkeypatch.setattr(audit_served, "names", lambda *_: [])
+        monkeypatch.setattr(audit_served, "servers", lambda _: [])
         empty = {"found": [], "servers": [1], "asked": 9, "unanswered": 0}
-        monkeypatch.setattr(checks.audit_served, "fetched", lambda _: empty | answer)
-        return checks.audit_served.served(checks.look.Look({"app_dir": str(site)}))
+        monkeypatch.setattr(audit_served, "fetched", lambda _: empty | answer)
+        return audit_served.served(System({"app_dir": str(site)}))
 
     return judge
 
 
 def test_what_is_served_is_wrong_with_server_url_and_remedy(
-    checks: Any, judged: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    judged: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checks.audit_served, "DEFAULT", tmp_path / "default")
+    monkeypatch.setattr(audit_served, "DEFAULT", tmp_path / "default")
     found = [
         {"what": "the app's .env", "url": f"http://{name}/nids/.env", "address": "::1", "port": 80}
         for name in ("raspberrypi", "localhost")
@@ -372,25 +372,25 @@ def test_nothing_served_is_well_and_nothing_answered_is_told(judged: Callable[..
 
 @as_root
 def test_questions_are_asked_by_nobody_and_find_what_is_served(
-    checks: Any, asked: Any, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    asked: Any, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The whole way, by a copy of the program that nobody may read."""
-    text = Path(checks.served_fetch.__file__).read_text()
+    text = Path(http_probe.__file__).read_text()
     text = text.replace('"servers": self.servers', '"servers": [os.getuid()]')
     program = Path("/tmp") / f"{tmp_path.name}-{os.getpid()}.py"  # noqa: S108
     program.write_text(text)
     program.chmod(0o644)
-    monkeypatch.setattr(checks.audit_served.served_fetch, "__file__", str(program))
+    monkeypatch.setattr(audit_served.http_probe, "__file__", str(program))
     try:
         with serving(partial(Quiet, directory=str(site))) as server:
-            answer = checks.audit_served.fetched(asked(server))
+            answer = audit_served.fetched(asked(server))
     finally:
         program.unlink()
     assert {each["what"] for each in answer["found"]} == ALL
     assert answer["servers"] == [65534]
 
 
-def test_database_is_known_by_how_all_of_its_kind_begin(checks: Any) -> None:
-    file = {"start": base64.b64encode(checks.audit_served.SQLITE).decode()}
-    assert checks.served_fetch.is_it(file, b"SQLite format 3\0 and more")
-    assert not checks.served_fetch.is_it(file, b"<html>SQLite format 3\0")
+def test_database_is_known_by_how_all_of_its_kind_begin() -> None:
+    file = {"start": base64.b64encode(audit_served.SQLITE).decode()}
+    assert http_probe.is_it(file, b"SQLite format 3\0 and more")
+    assert not http_probe.is_it(file, b"<html>SQLite format 3\0")

@@ -13,10 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import backup_lab
 import pytest
+from backup_lab import CONFINED, USER, Lab, MakeLab, state
 
-from tests import backup_lab
-from tests.backup_lab import CONFINED, USER, Lab, MakeLab, state
 from tests.fake import as_root
 from tests.harness import wait_for
 
@@ -93,7 +93,7 @@ def test_backup_that_fails_says_why_and_leaves_the_old_ones(lab: Lab, trouble: s
             file.seek(8192)
             file.write(os.urandom(4096))
     elif trouble == "no room":
-        shared = lab.root / "lib/celery_pi_backup/hands.py"
+        shared = lab.root / "lib/celery_pi_tools/backup/workspace.py"
         shared.write_text(shared.read_text().replace("64 * 2**20", "2**60"))
     else:
         (lab.root / "bin/cli").write_text("#!/bin/sh\necho NOAUTH Authentication required.\n")
@@ -113,8 +113,8 @@ def test_what_a_killed_one_left_goes_with_the_next(lab: Lab) -> None:
 
 def test_two_at_once_wait_for_each_other(lab: Lab) -> None:
     lab.make()
-    shared = lab.root / "lib/celery_pi_backup/__init__.py"
-    shared.write_text(shared.read_text().replace("PATIENCE = 600", "PATIENCE = 1"))
+    shared = lab.root / "lib/celery_pi_tools/backup/common.py"
+    shared.write_text(shared.read_text().replace("LOCK_TIMEOUT = 600", "LOCK_TIMEOUT = 1"))
     with subprocess.Popen(["flock", lab.backups, "sleep", "60"]) as other:
         time.sleep(0.5)
         status, said = lab.run("backup")
@@ -174,13 +174,15 @@ def test_drill_is_red_for_every_byte_that_is_another(lab: Lab) -> None:
     file = lab.make()
     whole = file.read_bytes()
     places = [*range(12), *range(40, len(whole) - 130, 97), *range(len(whole) - 130, len(whole), 7)]
-    check = "import sys; sys.path.insert(0, sys.argv[1]); from celery_pi_backup import archive\n"
+    check = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from celery_pi_tools.backup import archive\n"
+    )
     check += "from pathlib import Path; import json\n"
     check += "file, seen = Path(sys.argv[2]), 0\nwhole = file.read_bytes()\n"
     check += "for place in json.loads(sys.argv[3]):\n"
     check += " text = bytearray(whole); text[place] ^= 1; file.write_bytes(text)\n"
-    check += " try: archive.check_seal(file)\n"
-    check += " except archive.Trouble: seen += 1\n"
+    check += " try: archive.check_trailer(file)\n"
+    check += " except archive.BackupError: seen += 1\n"
     check += "print(seen)"
     given = [str(lab.root / "lib"), str(file), json.dumps(places)]
     found = subprocess.check_output(["/usr/bin/python3", "-B", "-c", check, *given], text=True)
@@ -208,7 +210,7 @@ def rewritten(lab: Lab, file: Path, change: str) -> None:
     code = f"""
 import sys; sys.path.insert(0, "{lab.root}/lib")
 from pathlib import Path
-from celery_pi_backup import archive
+from celery_pi_tools.backup import archive
 file, into = Path("{file}"), Path("{lab.root}/rewritten")
 into.mkdir()
 manifest = archive.unpack(file, into, {KNOWN!r})
@@ -377,7 +379,7 @@ def test_restore_that_fails_on_the_way_puts_all_back(lab: Lab, trouble: str) -> 
     if trouble in TROUBLES:
         lab.trouble(*TROUBLES[trouble])
     else:
-        lab.break_once("celery_pi_backup/app.py", "put_env(file.read_bytes(), settings)")
+        lab.break_once("backup/app.py", "put_env(file.read_bytes(), settings)")
     status, said = lab.run("restore", file, "--yes")
     assert status == 1
     ends = " by SIGHUP" if "first" in trouble else "; all is as it was before"
@@ -407,7 +409,7 @@ def test_power_cut_leaves_the_old_data_or_the_new(lab: Lab, step: int, fresh: bo
     code = f"""
 import os, sys; sys.path.insert(0, "{lab.root}/lib")
 from pathlib import Path
-from celery_pi_backup import data
+from celery_pi_tools.backup import redis_data as data
 steps, real = 0, data._sync
 def cut(path):
     global steps

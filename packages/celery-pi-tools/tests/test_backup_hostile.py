@@ -8,20 +8,19 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tarfile
 import time
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import backup_lab
 import pytest
+from backup_lab import CONFINED, USER, Lab, state
 
-from tests import backup_lab
-from tests.backup_lab import CONFINED, USER, Lab, state
+from celery_pi_tools.backup import archive
+from celery_pi_tools.privileges import Refused
 from tests.fake import as_root
-from tests.library import LIBRARY
 
 pytestmark = [
     pytest.mark.fast,
@@ -134,7 +133,7 @@ def hostile(lab: Lab, task: str, code: str) -> None:
     """The app's own process does that instead of the task: as if it won each race."""
     text = f"\n\ndef hostile(*words: str) -> int | None:\n    import socket, time\n{code}\n\n"
     call = 'if __name__ == "__main__":\n'
-    lab.change("celery_pi_backup/sqlite.py", call, f"{text}{task} = hostile\n\n{call}")
+    lab.change("backup/sqlite_copy.py", call, f"{text}{task} = hostile\n\n{call}")
 
 
 PLANTS = {
@@ -160,7 +159,7 @@ def test_what_the_app_plants_for_its_copy_is_not_read_by_root(
     code, said = PLANTS[trick]
     hostile(lab, "copy", code.replace("{secret!r}", repr(str(secret))))
     hostile_check(lab)
-    lab.change("celery_pi_backup/hands.py", "LEAST = 300", "LEAST = 2")
+    lab.change("backup/workspace.py", "LEAST = 300", "LEAST = 2")
     status, told = bounded(lab, "backup")
     assert (status, said in told, lab.files()) == (1, True, []), told
     assert "\x1b" not in told
@@ -169,7 +168,7 @@ def test_what_the_app_plants_for_its_copy_is_not_read_by_root(
 @pytest.mark.parametrize("trick", ["never ends", "stopped"])
 def test_unit_that_may_kill_nobody_leaves_no_process(lab: Lab, trick: str) -> None:
     hostile(lab, "copy", PLANTS[trick][0])
-    lab.change("celery_pi_backup/hands.py", "LEAST = 300", "LEAST = 2")
+    lab.change("backup/workspace.py", "LEAST = 300", "LEAST = 2")
     status, said = lab.run("backup", within=CONFINED)
     assert (status, PLANTS[trick][1] in said) == (1, True), said
     found = subprocess.run(
@@ -181,14 +180,14 @@ def test_unit_that_may_kill_nobody_leaves_no_process(lab: Lab, trick: str) -> No
 def hostile_check(lab: Lab) -> None:
     """It finds all whole."""
     begin = '    database = opened(path, "ro&'
-    lab.change("celery_pi_backup/sqlite.py", begin, f"    return\n{begin}")
+    lab.change("backup/sqlite_copy.py", begin, f"    return\n{begin}")
 
 
 def test_that_root_could_be_led_astray_there(lab: Lab, secret: Path) -> None:
     """The test above is one: what root reads by itself is root's file."""
     hostile(lab, "copy", PLANTS["link"][0].replace("{secret!r}", repr(str(secret))))
     hostile_check(lab)
-    lab.change("celery_pi_backup/hands.py", "run(user, command, sink", 'run("root", command, sink')
+    lab.change("backup/workspace.py", "run(user, command, sink", 'run("root", command, sink')
     file = lab.make()
     held = subprocess.check_output(["tar", "xzOf", file, "app/db.sqlite3"], text=True)
     assert held == SECRET
@@ -241,7 +240,7 @@ def test_file_that_was_in_the_last_backup_is_not_left_out(lab: Lab, name: str) -
     status, said = lab.run("backup")
     assert (status, lab.files()) == (1, [old])
     assert said == f"celery-pi: {path} was in the last backup and is missing now"
-    lab.change("celery_pi_backup/app.py", "AGAIN = 3", "AGAIN = 15")
+    lab.change("backup/app.py", "AGAIN = 3", "AGAIN = 15")
     with subprocess.Popen(["sh", "-c", f"sleep 2; mv {lab.root}/app/away {path}"]):
         lab.make()
     assert len(lab.files()) == 2
@@ -280,7 +279,7 @@ def test_restore_does_not_follow_a_link_into_a_directory_of_roots(
     assert sorted(path.name for path in secret.parent.iterdir()) == names
     assert not list(lab.state.glob("before-restore-*"))
     looks = "    if name == ENV:\n        with place"
-    lab.change("celery_pi_backup/app.py", looks, looks.replace("name == ENV", "not name"))
+    lab.change("backup/app.py", looks, looks.replace("name == ENV", "not name"))
     status, said = lab.run("restore", file, "--yes", "--only", "app")
     assert (status, "leads into a directory" in said) == (1, True), "it may become a link later"
     assert sorted(path.name for path in secret.parent.iterdir()) == names
@@ -315,7 +314,7 @@ def test_link_in_redis_directory_makes_root_write_nowhere(
     """It is put there when Redis is stopped, which is before root's program goes on."""
     file = lab.make()
     aof, socket = lab.root / "redis/appendonlydir", lab.root / "run/redis.sock"
-    lab.change("celery_pi_backup/services.py", "PATIENCE = 660", "PATIENCE = 1")
+    lab.change("backup/services.py", "PATIENCE = 660", "PATIENCE = 1")
     done = swap.format(aof=aof, target=secret.parent, manifest="appendonly.aof.manifest")
     lab.trouble("stop redis-server.service", f"redis-cli -s {socket} shutdown; {done}")
     status, said = lab.run("restore", file, "--yes", "--only", "redis")
@@ -328,17 +327,11 @@ def test_link_in_redis_directory_makes_root_write_nowhere(
 # -- archives of others
 
 
-def archive() -> Any:
-    if str(LIBRARY) not in sys.path:
-        sys.path.insert(0, str(LIBRARY))
-    return import_module("celery_pi_backup.archive")
-
-
 def foreign(lab: Lab, change: Callable[[dict[str, Any]], None], **names: str) -> Path:
     """A backup of this lab with another manifest, sealed anew; `names` for members by their old."""
     file, into = lab.make(), lab.root / "into"
     into.mkdir()
-    manifest = archive().unpack(file, into, ("redis/dump.rdb", "app/db.sqlite3", "app/.env"))
+    manifest = archive.unpack(file, into, ("redis/dump.rdb", "app/db.sqlite3", "app/.env"))
     members = {each["name"]: into / each["name"] for each in manifest["members"]}
     for old, new in names.items():
         (name,) = (name for name in members if name.endswith(old))
@@ -347,7 +340,7 @@ def foreign(lab: Lab, change: Callable[[dict[str, Any]], None], **names: str) ->
         entry["name"] = new
     change(manifest)
     file.unlink()
-    archive().write(file, manifest, members)
+    archive.write(file, manifest, members)
     shutil.rmtree(into)
     return file
 
@@ -421,8 +414,8 @@ def test_manifest_of_another_shape_is_refused(
     tmp_path: Path, change: Callable[[dict[str, Any]], None]
 ) -> None:
     file = sealed(tmp_path / "backup.tar.gz", manifest(NOTHING, change=change))
-    with pytest.raises(import_module("celery_pi_privileges").Refused, match="is damaged: "):
-        archive().unpack(file, tmp_path, ("app/.env",))
+    with pytest.raises(Refused, match="is damaged: "):
+        archive.unpack(file, tmp_path, ("app/.env",))
 
 
 def sealed(path: Path, *blocks: bytes) -> Path:
@@ -432,7 +425,7 @@ def sealed(path: Path, *blocks: bytes) -> Path:
             for block in blocks:
                 packed.write(block)
         file.seek(0)
-        file.write(archive().EMPTY % (archive().COMMENT % archive().digest(file).encode()))
+        file.write(archive.EMPTY % (archive.COMMENT % archive.digest(file).encode()))
     return path
 
 
@@ -472,7 +465,7 @@ BOMBS: dict[str, tuple[bytes, ...]] = {
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_archive_that_unpacks_to_much_fills_neither_memory_nor_disk(lab: Lab, bomb: str) -> None:
     file = sealed(lab.root / "bomb.tar.gz", *BOMBS[bomb])
-    lab.change("celery_pi_backup/__init__.py", "PATIENCE = 600", "PATIENCE = 60")
+    lab.change("backup/common.py", "LOCK_TIMEOUT = 600", "LOCK_TIMEOUT = 60")
     said = untouched(lab, file, f"{file}")
     assert "damaged" in said or "is not what its manifest says" in said or "is no backup" in said
 
@@ -480,7 +473,7 @@ def test_archive_that_unpacks_to_much_fills_neither_memory_nor_disk(lab: Lab, bo
 def test_great_env_in_an_archive_is_refused(lab: Lab) -> None:
     file = lab.root / "great"
     file.write_bytes(bytes(2**20 + 1))
-    entry = archive().described(file, "app/.env")
+    entry = archive.described(file, "app/.env")
     content = file.read_bytes() + bytes(511)
     head = manifest(entry), header("app/.env", entry["size"])
     bomb = sealed(lab.root / "b.tar.gz", *head, content)

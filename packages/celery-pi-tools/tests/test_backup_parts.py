@@ -7,40 +7,23 @@ import os
 import subprocess
 import sys
 import time
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from celery_pi.settings import Settings
-from celery_pi.sources import ROOT
-from tasks.backup import PROGRAMS
-from tests.backup_lab import MODULES
+from celery_pi_tools import privileges
+from celery_pi_tools.backup import app, archive
+from celery_pi_tools.backup.common import BackupError
+from celery_pi_tools.checks import audit_backups, status_backups
+from celery_pi_tools.system import System
 from tests.fake import ME, Programs, as_root
 from tests.library import LIBRARY
 
 pytestmark = pytest.mark.fast
 
 NAME = "2026-11-24T020000Z.tar.gz"
-
-
-@pytest.fixture
-def backup(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The package, as its programs import it."""
-    monkeypatch.syspath_prepend(str(LIBRARY))
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    for module in ("app", "archive", "data"):
-        import_module(f"celery_pi_backup.{module}")
-    return import_module("celery_pi_backup")
-
-
-def test_every_program_and_module_is_installed() -> None:
-    there = set((LIBRARY / "celery_pi_backup").glob("*.py"))
-    there |= {LIBRARY / name for name in ("backup", "restore", "drill", *MODULES)}
-    assert {Path(file.path) for file in PROGRAMS} == {
-        Path("/") / path.relative_to(ROOT / "files") for path in there
-    }
 
 
 # -- .env
@@ -61,10 +44,8 @@ def test_every_program_and_module_is_installed() -> None:
         (b"CELERY_BROKER_URLS=x\n", b"CELERY_BROKER_URLS=y\n", b"CELERY_BROKER_URLS=x\n"),
     ],
 )
-def test_variables_of_ours_stay_this_machines(
-    backup: Any, text: bytes, current: bytes, wanted: bytes
-) -> None:
-    assert backup.app.with_ours(text, current) == wanted
+def test_variables_of_ours_stay_this_machines(text: bytes, current: bytes, wanted: bytes) -> None:
+    assert app.with_ours(text, current) == wanted
 
 
 # -- MariaDB
@@ -81,22 +62,21 @@ def settings(**given: Any) -> dict[str, Any]:
 
 def found_by_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """The stand-ins are on the path of whatever works as another user, root included."""
-    privileges = import_module("celery_pi_privileges")
     monkeypatch.setattr(privileges, "PATH", os.environ["PATH"])
 
 
 @as_root
 def test_mariadb_is_dumped_and_restored_without_a_password(
-    backup: Any, programs: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    programs: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     programs.add("mariadb-dump", "echo 'CREATE TABLE birds'; echo '-- Dump completed on 2026'")
     programs.add("mariadb", f"cat >{tmp_path}/restored")
     found_by_all(monkeypatch)
     told = settings(backup_app=False, backup_mariadb="nids")
-    ((name, file),) = backup.app.gather(told, tmp_path)
+    ((name, file),) = app.gather(told, tmp_path)
     assert name == "mariadb/nids.sql"
-    backup.app.check(name, file, told)
-    backup.app.put(name, file, told)
+    app.check(name, file, told)
+    app.put(name, file, told)
     assert (tmp_path / "restored").read_text() == file.read_text()
     options = "--single-transaction --routines --triggers --events"
     assert programs.calls() == [
@@ -107,25 +87,27 @@ def test_mariadb_is_dumped_and_restored_without_a_password(
 
 @as_root
 def test_mariadb_that_fails_or_ends_early_is_a_trouble(
-    backup: Any, programs: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    programs: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found_by_all(monkeypatch)
     told = settings(backup_app=False, backup_mariadb="nids")
     programs.add("mariadb-dump", "echo half; echo 'Unknown database' >&2; exit 2")
-    with pytest.raises(backup.Refused, match=r"^mariadb-dump: Unknown database$"):
-        list(backup.app.gather(told, tmp_path))
+    with pytest.raises(privileges.Refused, match=r"^mariadb-dump: Unknown database$"):
+        list(app.gather(told, tmp_path))
     (tmp_path / "half.sql").write_text("CREATE TABLE birds")
-    with pytest.raises(backup.Trouble, match="is not a whole dump"):
-        backup.app.check("mariadb/nids.sql", tmp_path / "half.sql", told)
+    with pytest.raises(BackupError, match="is not a whole dump"):
+        app.check("mariadb/nids.sql", tmp_path / "half.sql", told)
 
 
 # -- SQLite
 
 
-def test_database_that_is_damaged_is_told(backup: Any, tmp_path: Path) -> None:
-    script = [sys.executable, backup.app.SQLITE, "check"]
+def test_database_that_is_damaged_is_told(tmp_path: Path) -> None:
+    script = [sys.executable, str(app.SQLITE), "check"]
     (tmp_path / "none").write_text("no database at all, but long enough to look like one" * 20)
-    done = subprocess.run([*script, tmp_path / "none"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*script, str(tmp_path / "none")], capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "not a database" in done.stderr
 
@@ -133,32 +115,32 @@ def test_database_that_is_damaged_is_told(backup: Any, tmp_path: Path) -> None:
 # -- the archive
 
 
-def test_archive_holds_what_was_put_in_and_says_when_not(backup: Any, tmp_path: Path) -> None:
+def test_archive_holds_what_was_put_in_and_says_when_not(tmp_path: Path) -> None:
     file, member = tmp_path / NAME, tmp_path / "dump.rdb"
     member.write_bytes(os.urandom(3000))
     described = {
         **{"host": "pi", "made": 0, "versions": {"redis": "7.0.15"}},
         "redis": {"databases": {}, "digest": "0" * 40},
-        "members": [backup.archive.described(member, "redis/dump.rdb")],
+        "members": [archive.described(member, "redis/dump.rdb")],
     }
-    backup.archive.write(file, described, {"redis/dump.rdb": member})
+    archive.write(file, described, {"redis/dump.rdb": member})
     into = tmp_path / "into"
     into.mkdir()
-    assert backup.archive.unpack(file, into, {"redis/dump.rdb"})["host"] == "pi"
+    assert archive.unpack(file, into, {"redis/dump.rdb"})["host"] == "pi"
     assert (into / "redis/dump.rdb").read_bytes() == member.read_bytes()
     assert subprocess.run(["gzip", "-t", file], check=False).returncode == 0
     whole = file.read_bytes()
     for place in range(len(whole)):
         file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
-        with pytest.raises(backup.Trouble, match=r"damaged|is no backup of celery-pi"):
-            backup.archive.check_seal(file)
+        with pytest.raises(BackupError, match=r"damaged|is no backup of celery-pi"):
+            archive.check_trailer(file)
     for length in range(0, len(whole), 7):
         file.write_bytes(whole[:length])
-        with pytest.raises(backup.Trouble, match=r"cut off|damaged|is no backup of celery-pi"):
-            backup.archive.check_seal(file)
+        with pytest.raises(BackupError, match=r"cut off|damaged|is no backup of celery-pi"):
+            archive.check_trailer(file)
     file.write_bytes(whole + b"x")
-    with pytest.raises(backup.Trouble):
-        backup.archive.check_seal(file)
+    with pytest.raises(BackupError):
+        archive.check_trailer(file)
 
 
 # -- off-site
@@ -216,13 +198,13 @@ def test_repository_that_is_out_of_reach_is_told_in_one_sentence(
 
 
 @pytest.fixture
-def place(checks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Directories of the checks' own; deployed just now."""
     for name in ("PLACE", "STATE"):
         (tmp_path / name).mkdir(mode=0o700)
-        monkeypatch.setattr(checks.status_backups, name, tmp_path / name)
+        monkeypatch.setattr(status_backups, name, tmp_path / name)
     (tmp_path / "unit").touch()
-    monkeypatch.setattr(checks.status_backups, "UNIT", tmp_path / "unit")
+    monkeypatch.setattr(status_backups, "UNIT", tmp_path / "unit")
     return tmp_path
 
 
@@ -236,8 +218,8 @@ def noted(place: Path, name: str, hours: float, **told: Any) -> None:
     (place / f"STATE/{name}.json").write_text(text)
 
 
-def state(checks: Any, check: str, **given: Any) -> str:
-    result = getattr(checks.status_backups, check)(checks.look.Look(settings(**given)))
+def state(check: str, **given: Any) -> str:
+    result = getattr(status_backups, check)(System(settings(**given)))
     return result.state if result else ""
 
 
@@ -246,52 +228,50 @@ def state(checks: Any, check: str, **given: Any) -> str:
     [(None, 0, "warn"), (None, 27, "wrong"), (1, 99, "ok"), (25, 99, "ok"), (27, 99, "wrong")],
 )
 def test_backup_that_is_late_is_wrong(
-    checks: Any, place: Path, hours: float | None, deployed: float, wanted: str
+    place: Path, hours: float | None, deployed: float, wanted: str
 ) -> None:
     os.utime(place / "unit", (0, time.time() - deployed * 3600))
     if hours is not None:
         made(place, hours)
-    assert state(checks, "newest") == wanted
-    assert state(checks, "newest", backup=False) == ("ok" if hours else "")
+    assert state("newest") == wanted
+    assert state("newest", backup=False) == ("ok" if hours else "")
 
 
-def test_try_that_failed_since_then_is_wrong(checks: Any, place: Path) -> None:
+def test_try_that_failed_since_then_is_wrong(place: Path) -> None:
     noted(place, "backup", 1, well=False)
-    assert state(checks, "newest") == "wrong"
+    assert state("newest") == "wrong"
     made(place, 2)
-    assert state(checks, "newest") == "wrong"
+    assert state("newest") == "wrong"
     made(place, 0.5)
-    assert state(checks, "newest") == "ok"
+    assert state("newest") == "ok"
 
 
 @pytest.mark.parametrize(
     ("well", "days", "wanted"), [(True, 7, "ok"), (True, 9, "wrong"), (False, 0, "wrong")]
 )
 def test_drill_that_is_red_or_late_is_wrong(
-    checks: Any, place: Path, well: bool, days: float, wanted: str
+    place: Path, well: bool, days: float, wanted: str
 ) -> None:
-    assert state(checks, "drill") == ""
+    assert state("drill") == ""
     made(place, 1)
-    assert state(checks, "drill") == "warn"
+    assert state("drill") == "warn"
     os.utime(place / "unit", (0, time.time() - 9 * 86400))
-    assert state(checks, "drill") == "wrong"
+    assert state("drill") == "wrong"
     noted(place, "drill", days * 24, well=well)
-    assert state(checks, "drill") == wanted
+    assert state("drill") == wanted
 
 
 @pytest.mark.skipif(ME != "root", reason="they are root's")
-def test_backup_that_others_can_read_is_wrong(checks: Any, place: Path) -> None:
-    look = checks.look.Look(settings())
+def test_backup_that_others_can_read_is_wrong(place: Path) -> None:
+    system = System(settings())
     made(place, 1)
-    assert checks.audit_backups.private(look).state == "ok"
+    assert audit_backups.private(system).state == "ok"
     (place / "PLACE" / NAME).chmod(0o640)
-    assert checks.audit_backups.private(look).values == {"files": [NAME]}
+    assert audit_backups.private(system).values == {"files": [NAME]}
 
 
 @pytest.mark.parametrize(("second", "wanted"), [("active", "ok"), ("inactive", "wrong")])
-def test_timer_that_does_not_run_is_wrong(
-    checks: Any, programs: Programs, second: str, wanted: str
-) -> None:
+def test_timer_that_does_not_run_is_wrong(programs: Programs, second: str, wanted: str) -> None:
     programs.add("systemctl", f"echo active; echo; echo {second}")
-    assert checks.audit_backups.timers(checks.look.Look(settings())).state == wanted
-    assert checks.audit_backups.timers(checks.look.Look(settings(backup=False))).state == "warn"
+    assert audit_backups.timers(System(settings())).state == wanted
+    assert audit_backups.timers(System(settings(backup=False))).state == "warn"

@@ -20,27 +20,36 @@ from kombu.transport.virtual import Message
 from kombu.utils.json import loads
 
 from celery_pi.settings import Settings
-from tasks.command import CHECKS
+from celery_pi_tools import checks, redis_client, table, worker_control
+from celery_pi_tools import system as system_module
+from celery_pi_tools.checks import (
+    audit_network,
+    registry,
+    status_machine,
+    status_redis,
+    status_tasks,
+)
+from celery_pi_tools.commands import CannotRead
+from celery_pi_tools.system import System
 from tests.fake import ME, Programs, as_root
 from tests.hostile import TEXT, put
-from tests.library import LIBRARY
 
 pytestmark = pytest.mark.fast
 
 
-def info(checks: Any, **values: object) -> Any:
-    """A look at a Redis that tells these figures."""
-    look = checks.look.Look(Settings().model_dump())
-    look.info = {name: str(value) for name, value in values.items()}
-    return look
+def info(**values: object) -> Any:
+    """A Pi with these figures in Redis' INFO."""
+    system = System(Settings().model_dump())
+    system.info = {name: str(value) for name, value in values.items()}
+    return system
 
 
 @pytest.mark.parametrize(
     ("number", "text"),
     [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (2**28, "256.0 MiB"), (2**33, "8.0 GiB")],
 )
-def test_size_is_read_by_people(checks: Any, number: int, text: str) -> None:
-    assert checks.table.size(number) == text
+def test_size_is_read_by_people(number: int, text: str) -> None:
+    assert table.size(number) == text
 
 
 @pytest.mark.parametrize(
@@ -50,26 +59,26 @@ def test_size_is_read_by_people(checks: Any, number: int, text: str) -> None:
         *((3600, "1 h"), (7500, "2 h 5 min"), (86400 * 3 + 3600, "3 d 1 h")),
     ],
 )
-def test_age_is_told_in_two_units(checks: Any, seconds: float, text: str) -> None:
-    assert checks.table.age(seconds) == text
+def test_age_is_told_in_two_units(seconds: float, text: str) -> None:
+    assert table.age(seconds) == text
 
 
 @pytest.fixture
-def three(checks: Any) -> Any:
+def three(monkeypatch: pytest.MonkeyPatch) -> list[registry.Row]:
     """A row of each state."""
-    register = checks.registry
+    monkeypatch.setattr(registry, "CHECKS", [])
     for section, name, result in (
-        ("Redis", "Server", register.ok("version 8", version="8")),
-        ("Redis", "Memory", register.warn("80 %", "raise it", used=80)),
-        ("Units", "nginx", register.wrong("failed", "start it")),
+        ("Redis", "Server", registry.ok("version 8", version="8")),
+        ("Redis", "Memory", registry.warn("80 %", "raise it", used=80)),
+        ("Units", "nginx", registry.wrong("failed", "start it")),
         ("Units", "none", None),
     ):
-        register.check(section, name)(lambda _, result=result: result)
-    return list(register.rows(None))
+        registry.check(section, name)(lambda _, result=result: result)
+    return list(registry.rows(System({})))
 
 
-def test_table_marks_what_is_wrong_and_says_what_to_do(checks: Any, three: Any) -> None:
-    assert checks.table.as_table(three).splitlines() == [
+def test_table_marks_what_is_wrong_and_says_what_to_do(three: Any) -> None:
+    assert table.as_table(three).splitlines() == [
         "Redis",
         "         Server  version 8",
         "  warn   Memory  80 %",
@@ -81,30 +90,30 @@ def test_table_marks_what_is_wrong_and_says_what_to_do(checks: Any, three: Any) 
     ]
 
 
-def test_text_of_others_is_no_command_to_the_terminal(checks: Any) -> None:
-    wrong = checks.registry.wrong
-    row = checks.registry.Row("Redis", TEXT, wrong(TEXT, TEXT))
-    told = checks.table.as_table([row])
+def test_text_of_others_is_no_command_to_the_terminal() -> None:
+    wrong = registry.wrong
+    row = registry.Row("Redis", TEXT, wrong(TEXT, TEXT))
+    told = table.as_table([row])
     assert told.count("\n") == 3
     assert all(line.isprintable() for line in told.split("\n"))
     assert told.encode()
     assert "all is well" not in told.split("\n")
-    assert checks.table.as_json("status", [row]).isascii()
+    assert table.as_json("status", [row]).isascii()
 
 
-def test_text_without_an_end_is_cut(checks: Any) -> None:
-    row = checks.registry.Row("Redis", "Name", checks.registry.ok("x" * 2**20))
-    assert len(checks.table.as_table([row])) < 3000
+def test_text_without_an_end_is_cut() -> None:
+    row = registry.Row("Redis", "Name", registry.ok("x" * 2**20))
+    assert len(table.as_table([row])) < 3000
 
 
-def test_json_says_the_same(checks: Any, three: Any) -> None:
-    told = json.loads(checks.table.as_json("status", three))
+def test_json_says_the_same(three: Any) -> None:
+    told = json.loads(table.as_json("status", three))
     assert not told["well"]
     assert [(row["name"], row["state"]) for row in told["checks"]] == [
         *(("Server", "ok"), ("Memory", "warn"), ("nginx", "wrong"))
     ]
     assert told["checks"][1]["values"] == {"used": 80}
-    assert json.loads(checks.table.as_json("status", three[:2]))["well"]
+    assert json.loads(table.as_json("status", three[:2]))["well"]
 
 
 @pytest.mark.parametrize(
@@ -115,26 +124,19 @@ def test_json_says_the_same(checks: Any, three: Any) -> None:
         (FileNotFoundError(2, "No such file", "/x"), "cannot be read: No such file /x"),
     ],
 )
-def test_check_that_fails_is_wrong_and_tells_no_secret(
-    checks: Any, error: Exception, evidence: str
-) -> None:
+def test_check_that_fails_is_wrong_and_tells_no_secret(error: Exception, evidence: str) -> None:
     def fail(_: object) -> None:
         raise error
 
-    result = checks.registry.judged(fail, None)
+    result = registry.judged(fail, None)
     assert (result.state, result.evidence) == ("wrong", evidence)
     assert result.remedy
 
 
 @pytest.mark.parametrize("command", ["status", "audit"])
-def test_every_module_on_the_pi_is_run_by_a_command(checks: Any, command: str) -> None:
-    found = {path.stem for path in (LIBRARY / "celery_pi_checks").glob(f"{command}_*.py")}
+def test_every_module_on_the_pi_is_run_by_a_command(command: str) -> None:
+    found = {path.stem for path in Path(checks.__file__).parent.glob(f"{command}_*.py")}
     assert set(checks.MODULES[command]) == found
-
-
-def test_every_module_is_installed() -> None:
-    there = {path.name for path in (LIBRARY / "celery_pi_checks").glob("*.py")}
-    assert {file.path.rpartition("/")[2] for file in CHECKS} == there
 
 
 @pytest.mark.parametrize(
@@ -147,8 +149,8 @@ def test_every_module_is_installed() -> None:
         (0xF0000, [], ["under-voltage", "frequency capped", "throttled", "too hot"]),
     ],
 )
-def test_throttling_is_decoded(checks: Any, bits: int, now: list[str], before: list[str]) -> None:
-    assert checks.status_machine.decoded(bits) == (now, before)
+def test_throttling_is_decoded(bits: int, now: list[str], before: list[str]) -> None:
+    assert status_machine.decoded(bits) == (now, before)
 
 
 @pytest.mark.parametrize(
@@ -156,44 +158,41 @@ def test_throttling_is_decoded(checks: Any, bits: int, now: list[str], before: l
     [("throttled=0x0", "ok"), ("throttled=0x10000", "warn"), ("throttled=0x1", "wrong")],
 )
 def test_power_is_judged(
-    checks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, state: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, state: str
 ) -> None:
     Programs(tmp_path, monkeypatch).add("vcgencmd", f"echo {answer}")
-    assert checks.status_machine.power(None).state == state
+    assert status_machine.power(None).state == state
 
 
-def test_power_is_left_out_where_there_is_no_vcgencmd(checks: Any) -> None:
-    assert checks.status_machine.power(None) is None
+def test_power_is_left_out_where_there_is_no_vcgencmd() -> None:
+    assert status_machine.power(None) is None
 
 
 @pytest.mark.parametrize(
     ("free", "state"), [(50, "ok"), (9, "warn"), (0.1, "wrong")], ids=["half", "low", "none"]
 )
-def test_disk_is_judged(
-    checks: Any, monkeypatch: pytest.MonkeyPatch, free: float, state: str
-) -> None:
+def test_disk_is_judged(monkeypatch: pytest.MonkeyPatch, free: float, state: str) -> None:
     blocks = 2**22  # of 4 KiB: 16 GiB
     shown = SimpleNamespace(f_bavail=int(blocks * free / 100), f_blocks=blocks, f_frsize=4096)
     monkeypatch.setattr(os, "statvfs", lambda _: shown)
-    assert checks.status_machine.disk("/").state == state
+    assert status_machine.disk("/").state == state
 
 
 @pytest.mark.parametrize(
     ("celsius", "state"), [([], None), ([40, 50], "ok"), ([40, 76], "warn"), ([90], "wrong")]
 )
 def test_temperature_is_the_hottest(
-    checks: Any,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     celsius: list[int],
     state: str | None,
 ) -> None:
-    monkeypatch.setattr(checks.status_machine, "THERMAL", tmp_path)
+    monkeypatch.setattr(status_machine, "THERMAL", tmp_path)
     for place, degrees in enumerate(celsius):
         zone = tmp_path / f"thermal_zone{place}"
         zone.mkdir()
         (zone / "temp").write_text(f"{degrees}000\n")
-    result = checks.status_machine.temperature(None)
+    result = status_machine.temperature(None)
     assert (result and result.state) == state
     assert not celsius or result.values["celsius"] == max(celsius)
 
@@ -202,10 +201,8 @@ def test_temperature_is_the_hottest(
     ("used", "limit", "state"),
     [(1, 100, "ok"), (70, 100, "warn"), (95, 100, "wrong"), (1, 0, "wrong")],
 )
-def test_memory_of_redis_is_judged(checks: Any, used: int, limit: int, state: str) -> None:
-    assert (
-        checks.status_redis.memory(info(checks, used_memory=used, maxmemory=limit)).state == state
-    )
+def test_memory_of_redis_is_judged(used: int, limit: int, state: str) -> None:
+    assert status_redis.memory(info(used_memory=used, maxmemory=limit)).state == state
 
 
 @pytest.mark.parametrize(
@@ -218,10 +215,10 @@ def test_memory_of_redis_is_judged(checks: Any, used: int, limit: int, state: st
     ],
     ids=["well", "off", "write", "rewrite"],
 )
-def test_append_only_file_is_judged(checks: Any, told: dict[str, object], state: str) -> None:
+def test_append_only_file_is_judged(told: dict[str, object], state: str) -> None:
     well = {"aof_last_write_status": "ok", "aof_last_bgrewrite_status": "ok", "aof_enabled": 1}
-    look = info(checks, **{**well, "aof_current_size": 1, "aof_delayed_fsync": 0, **told})
-    assert checks.status_redis.append_only_file(look).state == state
+    system = info(**{**well, "aof_current_size": 1, "aof_delayed_fsync": 0, **told})
+    assert status_redis.append_only_file(system).state == state
 
 
 @pytest.mark.parametrize(
@@ -237,34 +234,34 @@ def test_append_only_file_is_judged(checks: Any, told: dict[str, object], state:
 )
 @as_root
 def test_beats_schedule_is_read(
-    checks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, schedule: str | None, state: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, schedule: str | None, state: str
 ) -> None:
     path = tmp_path / "schedule"
     if schedule is not None:
         path.write_text(schedule)
-    monkeypatch.setattr(checks.status_tasks, "SCHEDULE", path)
-    look = checks.look.Look(Settings(app_user=ME).model_dump())
-    assert checks.status_tasks.beat(look).state == state
+    monkeypatch.setattr(status_tasks, "SCHEDULE", path)
+    system = System(Settings(app_user=ME).model_dump())
+    assert status_tasks.beat(system).state == state
 
 
 @as_root
 @pytest.mark.parametrize("what", ["fifo", "device", "sparse file", "directory"])
 def test_schedule_that_is_no_such_file_is_told_at_once(
-    checks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     put(tmp_path / "schedule", what)
-    monkeypatch.setattr(checks.status_tasks, "SCHEDULE", tmp_path / "schedule")
-    look = checks.look.Look(Settings(app_user=ME).model_dump())
+    monkeypatch.setattr(status_tasks, "SCHEDULE", tmp_path / "schedule")
+    system = System(Settings(app_user=ME).model_dump())
     begun = time.monotonic()
-    result = checks.registry.judged(checks.status_tasks.beat, look)
+    result = registry.judged(status_tasks.beat, system)
     assert time.monotonic() - begun < 2
     assert result.state == "wrong"
     assert "no regular file" in result.evidence or "is larger than" in result.evidence
 
 
-def test_check_that_waits_for_ever_is_ended(checks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks.registry, "PATIENCE", 0.1)
-    result = checks.registry.judged(lambda _: time.sleep(60), None)
+def test_check_that_waits_for_ever_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "TIMEOUT", 0.1)
+    result = registry.judged(lambda _: time.sleep(60), None)
     assert (result.state, result.evidence) == (
         "wrong",
         "cannot be read: does not end within 0.1 s",
@@ -289,7 +286,6 @@ TCP6 = """  sl  local_address                         remote_address            
     ("added", "ports"), [("", None), ("   3: 00000000:18EB 00000000:0000 0A\n", [6379])]
 )
 def test_sockets_beyond_loopback_are_found(
-    checks: Any,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     added: str,
@@ -298,32 +294,32 @@ def test_sockets_beyond_loopback_are_found(
     (tmp_path / "net").mkdir()
     (tmp_path / "net/tcp").write_text(TCP + added)
     (tmp_path / "net/tcp6").write_text(TCP6)
-    monkeypatch.setattr(checks.audit_network, "PROC", tmp_path)
-    look = checks.look.Look(Settings(firewall=False).model_dump())
-    look.ssh_ports = {22}
-    result = checks.audit_network.listening(look)
+    monkeypatch.setattr(audit_network, "PROC", tmp_path)
+    system = System(Settings(firewall=False).model_dump())
+    system.ssh_ports = {22}
+    result = audit_network.listening(system)
     assert (result.state, result.values["ports"]) == (
         ("wrong", ports) if ports else ("ok", [22, 443])
     )
 
 
-def test_listening_socket_of_this_machine_is_read(checks: Any) -> None:
+def test_listening_socket_of_this_machine_is_read() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         table = Path("/proc/net/tcp").read_text()
-        assert ("127.0.0.1", server.getsockname()[1]) in checks.audit_network.sockets(table)
+        assert ("127.0.0.1", server.getsockname()[1]) in audit_network.sockets(table)
 
 
 # -- the client of Redis
 
 
 @pytest.fixture
-def server(checks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A Redis that answers with what the test puts into `replies`, and notes what it was sent."""
     path, secrets = tmp_path / "socket", tmp_path / "secrets"
     secrets.mkdir()
     (secrets / "redis_monitor_password").write_text("new s3cret")
-    monkeypatch.setattr(checks.resp, "SOCKET", str(path))
-    monkeypatch.setattr(checks.resp, "SECRETS", str(secrets))
+    monkeypatch.setattr(redis_client, "SOCKET", str(path))
+    monkeypatch.setattr(redis_client, "SECRETS", str(secrets))
     known = SimpleNamespace(replies=[], sent=[], secrets=secrets)
 
     def answer() -> None:
@@ -341,9 +337,9 @@ def server(checks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
         yield known
 
 
-def test_client_speaks_redis_protocol(checks: Any, server: Any) -> None:
+def test_client_speaks_redis_protocol(server: Any) -> None:
     server.replies += [b"+OK\r\n", b":-3\r\n", b"$6\r\na\r\n\xc3\xa9b\r\n", b"*2\r\n$-1\r\n:1\r\n"]
-    connection = checks.resp.login("monitor", 5)
+    connection = redis_client.login("monitor", 5)
     replies = [connection.ask(word) for word in ("LLEN", "GET", "LRANGE")]
     assert replies == [-3, "a\r\néb", [None, 1]]
     assert server.sent[0] == b"*3\r\n$4\r\nAUTH\r\n$7\r\nmonitor\r\n$10\r\nnew s3cret\r\n"
@@ -362,19 +358,17 @@ def test_client_speaks_redis_protocol(checks: Any, server: Any) -> None:
         (b"+\xff\r\n", ""),
     ],
 )
-def test_reply_that_takes_all_memory_is_not_read(
-    checks: Any, server: Any, reply: bytes, reason: str
-) -> None:
+def test_reply_that_takes_all_memory_is_not_read(server: Any, reply: bytes, reason: str) -> None:
     server.replies += [b"+OK\r\n", reply]
-    connection = checks.resp.login("monitor", 5)
+    connection = redis_client.login("monitor", 5)
     if not reason:
         assert connection.ask("PING") == "\ufffd"
         return
-    with pytest.raises(checks.resp.Unreadable, match=reason):
+    with pytest.raises(redis_client.Unreadable, match=reason):
         connection.ask("PING")
 
 
-def test_reply_that_comes_in_drops_has_one_deadline(checks: Any, tmp_path: Path) -> None:
+def test_reply_that_comes_in_drops_has_one_deadline(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "slow"))
         listener.listen()
@@ -387,17 +381,15 @@ def test_reply_that_comes_in_drops_has_one_deadline(checks: Any, tmp_path: Path)
                     time.sleep(0.05)
 
         Thread(target=drip, daemon=True).start()
-        connection = checks.resp.Connection(0.3, str(tmp_path / "slow"))
+        connection = redis_client.Connection(0.3, str(tmp_path / "slow"))
         begun = time.monotonic()
         with pytest.raises(TimeoutError):
             connection.ask("PING")
         assert time.monotonic() - begun < 1
 
 
-def test_question_after_an_unreadable_reply_is_asked_anew(
-    checks: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    replies = iter([checks.resp.Unreadable("its reply is larger"), "PONG"])
+def test_question_after_an_unreadable_reply_is_asked_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    replies = iter([redis_client.Unreadable("its reply is larger"), "PONG"])
     made: list[Any] = []
 
     def login(*_: object) -> Any:
@@ -409,18 +401,18 @@ def test_question_after_an_unreadable_reply_is_asked_anew(
             raise reply
         return reply
 
-    monkeypatch.setattr(checks.look, "login", login)
-    look = checks.look.Look(Settings().model_dump())
-    with pytest.raises(checks.registry.CannotLook, match="nonsense"):
-        look.ask("LRANGE", "x", "0", "-1")
-    assert look.ask("PING") == "PONG"
+    monkeypatch.setattr(system_module, "login", login)
+    system = System(Settings().model_dump())
+    with pytest.raises(CannotRead, match="nonsense"):
+        system.ask("LRANGE", "x", "0", "-1")
+    assert system.ask("PING") == "PONG"
     assert len(made) == 2
 
 
-def test_client_tries_the_old_password_while_they_change(checks: Any, server: Any) -> None:
+def test_client_tries_the_old_password_while_they_change(server: Any) -> None:
     (server.secrets / "redis_monitor_password.old").write_text("old s3cret")
     server.replies += [b"-WRONGPASS no\r\n", b"+OK\r\n", b"+PONG\r\n"]
-    assert checks.resp.login("monitor", 5).ask("PING") == "PONG"
+    assert redis_client.login("monitor", 5).ask("PING") == "PONG"
     assert b"old s3cret" in server.sent[1]
 
 
@@ -434,34 +426,32 @@ def test_client_tries_the_old_password_while_they_change(checks: Any, server: An
     ids=["password", "rights", "silent"],
 )
 def test_redis_that_does_not_answer_is_told_with_a_remedy(
-    checks: Any, server: Any, monkeypatch: pytest.MonkeyPatch, replies: list[bytes], reason: str
+    server: Any, monkeypatch: pytest.MonkeyPatch, replies: list[bytes], reason: str
 ) -> None:
-    monkeypatch.setattr(checks.look, "PATIENCE", 0.2)
+    monkeypatch.setattr(system_module, "REDIS_TIMEOUT", 0.2)
     server.replies += replies
-    result = checks.registry.judged(
-        checks.status_redis.server, checks.look.Look(Settings().model_dump())
-    )
+    result = registry.judged(status_redis.server, System(Settings().model_dump()))
     assert result.state == "wrong"
     assert result.evidence.endswith(reason)
     assert result.remedy
     assert "s3cret" not in result.evidence
 
 
-def test_redis_that_is_away_is_asked_once(checks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_redis_that_is_away_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     tries: list[str] = []
 
     def away(user: str, _: float) -> None:
         tries.append(user)
         raise ConnectionRefusedError(111, "Connection refused")
 
-    monkeypatch.setattr(checks.look, "login", away)
-    look = checks.look.Look(Settings().model_dump())
+    monkeypatch.setattr(system_module, "login", away)
+    system = System(Settings().model_dump())
     results = [
-        checks.registry.judged(asked, look)
+        registry.judged(asked, system)
         for asked in (
-            checks.status_redis.server,
-            checks.status_tasks.queues,
-            checks.status_tasks.set_aside,
+            status_redis.server,
+            status_tasks.queues,
+            status_tasks.set_aside,
         )
     ]
     assert {result.evidence for result in results} == {
@@ -470,11 +460,11 @@ def test_redis_that_is_away_is_asked_once(checks: Any, monkeypatch: pytest.Monke
     assert tries == ["monitor"]
 
 
-def test_password_that_is_refused_is_tried_once(checks: Any, server: Any) -> None:
+def test_password_that_is_refused_is_tried_once(server: Any) -> None:
     server.replies.append(b"-WRONGPASS no\r\n")
-    look = checks.look.Look(Settings().model_dump())
-    asked = (checks.status_redis.server, checks.status_tasks.queues)
-    told = {checks.registry.judged(each, look).evidence for each in asked}
+    system = System(Settings().model_dump())
+    asked = (status_redis.server, status_tasks.queues)
+    told = {registry.judged(each, system).evidence for each in asked}
     assert len(told) == 1
     assert "does not take the stored password" in told.pop()
     assert len(server.sent) == 1
@@ -524,9 +514,9 @@ def encoded(reply: object) -> str:
     return base64.b64encode(json.dumps(reply).encode()).decode()
 
 
-def test_workers_answers_are_gathered(checks: Any) -> None:
+def test_workers_answers_are_gathered() -> None:
     redis = Workers(["celery@a", "celery@b"])
-    told, heard = checks.control.tell(redis, ("active", "scheduled"))
+    told, heard = worker_control.ask_workers(redis, ("active", "scheduled"))
     assert heard == 2
     assert told == {
         method: {name: [{"name": method}] for name in redis.names}
@@ -535,21 +525,19 @@ def test_workers_answers_are_gathered(checks: Any) -> None:
     assert redis.asked[1][1] == "birds:/3.celery.pidbox"
 
 
-def test_answer_that_takes_all_memory_is_not_read(
-    checks: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(checks.control, "LARGEST", 100)
-    with pytest.raises(checks.registry.CannotLook, match="more than 100 bytes"):
-        checks.control.tell(Workers(["celery@a"]), ("active",))
+def test_answer_that_takes_all_memory_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_control, "LARGEST", 100)
+    with pytest.raises(CannotRead, match="more than 100 bytes"):
+        worker_control.ask_workers(Workers(["celery@a"]), ("active",))
 
 
 @pytest.mark.parametrize("names", [[], ["celery@deaf"]])
 def test_workers_that_do_not_answer_are_not_awaited_for_long(
-    checks: Any, monkeypatch: pytest.MonkeyPatch, names: list[str]
+    monkeypatch: pytest.MonkeyPatch, names: list[str]
 ) -> None:
-    monkeypatch.setattr(checks.control, "PATIENCE", 0.1)
+    monkeypatch.setattr(worker_control, "TIMEOUT", 0.1)
     redis = Workers(names, answers=False)
-    assert checks.control.tell(redis, ("active",)) == ({"active": {}}, len(names))
+    assert worker_control.ask_workers(redis, ("active",)) == ({"active": {}}, len(names))
     assert [words[0] for words in redis.asked[-2:]] == ["SREM", "DEL"], "it leaves nothing behind"
 
 
@@ -561,8 +549,8 @@ def test_workers_that_do_not_answer_are_not_awaited_for_long(
     ],
 )
 def test_worker_that_does_not_answer_is_told(
-    checks: Any, monkeypatch: pytest.MonkeyPatch, names: list[str], evidence: str
+    monkeypatch: pytest.MonkeyPatch, names: list[str], evidence: str
 ) -> None:
-    monkeypatch.setattr(checks.control, "PATIENCE", 0.1)
-    result = checks.status_tasks.in_workers(Workers(names, answers=False))
+    monkeypatch.setattr(worker_control, "TIMEOUT", 0.1)
+    result = status_tasks.in_workers(Workers(names, answers=False))
     assert (result.state, result.evidence) == ("warn", evidence)

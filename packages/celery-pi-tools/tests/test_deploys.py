@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.machinery
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,7 +11,7 @@ import pytest
 
 from celery_pi.deploy_lock import DIRECTORY, LEASE, RECORDS, Holder
 from celery_pi.deploy_record import Record
-from tests.library import LIBRARY
+from celery_pi_tools import deploys
 
 pytestmark = pytest.mark.fast
 
@@ -22,13 +19,7 @@ pytestmark = pytest.mark.fast
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     """The command as a module, on a machine with a deploy of each end."""
-    monkeypatch.syspath_prepend(str(LIBRARY))
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    loader = importlib.machinery.SourceFileLoader("deploys", str(LIBRARY / "deploys"))
-    spec = importlib.util.spec_from_loader("deploys", loader)
-    assert spec
-    module = importlib.util.module_from_spec(spec)
-    loader.exec_module(module)
+    module = deploys
     assert (str(module.RECORDS), str(module.LOCK)) == (RECORDS, DIRECTORY)
     assert module.LEASE == LEASE
     for name in ("RECORDS", "LOCK"):
@@ -82,7 +73,7 @@ def test_line_tells_who_when_what_from_which_commit_and_the_result(
     keep(command, 1, result="completed", commit="c0ffee" * 6 + "-dirty", changed=["Redis | Run"])
     planned = {"restart": ["a.service (yours)", "b.service"]}
     keep(command, 12, result="failed: Redis | Run", settings={"redis_port": 7000}, planned=planned)
-    assert command.main([]) == 0
+    assert command.main(as_json=False) == 0
     assert capsys.readouterr().out.splitlines() == [
         "   1  at 1  ann@desk  deploy.py of c0ffeec0ffee-dirty: completed",
         "      changed: Redis | Run",
@@ -96,16 +87,16 @@ def test_text_of_others_is_no_command_to_the_terminal(
     command: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     keep(command, 1, result="failed: \x1b]0;x\x07\r\n   2  \u202e\x9b", changed=["\n\ud800"])
-    command.main([])
+    command.main(as_json=False)
     shown = capsys.readouterr().out
     assert shown.count("\n") == 2
     assert all(line.isprintable() for line in shown.splitlines())
 
 
 def test_programs_get_all_of_it(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command.main(["--json"]) == 0
+    assert command.main(as_json=True) == 0
     assert json.loads(capsys.readouterr().out) == []
     keep(command, 7, result="completed", files=["/etc/x"])
-    command.main(["--json"])
+    command.main(as_json=True)
     (told,) = json.loads(capsys.readouterr().out)
     assert (told["number"], told["files"]) == (7, ["/etc/x"])

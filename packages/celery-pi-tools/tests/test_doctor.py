@@ -6,18 +6,21 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from tasks.command import DOCTOR
+from celery_pi_tools import cli, config, doctor
+from celery_pi_tools.commands import CannotRead
+from celery_pi_tools.doctor import command, examination, registry, report
+from celery_pi_tools.privileges import Failed
+from celery_pi_tools.system import System
 from tests.fake import Programs
 from tests.harness import ROOT
 from tests.hostile import TEXT
-from tests.library import LIBRARY
 
 pytestmark = pytest.mark.fast
+doctor.load()
 
 
 class Machine:
@@ -29,30 +32,30 @@ class Machine:
         self.concerned: set[str] = set()
         self.units: dict[str, dict[str, str]] = {}
 
-    def again(self, *files: str) -> Machine:
+    def refresh(self, *files: str) -> Machine:
         self.looks += 1
         self.concerned |= set(files)
         return self
 
 
 @pytest.fixture
-def known(doctor: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def known(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Makes a problem known, that is there while the machine has it among what is wrong."""
     problems: list[Any] = []
-    monkeypatch.setattr(doctor.registry, "PROBLEMS", problems)
-    monkeypatch.setattr(doctor.examination, "PROBLEMS", problems)
-    monkeypatch.setattr(doctor.examination, "BETWEEN", 0.001)
-    monkeypatch.setattr(doctor.examination, "MENDED", 0.01)
-    monkeypatch.setattr(doctor.examination, "UNSEEN", 0.01)
+    monkeypatch.setattr(registry, "PROBLEMS", problems)
+    monkeypatch.setattr(examination, "PROBLEMS", problems)
+    monkeypatch.setattr(examination, "INTERVAL", 0.001)
+    monkeypatch.setattr(examination, "REPAIR_TIMEOUT", 0.01)
+    monkeypatch.setattr(examination, "UNKNOWN_GRACE", 0.01)
 
-    def add(name: str, *needs: str, fix: Any = None, passing: float = 0, **more: Any) -> None:
-        def find(look: Machine) -> Any:
-            if name not in look.wrong:
+    def add(name: str, *needs: str, fix: Any = None, grace: float = 0, **more: Any) -> None:
+        def find(system: Machine) -> Any:
+            if name not in system.wrong:
                 return None
-            mend = fix and (lambda: fix(look, name))
-            return doctor.registry.Found(f"saw {name}", "why", "will", mend, passing)
+            mend = fix and (lambda: fix(system, name))
+            return registry.Found(f"saw {name}", "why", "will", mend, grace)
 
-        doctor.registry.problem("Section", name, needs, **more)(find)
+        registry.problem("Section", name, needs, **more)(find)
 
     return add
 
@@ -65,50 +68,50 @@ def states(outcomes: list[Any]) -> dict[str, str]:
     return {each.problem.name: each.state for each in outcomes}
 
 
-def test_healthy_machine_is_looked_at_once(doctor: Any, known: Any) -> None:
+def test_healthy_machine_is_looked_at_once(known: Any) -> None:
     known("first")
     known("second", "first")
     machine = Machine()
-    assert doctor.examination.examine(machine, fix=True) == []
+    assert examination.examine(machine, fix=True) == []
     assert machine.looks == 0
 
 
-def test_consequences_of_a_problem_that_stands_are_not_told(doctor: Any, known: Any) -> None:
+def test_consequences_of_a_problem_that_stands_are_not_told(known: Any) -> None:
     known("cause")
     known("consequence", "cause")
     known("consequence of that", "consequence")
     known("other")
-    found = doctor.examination.examine(
+    found = examination.examine(
         Machine("cause", "consequence", "consequence of that", "other"), fix=True
     )
     assert states(found) == {
-        **{"cause": "explained", "consequence": "behind", "consequence of that": "behind"},
-        "other": "explained",
+        **{"cause": "manual", "consequence": "suppressed", "consequence of that": "suppressed"},
+        "other": "manual",
     }
 
 
-def test_nothing_is_done_without_being_asked(doctor: Any, known: Any) -> None:
+def test_nothing_is_done_without_being_asked(known: Any) -> None:
     known("cause", fix=mend)
     known("consequence", "cause", fix=mend)
     machine = Machine("cause", "consequence")
-    found = states(doctor.examination.examine(machine, fix=False))
-    assert found == {"cause": "fixable", "consequence": "behind"}
+    found = states(examination.examine(machine, fix=False))
+    assert found == {"cause": "fixable", "consequence": "suppressed"}
     assert machine.wrong == {"cause", "consequence"}
 
 
-def test_repair_is_looked_at_and_what_followed_is_repaired_too(doctor: Any, known: Any) -> None:
+def test_repair_is_looked_at_and_what_followed_is_repaired_too(known: Any) -> None:
     known("cause", fix=mend)
     known("consequence", "cause", fix=mend)
     machine = Machine("cause", "consequence")
-    found = states(doctor.examination.examine(machine, fix=True))
+    found = states(examination.examine(machine, fix=True))
     assert found == {"cause": "fixed", "consequence": "fixed"}
     assert machine.wrong == set()
 
 
-def test_repair_that_does_not_help_is_told(doctor: Any, known: Any) -> None:
+def test_repair_that_does_not_help_is_told(known: Any) -> None:
     known("stubborn", fix=lambda *_: None)
-    (told,) = doctor.examination.examine(Machine("stubborn"), fix=True)
-    assert (told.state, told.said) == ("left", "it is still there")
+    (told,) = examination.examine(Machine("stubborn"), fix=True)
+    assert (told.state, told.reason) == ("unresolved", "it is still there")
 
 
 def fail(error: Exception) -> Any:
@@ -118,78 +121,72 @@ def fail(error: Exception) -> Any:
     return repair
 
 
-def test_repair_that_fails_is_told_and_the_others_go_on(doctor: Any, known: Any) -> None:
-    known("broken", fix=fail(doctor.act.Failed("dpkg says no")))
+def test_repair_that_fails_is_told_and_the_others_go_on(known: Any) -> None:
+    known("broken", fix=fail(Failed("dpkg says no")))
     known("forbidden", fix=fail(PermissionError(1, "Operation not permitted")))
     known("faulty", fix=fail(KeyError("s3cret")))
     known("other", fix=mend)
     machine = Machine("broken", "forbidden", "faulty", "other")
-    found = doctor.examination.examine(machine, fix=True)
-    assert [each.state for each in found] == ["left", "left", "left", "fixed"]
-    assert [each.said for each in found[:3]] == [
+    found = examination.examine(machine, fix=True)
+    assert [each.state for each in found] == ["unresolved", "unresolved", "unresolved", "fixed"]
+    assert [each.reason for each in found[:3]] == [
         *("dpkg says no", "Operation not permitted", "KeyError: a fault of celery-pi")
     ]
 
 
-def test_what_passes_by_itself_is_no_problem(
-    doctor: Any, known: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    known("passing", passing=10)
+def test_what_passes_by_itself_is_no_problem(known: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    known("passing", grace=10)
     machine = Machine("passing")
-    monkeypatch.setattr(machine, "again", Machine)
-    assert doctor.examination.examine(machine, fix=False) == []
+    monkeypatch.setattr(machine, "refresh", Machine)
+    assert examination.examine(machine, fix=False) == []
 
 
-def test_what_does_not_pass_is_one(doctor: Any, known: Any) -> None:
-    known("lasting", passing=0.01)
+def test_what_does_not_pass_is_one(known: Any) -> None:
+    known("lasting", grace=0.01)
     machine = Machine("lasting")
-    assert states(doctor.examination.examine(machine, fix=False)) == {"lasting": "explained"}
+    assert states(examination.examine(machine, fix=False)) == {"lasting": "manual"}
     assert machine.looks > 1
 
 
-def test_what_any_problem_may_cause_is_told_only_alone(doctor: Any, known: Any) -> None:
+def test_what_any_problem_may_cause_is_told_only_alone(known: Any) -> None:
     known("cause", fix=mend)
-    known("restarts", alone=True)
-    told = doctor.examination.examine
+    known("restarts", only_if_healthy=True)
+    told = examination.examine
     assert states(told(Machine("cause", "restarts"), fix=True)) == {"cause": "fixed"}
-    assert states(told(Machine("restarts"), fix=True)) == {"restarts": "explained"}
+    assert states(told(Machine("restarts"), fix=True)) == {"restarts": "manual"}
 
 
 @pytest.mark.usefixtures("known")
-def test_files_of_a_problem_that_stands_are_known_to_those_behind(doctor: Any) -> None:
-    for name, fix in (("left", None), ("fixed", mend)):
+def test_files_of_a_problem_that_stands_are_known_to_those_behind() -> None:
+    for name, fix in (("standing", None), ("fixed", mend)):
 
-        def find(look: Machine, name: str = name, fix: Any = fix) -> Any:
-            if name not in look.wrong:
+        def find(system: Machine, name: str = name, fix: Any = fix) -> Any:
+            if name not in system.wrong:
                 return None
-            mended = fix and (lambda: fix(look, name))
-            return doctor.registry.Found("saw", "why", "will", mended, files=(f"/{name}",))
+            mended = fix and (lambda: fix(system, name))
+            return registry.Found("saw", "why", "will", mended, files=(f"/{name}",))
 
-        doctor.registry.problem("Section", name)(find)
-    machine = Machine("left", "fixed")
-    doctor.examination.examine(machine, fix=True)
-    assert machine.concerned == {"/left"}
-    look = doctor.look.Look({})
-    assert look.again("/a").again("/b").again().concerned == {"/a", "/b"}
+        registry.problem("Section", name)(find)
+    machine = Machine("standing", "fixed")
+    examination.examine(machine, fix=True)
+    assert machine.concerned == {"/standing"}
+    system = System({})
+    assert system.refresh("/a").refresh("/b").refresh().concerned == {"/a", "/b"}
 
 
-def test_look_that_waits_for_ever_is_ended(
-    doctor: Any, known: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(doctor.examination, "LONGEST", 0.05)
-    doctor.registry.problem("Section", "waits")(lambda _: time.sleep(60))
+def test_look_that_waits_for_ever_is_ended(known: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(examination, "TIMEOUT", 0.05)
+    registry.problem("Section", "waits")(lambda _: time.sleep(60))
     known("other")
-    found = doctor.examination.examine(Machine("other"), fix=False)
-    assert states(found) == {"waits": "unknown", "other": "explained"}
-    assert found[0].said == "does not end within 0.05 s"
+    found = examination.examine(Machine("other"), fix=False)
+    assert states(found) == {"waits": "unknown", "other": "manual"}
+    assert found[0].reason == "does not end within 0.05 s"
 
 
-@pytest.mark.parametrize("name", ["CannotLook", "OSError", "ValueError"])
-def test_what_cannot_be_looked_for_is_told_and_hides_nothing(
-    doctor: Any, known: Any, name: str
-) -> None:
+@pytest.mark.parametrize("name", ["CannotRead", "OSError", "ValueError"])
+def test_what_cannot_be_looked_for_is_told_and_hides_nothing(known: Any, name: str) -> None:
     errors = {
-        "CannotLook": doctor.checks.CannotLook("Redis does not answer", "restart"),
+        "CannotRead": CannotRead("Redis does not answer", "restart"),
         "OSError": FileNotFoundError(2, "No such file", "/x"),
         "ValueError": ValueError("s3cret"),
     }
@@ -197,11 +194,11 @@ def test_what_cannot_be_looked_for_is_told_and_hides_nothing(
     def find(_: object) -> None:
         raise errors[name]
 
-    doctor.registry.problem("Section", "unseen")(find)
+    registry.problem("Section", "unseen")(find)
     known("other")
-    found = doctor.examination.examine(Machine("other"), fix=False)
-    assert states(found) == {"unseen": "unknown", "other": "explained"}
-    assert found[0].said in (
+    found = examination.examine(Machine("other"), fix=False)
+    assert states(found) == {"unseen": "unknown", "other": "manual"}
+    assert found[0].reason in (
         *("Redis does not answer", "No such file /x", "ValueError: a fault of celery-pi"),
     )
 
@@ -209,27 +206,32 @@ def test_what_cannot_be_looked_for_is_told_and_hides_nothing(
 # -- what is told
 
 
-def outcome(doctor: Any, state: str, said: str = "") -> Any:
-    problem = doctor.registry.Problem("Redis", "Redis is down", None, ())
-    found = doctor.registry.Found("it is failed", "no task is accepted", "start it")
-    return doctor.registry.Outcome(problem, state, found, said)
+def outcome(state: str, said: str = "") -> Any:
+    problem = registry.Problem("Redis", "Redis is down", None, ())
+    found = registry.Found("it is failed", "no task is accepted", "start it")
+    return registry.Outcome(problem, state, found, said)
 
 
 @pytest.mark.parametrize(
     ("states", "status"),
     [
         *(([], 0), (["fixed"], 0), (["fixed", "unknown"], 2), (["unknown"], 2)),
-        *((["fixable", "behind"], 1), (["explained"], 1), (["left"], 1), (["left", "unknown"], 1)),
+        *(
+            (["fixable", "suppressed"], 1),
+            (["manual"], 1),
+            (["unresolved"], 1),
+            (["unresolved", "unknown"], 1),
+        ),
     ],
 )
-def test_exit_status_tells_what_is_left(doctor: Any, states: list[str], status: int) -> None:
-    outcomes = [outcome(doctor, state) for state in states]
-    assert doctor.report.status(outcomes) == status
-    assert json.loads(doctor.report.as_json(outcomes))["healthy"] is (status == 0)
+def test_exit_status_tells_what_is_left(states: list[str], status: int) -> None:
+    outcomes = [outcome(state) for state in states]
+    assert report.status(outcomes) == status
+    assert json.loads(report.as_json(outcomes))["healthy"] is (status == 0)
 
 
-def test_text_tells_what_was_seen_why_it_matters_and_what_is_done(doctor: Any) -> None:
-    told = doctor.report.as_text([outcome(doctor, "left", "it is still there")]).splitlines()
+def test_text_tells_what_was_seen_why_it_matters_and_what_is_done() -> None:
+    told = report.as_text([outcome("unresolved", "it is still there")]).splitlines()
     assert told[:5] == [
         "Redis is down",
         "  saw    it is failed",
@@ -246,32 +248,33 @@ def test_text_tells_what_was_seen_why_it_matters_and_what_is_done(doctor: Any) -
         ([], "no problem"),
         (["fixed"], "no problem; 1 repaired"),
         (
-            ["fixable", "explained", "behind"],
+            ["fixable", "manual", "suppressed"],
             "2 problems; celery-pi doctor --fix repairs 1; 1 more not looked for meanwhile",
         ),
     ],
 )
-def test_last_line_tells_all(doctor: Any, states: list[str], line: str) -> None:
-    outcomes = [outcome(doctor, state) for state in states]
-    assert doctor.report.as_text(outcomes).splitlines()[-1].startswith(f"{line} (of ")
+def test_last_line_tells_all(states: list[str], line: str) -> None:
+    outcomes = [outcome(state) for state in states]
+    assert report.as_text(outcomes).splitlines()[-1].startswith(f"{line} (of ")
 
 
-def test_text_of_others_is_no_command_to_the_terminal(doctor: Any) -> None:
-    problem = doctor.registry.Problem("Redis", "Redis is down", None, ())
-    found = doctor.registry.Found(TEXT, TEXT, TEXT)
+def test_text_of_others_is_no_command_to_the_terminal() -> None:
+    problem = registry.Problem("Redis", "Redis is down", None, ())
+    found = registry.Found(TEXT, TEXT, TEXT)
     outcomes = [
-        doctor.registry.Outcome(problem, state, found, TEXT) for state in ("left", "unknown")
+        registry.Outcome(problem, state, found, TEXT) for state in ("unresolved", "unknown")
     ]
-    told = doctor.report.as_text(outcomes)
+    told = report.as_text(outcomes)
     assert all(line.isprintable() for line in told.split("\n"))
     assert "no problem" not in told.split("\n")
     assert told.count("\n") == 7
-    assert doctor.report.as_json(outcomes).isascii()
+    assert report.as_json(outcomes).isascii()
 
 
-def test_json_says_the_same(doctor: Any) -> None:
-    outcomes = [outcome(doctor, "fixable"), outcome(doctor, "behind", "Disk")]
-    told = json.loads(doctor.report.as_json(outcomes))
+def test_json_says_the_same() -> None:
+    """In words of its own, which programs of owners know."""
+    outcomes = [outcome("fixable"), outcome("suppressed", "Disk")]
+    told = json.loads(report.as_json(outcomes))
     assert told["problems"] == [
         {
             **{"section": "Redis", "name": "Redis is down", "state": "fixable", "said": ""},
@@ -279,74 +282,62 @@ def test_json_says_the_same(doctor: Any) -> None:
         }
     ]
     assert told["behind"] == {"Redis is down": "Disk"}
+    found = json.loads(report.as_json([outcome("manual"), outcome("unresolved"), outcome("fixed")]))
+    assert [each["state"] for each in found["problems"]] == ["explained", "left", "fixed"]
 
 
 def test_restarts_are_forgotten_once_their_reason_is_gone(
-    doctor: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     programs = Programs(tmp_path, monkeypatch)
     programs.add("systemctl")
     unit = {"NRestarts": "3", "ActiveState": "active"}
-    look = doctor.look.Look({})
-    look.units = {
+    system = System({})
+    system.units = {
         "a": unit,
         "b": {**unit, "NRestarts": "0"},
         "c": {**unit, "ActiveState": "failed"},
     }
-    doctor.report.forget_restarts(look)
+    report.forget_restarts(system)
     assert programs.calls() == ["systemctl reset-failed a"]
 
 
 # -- the problems as a whole
 
 
-def test_every_module_is_installed_and_every_problem_looked_for(doctor: Any) -> None:
-    there = {path.stem for path in (LIBRARY / "celery_pi_doctor").glob("*.py")}
-    assert {file.path.rpartition("/")[2].removesuffix(".py") for file in DOCTOR} == there
-    finding = {each.find.__module__.rpartition(".")[2] for each in doctor.PROBLEMS}
+def test_every_module_with_problems_is_looked_at() -> None:
+    finding = {each.find.__module__.rpartition(".")[2] for each in registry.PROBLEMS}
     assert finding == set(doctor.MODULES)
     assert len(doctor.MODULES) == len(set(doctor.MODULES))
 
 
-def test_causes_are_known_and_come_first(doctor: Any) -> None:
+def test_causes_are_known_and_come_first() -> None:
     before: set[str] = set()
-    for each in doctor.PROBLEMS:
+    for each in registry.PROBLEMS:
         assert each.name not in before
         assert set(each.needs) <= before, f"{each.name} needs what is not looked for before it"
         before |= {each.section, each.name}
 
 
-def test_page_lists_every_problem(doctor: Any) -> None:
+def test_page_lists_every_problem() -> None:
     page = (ROOT / "docs/doctor.md").read_text()
     listed = [line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| ")]
-    assert set(listed) - {"problem"} == {each.name for each in doctor.PROBLEMS}
+    assert set(listed) - {"problem"} == {each.name for each in registry.PROBLEMS}
 
 
-@pytest.fixture
-def program(doctor: Any, tmp_path: Path) -> Callable[[], Any]:
-    """Loads the program, with settings of the test's own, as often as it is called."""
-    assert doctor
-    code = (LIBRARY / "doctor").read_text().replace("/etc/celery-pi", str(tmp_path))
-
-    def load() -> Any:
-        scope: dict[str, Any] = {"__name__": "doctor"}
-        exec(compile(code, "doctor", "exec"), scope)  # noqa: S102
-        return SimpleNamespace(**scope)
-
-    return load
-
-
-def test_program_says_when_it_cannot_look(
-    program: Callable[[], Any], capsys: pytest.CaptureFixture[str]
+def test_command_fails_without_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert program().main([]) == 2
+    monkeypatch.setattr(config, "SETTINGS", tmp_path / "settings.json")
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    assert cli.main(["doctor"]) == 2
     assert "settings.json cannot be read" in capsys.readouterr().err
 
 
 def test_second_doctor_does_not_repair_at_the_same_time(
-    program: Callable[[], Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "settings.json").write_text("{}")
-    assert program().alone()
-    assert program().main(["--fix"]) == 2
+    monkeypatch.setattr(command, "SETTINGS", tmp_path / "settings.json")
+    assert command.lock()
+    assert command.main({}, fix=True, as_json=False) == 2
     assert "another doctor" in capsys.readouterr().err

@@ -9,13 +9,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fake_system import fake_system
 
 from celery_pi.operations.env_file import HEADING, with_variables
 from celery_pi.secrets import redis_url
 from celery_pi.settings import Settings
+from celery_pi_tools import redis_client
+from celery_pi_tools.doctor import env
+from celery_pi_tools.privileges import Refused
 from tests.fake import ME, as_root, mode
 from tests.hostile import put
-from tests.patient import look_at
 
 pytestmark = pytest.mark.fast
 
@@ -33,12 +36,8 @@ PASSWORDS = ["plain-password", "a/b+c=%41:@#?é'\" "]
         {"redis_tls": True, "redis_tls_port": 7001},
     ],
 )
-def test_url_is_the_one_that_a_deploy_writes(
-    doctor: Any, settings: dict[str, Any], password: str
-) -> None:
-    assert doctor.env.url(look_at(doctor, **settings), password) == redis_url(
-        password, Settings(**settings)
-    )
+def test_url_is_the_one_that_a_deploy_writes(settings: dict[str, Any], password: str) -> None:
+    assert env.url(fake_system(**settings), password) == redis_url(password, Settings(**settings))
 
 
 @pytest.mark.parametrize(
@@ -51,43 +50,43 @@ def test_url_is_the_one_that_a_deploy_writes(
         "B=1\nC=2\nD=x\\\n",
     ],
 )
-def test_env_is_changed_as_a_deploy_changes_it(doctor: Any, text: str) -> None:
+def test_env_is_changed_as_a_deploy_changes_it(text: str) -> None:
     wanted = {"B": "redis://u:p@h/0", "C": ""}
-    assert doctor.env.with_variables(text, wanted) == with_variables(text.encode(), wanted).decode()
+    assert env.with_variables(text, wanted) == with_variables(text.encode(), wanted).decode()
 
 
-def test_what_env_lacks_is_added_at_its_end(doctor: Any) -> None:
+def test_what_env_lacks_is_added_at_its_end() -> None:
     for text in ("", "A=1", "A=1\n", "A=1\\\n"):
         ours = with_variables(text.encode(), {"B": "2"}).replace(HEADING + b"\n", b"")
-        assert doctor.env.with_variables(text, {"B": "2"}) == ours.decode()
+        assert env.with_variables(text, {"B": "2"}) == ours.decode()
 
 
 @pytest.fixture
-def site(doctor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A project whose `.env` is right, and a look at it."""
     (tmp_path / "redis_celery_password").write_text("s3cret-new")
-    monkeypatch.setattr(doctor.resp, "SECRETS", str(tmp_path))
-    look = look_at(doctor, app_dir=str(tmp_path), app_user=ME)
-    right = doctor.env.url(look, "s3cret-new")
+    monkeypatch.setattr(redis_client, "SECRETS", str(tmp_path))
+    system = fake_system(app_dir=str(tmp_path), app_user=ME)
+    right = env.url(system, "s3cret-new")
     path = tmp_path / ".env"
-    lines = [f"{name}={doctor.env.quote(right)}\n" for name in doctor.env.URLS]
+    lines = [f"{name}={env.quote(right)}\n" for name in env.URLS]
     path.write_text("KEEP='é ✓'\n" + "".join(lines) + "CELERY_KEY_PREFIX=\n")
     path.chmod(0o640)
-    return SimpleNamespace(look=look, path=path, text=path.read_text())
+    return SimpleNamespace(system=system, path=path, text=path.read_text())
 
 
 @as_root
-def test_right_env_is_no_problem(doctor: Any, site: Any) -> None:
-    assert doctor.env.leads_elsewhere(site.look) is None
+def test_right_env_is_no_problem(site: Any) -> None:
+    assert env.leads_elsewhere(site.system) is None
     site.path.write_text(site.text.replace("=redis:", '="redis:').replace("/0\n", '/0"\n'))
-    assert doctor.env.leads_elsewhere(site.look) is None, "quotes are the owner's choice"
+    assert env.leads_elsewhere(site.system) is None, "quotes are the owner's choice"
 
 
 @as_root
-def test_old_password_is_right_while_passwords_change(doctor: Any, site: Any) -> None:
+def test_old_password_is_right_while_passwords_change(site: Any) -> None:
     (site.path.parent / "redis_celery_password.old").write_text("s3cret-old\n")
     site.path.write_text(site.text.replace("s3cret-new", "s3cret-old"))
-    assert doctor.env.leads_elsewhere(site.look) is None
+    assert env.leads_elsewhere(site.system) is None
 
 
 @as_root
@@ -111,37 +110,35 @@ def test_old_password_is_right_while_passwords_change(doctor: Any, site: Any) ->
     ],
 )
 def test_wrong_env_is_told_without_a_secret_and_written_back(
-    doctor: Any, site: Any, before: str, after: str, told: str
+    site: Any, before: str, after: str, told: str
 ) -> None:
     site.path.write_text(site.text.replace(before, after))
-    found = doctor.env.leads_elsewhere(site.look)
-    assert told in found.saw
+    found = env.leads_elsewhere(site.system)
+    assert told in found.symptom
     assert "s3cret" not in "".join(found[:3])
     found.fix()
-    assert doctor.env.leads_elsewhere(site.look) is None
+    assert env.leads_elsewhere(site.system) is None
     assert "KEEP='é ✓'\n" in site.path.read_text()
     assert mode(site.path) == 0o640
     assert {file.name for file in site.path.parent.iterdir()} == {".env", "redis_celery_password"}
 
 
 @as_root
-def test_env_behind_a_link_is_written_where_it_is(doctor: Any, site: Any) -> None:
+def test_env_behind_a_link_is_written_where_it_is(site: Any) -> None:
     shared = site.path.parent / "shared"
     shared.mkdir()
     real = site.path.rename(shared / ".env")
     shutil.chown(real, "daemon", "mail")
     site.path.symlink_to(real)
     real.write_bytes(site.text.replace("s3cret-new", "x").encode() + b"LATIN=\xe9\n")
-    doctor.env.leads_elsewhere(site.look).fix()
+    env.leads_elsewhere(site.system).fix()
     assert site.path.is_symlink()
     assert real.read_bytes() == site.text.encode() + b"LATIN=\xe9\n"
     assert (real.owner(), real.group()) == ("daemon", "mail")
 
 
 @as_root
-def test_env_behind_a_link_that_the_app_can_only_read_is_told_and_left(
-    doctor: Any, site: Any
-) -> None:
+def test_env_behind_a_link_that_the_app_can_only_read_is_told_and_left(site: Any) -> None:
     """As /etc/app/.env of root's: root is not led there by a link of others."""
     for place in (site.path.parent, *site.path.parent.parents[:3]):
         place.chmod(place.stat().st_mode | 0o005)
@@ -152,19 +149,17 @@ def test_env_behind_a_link_that_the_app_can_only_read_is_told_and_left(
     real.chmod(0o644)
     (app / ".env").symlink_to(real)
     shutil.chown(app, "daemon")
-    site.look.settings.update(app_dir=str(app), app_user="daemon")
-    assert doctor.env.leads_elsewhere(site.look) is None
+    site.system.settings.update(app_dir=str(app), app_user="daemon")
+    assert env.leads_elsewhere(site.system) is None
     real.write_text(site.text.replace("6379", "7000"))
-    with pytest.raises(doctor.env.Refused, match="may not write"):
-        doctor.env.leads_elsewhere(site.look).fix()
+    with pytest.raises(Refused, match="may not write"):
+        env.leads_elsewhere(site.system).fix()
     assert "7000" in real.read_text()
 
 
 @as_root
 @pytest.mark.parametrize("what", ["fifo", "device", "sparse file", "directory", "link to a secret"])
-def test_env_that_is_no_such_file_is_told_at_once_and_left(
-    doctor: Any, site: Any, what: str
-) -> None:
+def test_env_that_is_no_such_file_is_told_at_once_and_left(site: Any, what: str) -> None:
     site.path.unlink()
     secret = site.path.parent / "secret"
     secret.write_text("of root's")
@@ -177,18 +172,16 @@ def test_env_that_is_no_such_file_is_told_at_once_and_left(
             place.chmod(place.stat().st_mode | 0o001)
         secret.chmod(0o600)
         shutil.chown(site.path.parent, "daemon")
-        site.look.settings["app_user"] = "daemon"
+        site.system.settings["app_user"] = "daemon"
     begun = time.monotonic()
-    found = doctor.env.leads_elsewhere(site.look)
+    found = env.leads_elsewhere(site.system)
     assert time.monotonic() - begun < 2
     assert found.fix is None
     assert "of root's" not in "".join(found[:3])
 
 
 @as_root
-def test_env_that_becomes_a_link_is_not_written_through(
-    doctor: Any, site: Any, tmp_path: Path
-) -> None:
+def test_env_that_becomes_a_link_is_not_written_through(site: Any, tmp_path: Path) -> None:
     """The app's user has the directory: what he names, root neither reads nor writes for him."""
     target = tmp_path / "root's"
     target.mkdir(mode=0o755)
@@ -199,15 +192,15 @@ def test_env_that_becomes_a_link_is_not_written_through(
         place.chmod(place.stat().st_mode | 0o001)
     shutil.chown(directory, "daemon", "daemon")
     (directory / ".env").symlink_to(target / "profile")
-    with pytest.raises(doctor.env.Refused):
-        doctor.env.write(f"{directory}/.env", {"A": "chosen"}, "daemon")
+    with pytest.raises(Refused):
+        env.write(f"{directory}/.env", {"A": "chosen"}, "daemon")
     assert (target / "profile").read_text() == "as it was"
     assert [file.name for file in target.iterdir()] == ["profile"]
 
 
 @as_root
-def test_env_that_is_missing_is_not_made_up(doctor: Any, site: Any) -> None:
+def test_env_that_is_missing_is_not_made_up(site: Any) -> None:
     site.path.unlink()
-    found = doctor.env.leads_elsewhere(site.look)
-    assert "is missing" in found.saw
+    found = env.leads_elsewhere(site.system)
+    assert "is missing" in found.symptom
     assert found.fix is None

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_system import answering, consuming, fake_system
 
 from celery_pi.operations.redis_server import directives
 from celery_pi.settings import Settings, of_memory
+from celery_pi_tools import redis_client
+from celery_pi_tools.doctor import redis_memory, redis_server, redis_settings
 from tasks.redis import conf
 from tests.fake import Programs, as_root, mode
-from tests.patient import consuming, look_at, told
 
 pytestmark = pytest.mark.fast
 
@@ -23,23 +25,21 @@ pytestmark = pytest.mark.fast
     "settings",
     [{}, {"redis_socket": True}, {"redis_tls": True}, {"redis_maxmemory_policy": "noeviction"}],
 )
-def test_wanted_settings_are_those_that_a_deploy_writes(
-    doctor: Any, settings: dict[str, Any]
-) -> None:
+def test_wanted_settings_are_those_that_a_deploy_writes(settings: dict[str, Any]) -> None:
     deployed = Settings(redis_maxmemory=of_memory("25%", 1024), **settings)
-    look = look_at(doctor, redis_maxmemory=deployed.redis_maxmemory, **settings)
-    for path, wanted in doctor.redis_settings.wanted(look).items():
+    system = fake_system(redis_maxmemory=deployed.redis_maxmemory, **settings)
+    for path, wanted in redis_settings.wanted(system).items():
         written = directives(conf(path.name, deployed).content)
         assert wanted == {name: written[name] for name in wanted}
 
 
 @pytest.fixture
-def redis_conf(doctor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def redis_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     settings = Settings(redis_maxmemory="64mb")
     for name in ("AT_START", "LIVE"):
-        path = getattr(doctor.redis_settings, name)
+        path = getattr(redis_settings, name)
         (tmp_path / path.name).write_text(conf(path.name, settings).content)
-        monkeypatch.setattr(doctor.redis_settings, name, tmp_path / path.name)
+        monkeypatch.setattr(redis_settings, name, tmp_path / path.name)
     return tmp_path
 
 
@@ -54,77 +54,74 @@ def redis_conf(doctor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     ],
 )
 def test_changed_file_of_redis_is_written_back(
-    doctor: Any, redis_conf: Path, name: str, before: str, after: str, told: str
+    redis_conf: Path, name: str, before: str, after: str, told: str
 ) -> None:
     path = redis_conf / name
     text = path.read_text()
     path.chmod(0o640)
-    assert doctor.redis_settings.in_files(look_at(doctor)) is None
+    assert redis_settings.in_files(fake_system()) is None
     path.write_text(text.replace(before, after))
-    found = doctor.redis_settings.in_files(look_at(doctor))
-    assert told in found.saw
+    found = redis_settings.in_files(fake_system())
+    assert told in found.symptom
     found.fix()
     assert path.read_text() == text
     assert mode(path) == 0o640
 
 
-def test_directive_that_is_missing_is_told(doctor: Any, redis_conf: Path) -> None:
+def test_directive_that_is_missing_is_told(redis_conf: Path) -> None:
     path = redis_conf / "redis-live.conf"
     path.write_text(path.read_text().replace("appendonly yes\n", ""))
-    assert "appendonly is missing, not yes" in doctor.redis_settings.in_files(look_at(doctor)).saw
+    assert "appendonly is missing, not yes" in redis_settings.in_files(fake_system()).symptom
 
 
-def test_running_server_is_set_back(doctor: Any) -> None:
+def test_running_server_is_set_back() -> None:
     wanted = {
         name: value
-        for each in doctor.redis_settings.wanted(look_at(doctor)).values()
+        for each in redis_settings.wanted(fake_system()).values()
         for name, value in each.items()
     }
     running = {**wanted, "appendonly": "no", "port": "7000"}
-    look = look_at(
-        doctor,
+    system = fake_system(
         {
             "CONFIG GET": lambda *words: [words[2], running[words[2]]],
             "CONFIG SET": lambda *words: running.update({words[2]: words[3]}),
         },
     )
-    found = doctor.redis_settings.in_server(look)
-    assert "port is 7000, not 6379; appendonly is no, not yes" in found.saw
+    found = redis_settings.in_server(system)
+    assert "port is 7000, not 6379; appendonly is no, not yes" in found.symptom
     found.fix()
     assert running == wanted
-    assert doctor.redis_settings.in_server(look) is None
+    assert redis_settings.in_server(system) is None
 
 
 def test_users_are_set_as_the_file_has_them(
-    doctor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor.redis_server, "ACL", tmp_path / "acl")
+    monkeypatch.setattr(redis_server, "ACL", tmp_path / "acl")
     (tmp_path / "acl").write_text("user default reset off ~*\n\nuser celery on #ab (~x +get)\n")
-    look = look_at(doctor)
-    doctor.redis_server.set_users(look)
-    assert look.asked == [
+    system = fake_system()
+    redis_server.set_users(system)
+    assert system.asked == [
         "ACL SETUSER default reset reset off ~*",
         "ACL SETUSER celery reset on #ab (~x +get)",
     ]
 
 
 def test_rules_that_speak_of_loopback_are_shown(
-    doctor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Programs(tmp_path, monkeypatch).add("iptables-save")
-    look = look_at(doctor)
-    look.filters = {
+    system = fake_system()
+    system.filters = {
         4: "-A INPUT -i lo -p tcp -j DROP\n-A ufw-before-input -i lo -j ACCEPT\n-A x -j DROP\n"
     }
-    assert doctor.redis_settings.in_the_way(look) == ["-A INPUT -i lo -p tcp -j DROP"]
+    assert redis_settings.in_the_way(system) == ["-A INPUT -i lo -p tcp -j DROP"]
 
 
 # -- memory
 
 
-def memory(
-    doctor: Any, keys: dict[str, tuple[int, int]], used: int, there: int = 0, **settings: Any
-) -> Any:
+def memory(keys: dict[str, tuple[int, int]], used: int, there: int = 0, **settings: Any) -> Any:
     """A Redis with keys of so many bytes and seconds to live, that uses as much of 100 MB."""
     replies = {
         "SCAN": ["0", list(keys)],
@@ -135,48 +132,48 @@ def memory(
         "TYPE": "list",
         "CONFIG GET": ["maxmemory-policy", settings.get("redis_maxmemory_policy", "volatile-ttl")],
     }
-    look = told(look_at(doctor, replies, **settings), active_queues=consuming("celery"))
-    look.info = {"used_memory": str(used), "maxmemory": str(100 * 2**20)}
-    return look
+    system = answering(fake_system(replies, **settings), active_queues=consuming("celery"))
+    system.info = {"used_memory": str(used), "maxmemory": str(100 * 2**20)}
+    return system
 
 
 RESULT = "celery-task-meta-"
 MIB = 2**20
 
 
-def test_memory_that_is_not_full_is_not_looked_into(doctor: Any) -> None:
-    look = memory(doctor, {}, 60 * MIB)
-    assert doctor.redis_memory.fills(look) is None
-    assert look.asked == []
+def test_memory_that_is_not_full_is_not_looked_into() -> None:
+    system = memory({}, 60 * MIB)
+    assert redis_memory.fills(system) is None
+    assert system.asked == []
 
 
-def test_results_that_expire_make_room_for_tasks(doctor: Any) -> None:
+def test_results_that_expire_make_room_for_tasks() -> None:
     keys = {f"{RESULT}{n}": (MIB, 500) for n in range(80)}
-    assert doctor.redis_memory.fills(memory(doctor, keys, 82 * MIB)) is None
-    kept = memory(doctor, keys, 82 * MIB, redis_maxmemory_policy="noeviction")
-    assert doctor.redis_memory.fills(kept)
+    assert redis_memory.fills(memory(keys, 82 * MIB)) is None
+    kept = memory(keys, 82 * MIB, redis_maxmemory_policy="noeviction")
+    assert redis_memory.fills(kept)
 
 
-def test_results_without_an_expiry_get_one(doctor: Any) -> None:
+def test_results_without_an_expiry_get_one() -> None:
     keys = {f"{RESULT}{n}": (MIB, -1) for n in range(80)}
-    look = memory(doctor, keys, 82 * MIB)
-    found = doctor.redis_memory.fills(look)
-    assert "80.0 MiB results that never expire" in found.saw
+    system = memory(keys, 82 * MIB)
+    found = redis_memory.fills(system)
+    assert "80.0 MiB results that never expire" in found.symptom
     found.fix()
-    assert doctor.redis_memory.fills(look) is None
+    assert redis_memory.fills(system) is None
 
 
-def test_what_fills_memory_is_named_with_its_largest_key(doctor: Any) -> None:
+def test_what_fills_memory_is_named_with_its_largest_key() -> None:
     keys = {"celery": (50 * MIB, -1), "celery\x06\x169": (5 * MIB, -1), "old": (20 * MIB, -1)}
-    found = doctor.redis_memory.fills(memory(doctor, keys, 80 * MIB))
-    assert "55.0 MiB tasks in the queue celery, 20.0 MiB other lists" in found.saw
-    assert "50.0 MiB in the one key celery" in found.saw
+    found = redis_memory.fills(memory(keys, 80 * MIB))
+    assert "55.0 MiB tasks in the queue celery, 20.0 MiB other lists" in found.symptom
+    assert "50.0 MiB in the one key celery" in found.symptom
     assert found.fix is None
 
 
-def test_what_was_not_seen_is_extrapolated(doctor: Any) -> None:
-    look = memory(doctor, {"celery": (MIB, -1)}, 80 * MIB, there=10)
-    assert doctor.redis_memory.contents(look).kinds["tasks in the queue celery"] == 10 * MIB
+def test_what_was_not_seen_is_extrapolated() -> None:
+    system = memory({"celery": (MIB, -1)}, 80 * MIB, there=10)
+    assert redis_memory.contents(system).kinds["tasks in the queue celery"] == 10 * MIB
 
 
 # -- answers
@@ -196,39 +193,35 @@ class Server:
         return "PONG"
 
 
-def test_redis_that_answers_is_well_whatever_it_says(
-    doctor: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for error in (None, doctor.resp.Refused("LOADING Redis is loading the dataset in memory")):
-        monkeypatch.setattr(doctor.redis_server, "login", lambda *_, e=error: Server(e))
-        assert doctor.redis_server.silent(look_at(doctor)) is None
+def test_redis_that_answers_is_well_whatever_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    for error in (None, redis_client.Refused("LOADING Redis is loading the dataset in memory")):
+        monkeypatch.setattr(redis_server, "login", lambda *_, e=error: Server(e))
+        assert redis_server.silent(fake_system()) is None
 
 
-def test_redis_that_is_silent_is_left_to_a_person(
-    doctor: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(doctor.redis_server, "login", lambda *_: Server(TimeoutError("timed out")))
-    found = doctor.redis_server.silent(look_at(doctor))
-    assert found.saw == "no answer within 1 s: timed out"
+def test_redis_that_is_silent_is_left_to_a_person(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redis_server, "login", lambda *_: Server(TimeoutError("timed out")))
+    found = redis_server.silent(fake_system())
+    assert found.symptom == "no answer within 1 s: timed out"
     assert found.fix is None
 
 
-def test_script_that_blocks_redis_is_ended(doctor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    server = Server(doctor.resp.Refused("BUSY Redis is busy running a script."))
-    monkeypatch.setattr(doctor.redis_server, "login", lambda *_: server)
-    found = doctor.redis_server.silent(look_at(doctor))
+def test_script_that_blocks_redis_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Server(redis_client.Refused("BUSY Redis is busy running a script."))
+    monkeypatch.setattr(redis_server, "login", lambda *_: server)
+    found = redis_server.silent(fake_system())
     server.error = None
     found.fix()
     assert server.asked[-1] == ("SCRIPT", "KILL")
-    assert doctor.redis_server.silent(look_at(doctor)) is None
+    assert redis_server.silent(fake_system()) is None
 
 
-def test_write_that_failed_is_tried_again(doctor: Any) -> None:
-    look = look_at(doctor)
-    look.info = dict.fromkeys(doctor.redis_server.STATUSES.values(), "ok")
-    assert doctor.redis_server.unwritten(look) is None
-    look.info["rdb_last_bgsave_status"] = "err"
-    found = doctor.redis_server.unwritten(look)
-    assert found.saw == "the last try failed: the snapshot"
+def test_write_that_failed_is_tried_again() -> None:
+    system = fake_system()
+    system.info = dict.fromkeys(redis_server.STATUSES.values(), "ok")
+    assert redis_server.unwritten(system) is None
+    system.info["rdb_last_bgsave_status"] = "err"
+    found = redis_server.unwritten(system)
+    assert found.symptom == "the last try failed: the snapshot"
     found.fix()
-    assert look.asked == ["BGSAVE SCHEDULE", "BGREWRITEAOF"]
+    assert system.asked == ["BGSAVE SCHEDULE", "BGREWRITEAOF"]

@@ -5,26 +5,21 @@ from __future__ import annotations
 import os
 import subprocess
 from pathlib import Path
-from runpy import run_path
 
 import pytest
 
-from tests.library import LIBRARY
+from celery_pi_tools import env_launcher
+from celery_pi_tools.env_launcher import variables
 
 pytestmark = pytest.mark.fast
 
-PROGRAM = LIBRARY / "with-env-file"
-
-
-def variables(text: str) -> dict[str, str]:
-    found: dict[str, str] = run_path(str(PROGRAM), run_name="with_env_file")["variables"](text)
-    return found
+PROGRAM = ("/usr/bin/python3", "-IS", env_launcher.__file__)
 
 
 def launched(env: Path, *command: str) -> subprocess.CompletedProcess[str]:
     words = command or ("/usr/bin/env",)
     return subprocess.run(
-        [PROGRAM, env, *words], capture_output=True, text=True, timeout=10, check=False
+        [*PROGRAM, env, *words], capture_output=True, text=True, timeout=10, check=False
     )
 
 

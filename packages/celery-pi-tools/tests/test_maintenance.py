@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.machinery
-import importlib.util
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +14,8 @@ import pytest
 from celery import Celery
 from celery.contrib.testing.worker import start_worker
 
+from celery_pi_tools import maintenance
+from celery_pi_tools.checks import status_tasks
 from tests.fake import Programs, mode
 from tests.library import LIBRARY
 
@@ -84,22 +84,17 @@ class Worker:
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, page: Path, checks: Any) -> ModuleType:
-    """The command as a module."""
-    assert checks
-    path = str(LIBRARY / "maintenance")
-    loader = importlib.machinery.SourceFileLoader("maintenance", path)
-    spec = importlib.util.spec_from_loader("maintenance", loader)
-    assert spec
-    module = importlib.util.module_from_spec(spec)
-    loader.exec_module(module)
+def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, page: Path) -> ModuleType:
+    """The command, with stand-ins for systemd and the worker."""
+    module = maintenance
     monkeypatch.setattr(module, "PAGE", page)
     monkeypatch.setattr(module, "START", 1)
-    monkeypatch.setattr(module, "BACK", 1)
+    monkeypatch.setattr(module, "RESUME", 1)
     programs = Programs(tmp_path, monkeypatch)
     programs.add("systemctl", "[ $1 != show ] || cat $(dirname $0)/state")
     (programs.bin / "state").write_text("active\n")
-    module.programs = programs  # type: ignore[attr-defined]
+    monkeypatch.setattr(module, "programs", programs, raising=False)
+    monkeypatch.setattr(module, "consumes", module.consumes)  # which a test replaces
     return module
 
 
@@ -172,8 +167,10 @@ def test_worker_of_another_machine_does_not_count(
     command: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers: dict[str, list[Any]] = {"celery@elsewhere": [{"name": "celery"}]}
-    monkeypatch.setattr(command, "Look", lambda settings: settings)
-    monkeypatch.setattr(command, "tell", lambda *_: ({"active_queues": answers}, len(answers)))
+    monkeypatch.setattr(command, "System", lambda settings: settings)
+    monkeypatch.setattr(
+        command, "ask_workers", lambda *_: ({"active_queues": answers}, len(answers))
+    )
     assert command.consumes({}) is None
     answers[f"celery@{os.uname().nodename}"] = []
     assert command.consumes({}) is False
@@ -182,13 +179,13 @@ def test_worker_of_another_machine_does_not_count(
 
 
 def test_status_warns_of_it_and_says_nothing_without_it(
-    checks: Any, page: Path, monkeypatch: pytest.MonkeyPatch
+    page: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checks.status_tasks, "MAINTENANCE", page)
-    assert checks.status_tasks.maintenance(None) is None
+    monkeypatch.setattr(status_tasks, "MAINTENANCE_PAGE", page)
+    assert status_tasks.maintenance(None) is None
     page.parent.mkdir()
     page.touch()
     os.utime(page, (time.time() - 125, time.time() - 125))
-    result = checks.status_tasks.maintenance(None)
+    result = status_tasks.maintenance(None)
     assert (result.state, result.remedy) == ("warn", "celery-pi maintenance off")
     assert result.evidence.startswith("on for 2 min")

@@ -20,8 +20,8 @@ from typing import Any
 
 import pytest
 
+import celery_pi_tools.privileges
 from tests.fake import as_root
-from tests.library import LIBRARY
 
 pytestmark = [pytest.mark.fast, as_root]
 
@@ -31,7 +31,7 @@ SECRET = b"root's own"
 
 @pytest.fixture(scope="module")
 def text() -> str:
-    return (LIBRARY / "celery_pi_privileges.py").read_text()
+    return Path(celery_pi_tools.privileges.__file__).read_text()
 
 
 @pytest.fixture
@@ -48,11 +48,11 @@ def privileges(place: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The module, where its other users can read it, as on a Pi."""
     library = place / "library"
     library.mkdir()
-    (library / "celery_pi_privileges.py").write_text(text)
+    (library / "privileges_copy.py").write_text(text)
     monkeypatch.syspath_prepend(str(library))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    monkeypatch.delitem(sys.modules, "celery_pi_privileges", raising=False)
-    return import_module("celery_pi_privileges")
+    monkeypatch.delitem(sys.modules, "privileges_copy", raising=False)
+    return import_module("privileges_copy")
 
 
 @pytest.fixture

@@ -1,12 +1,12 @@
-#!/usr/bin/python3
-"""Managed by celery-pi. The tasks that were set aside because their process was lost each time.
+"""Managed by celery-pi. Dead letters: tasks that are not retried, because each try ended with the
+loss of their process.
 
-    celery-pi set-aside            list them
-    celery-pi set-aside --return   put them back to their queues, to be tried as often again
+    celery-pi dead-letters            list them
+    celery-pi dead-letters --return   put them back to their queues, to be tried as often again
 
-What is in Redis may be of anybody's making who may send tasks. So they are put back with the rights
-of the app and not with all, and only to queues of the settings; what is no such task stays. Exit
-status: 0 none is set aside (any more), 1 some are, 2 Redis could not be asked.
+Whoever may send tasks may have written the entries. So they are put back with the rights of the app
+alone, and only to queues of the settings; an entry that is no such task stays. Exit status: 0 there
+are none (any more), 1 there are some, 2 Redis cannot be reached.
 """
 
 from __future__ import annotations
@@ -14,16 +14,14 @@ from __future__ import annotations
 import json
 import sys
 from datetime import datetime
-from pathlib import Path
-from typing import Any
 
-from celery_pi_checks.control import BETWEEN
-from celery_pi_checks.resp import Connection, Refused, login
-from celery_pi_text import printable
+from celery_pi_tools.config import Settings
+from celery_pi_tools.redis_client import Connection, Refused, login
+from celery_pi_tools.text import printable
+from celery_pi_tools.worker_control import SEPARATOR
 
-SETTINGS = Path("/etc/celery-pi/settings.json")
-PATIENCE = 10  # seconds
-SHOWN = 1000  # of the entries, the newest
+TIMEOUT = 10  # seconds
+LISTED = 1000  # of the entries, the newest
 PRIORITIES = range(1, 10)
 
 # An entry holds texts only, so that what Lua makes of JSON does not change a message.
@@ -55,40 +53,39 @@ return {put, left}
 """
 
 
-def main(arguments: list[str]) -> int:
-    settings = json.loads(SETTINGS.read_text())
+def main(settings: Settings, put_back: bool) -> int:
     key = settings["redis_key_prefix"] + "set-aside"
     try:
-        if arguments == ["--return"]:
-            put_back(settings, key)
-        entries = asked("admin", settings).ask("LRANGE", key, "0", str(SHOWN - 1))
+        if put_back:
+            return_to_queues(settings, key)
+        entries = connect("admin", settings).ask("LRANGE", key, "0", str(LISTED - 1))
     except (Refused, OSError) as error:
         print(f"celery-pi: Redis: {printable(str(error))}", file=sys.stderr)
         return 2
     for entry in entries:
-        print(printable(told(entry)))
+        print(printable(described(entry)))
     return 1 if entries else 0
 
 
-def put_back(settings: dict[str, Any], key: str) -> None:
+def return_to_queues(settings: Settings, key: str) -> None:
     prefix = settings["redis_key_prefix"]
     plain = [f"{prefix}{queue}" for queue in settings["celery_queues"]]
-    names = [*plain, *(f"{name}{BETWEEN}{step}" for name in plain for step in PRIORITIES)]
-    put, left = asked("celery", settings).ask("EVAL", RETURN, "1", key, *names)
+    names = [*plain, *(f"{name}{SEPARATOR}{step}" for name in plain for step in PRIORITIES)]
+    put, left = connect("celery", settings).ask("EVAL", RETURN, "1", key, *names)
     print(f"{put} put back")
     if left:
         print(f"celery-pi: {left} stay: they are no tasks for celery_queues", file=sys.stderr)
 
 
-def asked(user: str, settings: dict[str, Any]) -> Connection:
-    """A connection of that user of Redis, in the app's database. Raises Refused, OSError."""
-    connection = login(user, PATIENCE)
+def connect(user: str, settings: Settings) -> Connection:
+    """A connection of that Redis user, in the app's database. Raises Refused, OSError."""
+    connection = login(user, TIMEOUT)
     if settings["redis_database"]:
         connection.ask("SELECT", str(settings["redis_database"]))
     return connection
 
 
-def told(entry: str) -> str:
+def described(entry: str) -> str:
     """An entry in one line."""
     try:
         message, queues, when = json.loads(entry)
@@ -97,7 +94,3 @@ def told(entry: str) -> str:
         return f"{at}  {headers['task']}[{headers['id']}]  from {', '.join(queues)}"
     except (ValueError, TypeError, KeyError, OverflowError, OSError, RecursionError):
         return "an entry that no worker of ours has made"
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -1,30 +1,23 @@
-#!/usr/bin/python3
-"""Managed by celery-pi. The deploys that changed something: who, when, from what, with what result.
-
-    celery-pi deploys           list them, the newest last
-    celery-pi deploys --json    the same for programs, with all that is known
-
-Exit status: 0.
-"""
+"""Managed by celery-pi. The command `celery-pi deploys`: the recorded deploys, the newest last."""
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
-from celery_pi_text import printable
+from celery_pi_tools.config import STATE
+from celery_pi_tools.text import printable
 
-RECORDS = Path("/var/lib/celery-pi/deploys")
+RECORDS = STATE / "deploys"
 LOCK = Path("/run/celery-pi")
 UPTIME = Path("/proc/uptime")
-LEASE = 20  # seconds that a holder of the lock may be silent
+LEASE = 20  # seconds after which a lock that is not renewed is void
 
 
-def main(arguments: list[str]) -> int:
+def main(as_json: bool) -> int:
     found = records()
-    if arguments == ["--json"]:
+    if as_json:
         print(json.dumps(found, indent=2))
         return 0
     for record in found:
@@ -33,7 +26,7 @@ def main(arguments: list[str]) -> int:
 
 
 def records() -> list[dict[str, Any]]:
-    """Every record that is kept, the oldest first."""
+    """Every record, the oldest first."""
     found = [
         {"number": int(path.stem), **json.loads(path.read_text())}
         for path in sorted(RECORDS.glob("*.json"))
@@ -45,7 +38,7 @@ def records() -> list[dict[str, Any]]:
 
 
 def is_running(record: dict[str, Any]) -> bool:
-    """Whether the run that the record is of holds the lock, and lives."""
+    """Whether the recorded run holds the lock and is alive."""
     try:
         holder = json.loads((LOCK / "holder").read_text())
         last_heard = int((LOCK / "beat").read_text().split()[1])
@@ -56,7 +49,7 @@ def is_running(record: dict[str, Any]) -> bool:
 
 
 def lines(record: dict[str, Any]) -> list[str]:
-    """What a person wants to know of it."""
+    """A record for people."""
     what, source = ", ".join(record["what"]), record["commit"][:12] or "no commit"
     if record["commit"].endswith("-dirty"):
         source += "-dirty"
@@ -71,7 +64,3 @@ def lines(record: dict[str, Any]) -> list[str]:
     ):
         told += [f"      {title}: {', '.join(map(str, items))}"] if items else []
     return told
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

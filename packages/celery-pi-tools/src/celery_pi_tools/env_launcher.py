@@ -1,4 +1,3 @@
-#!/usr/bin/python3 -IS
 """Managed by celery-pi. Runs a program with the variables of a file: with-env-file FILE PROGRAM...
 
 systemd's own EnvironmentFile= is read by its first process, as root, wherever whoever may write the

@@ -7,12 +7,12 @@ import re
 import stat
 from pathlib import Path
 
-from celery_pi_privileges import Refused, foreign_steps, group_name, others_in, user_name
+from celery_pi_tools.privileges import Refused, foreign_steps, group_name, others_in, user_name
 
 PATH = re.compile(r"(?<![\w./-])/[\w.+@:/-]+")
 SCRIPT = (".py", ".sh", ".pl")
 # What follows is done by another user.
-HANDED_OVER = re.compile(r"\b(runuser|setpriv|su|sudo|celery_pi_privileges\.py run)\b")
+HANDED_OVER = re.compile(r"\b(runuser|setpriv|su|sudo|celery_pi_tools/privileges\.py run)\b")
 
 
 def access(file: Path) -> str:

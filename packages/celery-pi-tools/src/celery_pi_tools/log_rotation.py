@@ -1,11 +1,10 @@
-#!/usr/bin/python3 -IS
-"""Managed by celery-pi. Takes out of the beginning of a log what logrotate has copied, as the app's
-user: take-rotated LOG COPY
+"""Managed by celery-pi. Removes from the beginning of a log what logrotate has copied. Run as the
+app's user: log_rotation.py LOG COPY
 
-Several processes hold the log open, and most do not look whether their file was renamed; and to cut
-a file that was copied (copytruncate) loses what is written in between. So whole blocks are taken
-out in one step, while others write at its end. A line on the border is half here and half there.
-Exit status: 0, or 1 and one sentence, with the log as it was.
+Several processes hold the log open, and most do not notice a rename; copytruncate loses what is
+written between the copy and the truncation. So whole blocks are collapsed atomically (fallocate(1))
+while others append. A line on the border is half in the log and half in the copy. Exit status: 0,
+or 1 and one sentence, with the log as it was.
 """
 
 from __future__ import annotations

@@ -1,35 +1,31 @@
-#!/usr/bin/python3
-"""Managed by celery-pi. The site shows a page, and no task is begun, until it is switched off.
+"""Managed by celery-pi. Maintenance mode: the site shows a page, and no task is begun.
 
-    celery-pi maintenance                        tell whether it is on
-    celery-pi maintenance on [--message TEXT]    finish the running tasks, take no other
+    celery-pi maintenance                        prints whether it is on
+    celery-pi maintenance on [--message TEXT]    finishes the running tasks, takes no other
     celery-pi maintenance off
 
-Exit status: 0 it is as it was asked for, 1 not all of it, 2 it could not be done.
+Exit status: 0 done, 1 the worker has not followed, 2 it could not be done.
 """
 
 from __future__ import annotations
 
-import argparse
 import html
-import json
 import os
 import platform
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
-from celery_pi_checks.control import tell
-from celery_pi_checks.look import Look
-from celery_pi_checks.registry import CannotLook
+from celery_pi_tools.commands import CannotRead
+from celery_pi_tools.config import MAINTENANCE_PAGE, Settings
+from celery_pi_tools.system import System
+from celery_pi_tools.worker_control import ask_workers
 
-SETTINGS = Path("/etc/celery-pi/settings.json")
-PAGE = Path("/var/lib/celery-pi/maintenance/page.html")
+PAGE = MAINTENANCE_PAGE
 UNIT = "celery-worker.service"
-START = 330  # seconds: what its start may take, and what its stop may beyond a task's limit
-BACK = 60  # seconds in which the worker begins again
+START = 330  # seconds that a start may take, and a stop beyond a task's time limit
+RESUME = 60  # seconds within which the worker takes tasks again
 MESSAGE = "The site is being worked on, and will be back soon."
 TEXT = """<!DOCTYPE html>
 <html lang="en">
@@ -45,34 +41,29 @@ TEXT = """<!DOCTYPE html>
 """
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="celery-pi maintenance")
-    parser.add_argument("state", nargs="?", choices=("on", "off"))
-    parser.add_argument("--message", default=MESSAGE, help="what the page says")
-    arguments = parser.parse_args()
+def main(settings: Settings, state: str | None, message: str | None) -> int:
     try:
-        settings = json.loads(SETTINGS.read_text())
-        if arguments.state == "on":
-            return on(settings, arguments.message)
-        if arguments.state == "off":
+        if state == "on":
+            return on(settings, message or MESSAGE)
+        if state == "off":
             return off(settings)
     except KeyboardInterrupt:
         print("\ncelery-pi: it goes on; no longer waited for", file=sys.stderr)
         return 1
-    except (OSError, ValueError) as error:
+    except OSError as error:
         print(f"celery-pi: {error}", file=sys.stderr)
         return 2
     print("on" if PAGE.exists() else "off")
     return 0
 
 
-def on(settings: dict[str, object], message: str) -> int:
-    """Show the page, and start the worker again, unless it has been since."""
+def on(settings: Settings, message: str) -> int:
+    """Shows the page, and restarts the worker unless it takes no task already."""
     write(message)
     if not is_stopped() and consumes(settings) is not False:
         systemctl("try-restart", "--no-block")
         print("The page is shown; the running tasks are waited for", flush=True)
-    patience = int(str(settings["celery_time_limit"])) + START
+    patience = settings["celery_time_limit"] + START
     if wait_for(lambda: is_stopped() or consumes(settings) is False, patience):
         print("Maintenance is on: no task is taken, those that are sent wait")
         return 0
@@ -80,19 +71,20 @@ def on(settings: dict[str, object], message: str) -> int:
     return 1
 
 
-def off(settings: dict[str, object]) -> int:
-    """Take the page away; the worker sees it by itself."""
+def off(settings: Settings) -> int:
+    """Removes the page; the worker notices that by itself."""
     PAGE.unlink(missing_ok=True)
-    if wait_for(lambda: is_stopped() or consumes(settings), BACK):
-        told = f", and {UNIT} is not running" if is_stopped() else ": tasks are taken again"
-        print(f"Maintenance is off{told}")
+    if wait_for(lambda: is_stopped() or consumes(settings), RESUME):
+        end = f", and {UNIT} is not running" if is_stopped() else ": tasks are taken again"
+        print(f"Maintenance is off{end}")
         return 0
     print(f"celery-pi: the worker takes no task; see: journalctl -u {UNIT} -n 50", file=sys.stderr)
     return 1
 
 
 def write(message: str) -> None:
-    """The page, whole or not at all, for nginx to read; since when it is on is told by its time."""
+    """Writes the page atomically, for nginx to read. Its time stays that of the first one, since
+    when maintenance is on."""
     PAGE.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     PAGE.parent.chmod(0o755)
     new = PAGE.with_name("page.new")
@@ -106,14 +98,14 @@ def write(message: str) -> None:
     new.replace(PAGE)
 
 
-def consumes(settings: dict[str, object]) -> bool | None:
-    """Whether the worker takes tasks; None while it does not say."""
+def consumes(settings: Settings) -> bool | None:
+    """Whether the worker takes tasks; None while it does not answer."""
     try:
-        told, _ = tell(Look(settings), ("active_queues",))
-    except (CannotLook, KeyError, TypeError):  # it may say what it likes
+        answers, _ = ask_workers(System(settings), ("active_queues",))
+    except (CannotRead, KeyError, TypeError):  # the answer may be of any form
         return None
     here = f"@{platform.node()}"
-    own = [queues for name, queues in told["active_queues"].items() if name.endswith(here)]
+    own = [queues for name, queues in answers["active_queues"].items() if name.endswith(here)]
     return any(own) if own else None
 
 
@@ -139,7 +131,3 @@ def wait_for(condition: Callable[[], object], seconds: float) -> bool:
             return False
         time.sleep(0.5)
     return True
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -14,10 +14,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from celery_pi_privileges import foreign_steps, group_name, others_in, user_name
+from celery_pi_tools.config import LIBRARY, STATE
+from celery_pi_tools.privileges import foreign_steps, group_name, others_in, user_name
 
-DECLARED = Path("/var/lib/celery-pi/declared")
-LIBRARY = "/usr/local/lib/celery-pi"
+DECLARED = STATE / "declared"
 PROGRAMS = Path("/usr/local/bin")
 LARGEST = 16 * 2**20  # bytes; none of ours has a tenth of it
 HEADER = 16  # bytes of a file of bytecode before the code

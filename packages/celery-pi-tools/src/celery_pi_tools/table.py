@@ -6,9 +6,8 @@ import json
 from collections.abc import Sequence
 from itertools import groupby
 
-from celery_pi_text import printable
-
-from celery_pi_checks.registry import Row
+from celery_pi_tools.checks.registry import Row
+from celery_pi_tools.text import printable
 
 LONGEST = 2000  # characters of a text; whoever wrote it may have written a million
 SHOWN = 3  # of many

@@ -1,7 +1,6 @@
-"""Managed by celery-pi. Asks the workers what they do, over Celery's own control channel.
+"""Managed by celery-pi. Celery's remote control, without Celery, which a Pi loads for seconds.
 
-Without Celery, which takes seconds to load on a Pi. A question is published, and each worker
-writes its answer to a list whose name it finds under the caller's.
+A command is published, and each worker writes its answer to the list that the command names.
 https://docs.celeryq.dev/en/stable/userguide/workers.html#remote-control
 """
 
@@ -10,71 +9,72 @@ from __future__ import annotations
 import base64
 import json
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from celery_pi_checks.look import Look
-from celery_pi_checks.registry import CannotLook
+if TYPE_CHECKING:
+    from celery_pi_tools.system import System
+from celery_pi_tools.commands import CannotRead
 
-PATIENCE = 1.5  # seconds for all answers
+TIMEOUT = 1.5  # seconds for all answers
 LARGEST = 3 * 2**20  # bytes of all answers; a worker may be hostile, and Python's lists are large
-BETWEEN = "\x06\x16"  # what kombu puts between the parts of a binding
+SEPARATOR = "\x06\x16"  # kombu's, between the parts of a binding, and before a priority
 ANSWERS = "reply.celery.pidbox"
 EXCHANGE = "celery.pidbox"
 
-Told = dict[str, dict[str, list[Any]]]
+Answers = dict[str, dict[str, list[Any]]]
 
 
-def tell(look: Look, methods: tuple[str, ...]) -> tuple[Told, int]:
-    """Each method's answer by worker, and how many workers heard the question.
+def ask_workers(system: System, methods: tuple[str, ...]) -> tuple[Answers, int]:
+    """Each method's answers by worker, and the number of workers that received the command.
 
-    A worker that does not answer in time is missing. As `admin`: whoever may ask a worker may
-    also stop it, which is no right of `monitor`.
+    A worker that does not answer within TIMEOUT is missing. The Redis user is `admin`: whoever may
+    send such a command may also stop a worker, so `monitor` may not. Raises CannotRead.
     """
     me = str(uuid4())
-    bindings, mine = look.key(f"_kombu.binding.{ANSWERS}"), look.key(f"{me}.{ANSWERS}")
-    binding = BETWEEN.join((me, "", f"{me}.{ANSWERS}"))
-    look.ask("SADD", bindings, binding, user="admin")
+    bindings, mine = system.key(f"_kombu.binding.{ANSWERS}"), system.key(f"{me}.{ANSWERS}")
+    binding = SEPARATOR.join((me, "", f"{me}.{ANSWERS}"))
+    system.ask("SADD", bindings, binding, user="admin")
     try:
-        return _asked(look, methods, me, mine)
+        return _broadcast(system, methods, me, mine)
     finally:
-        look.ask("SREM", bindings, binding, user="admin")
-        look.ask("DEL", mine, user="admin")
+        system.ask("SREM", bindings, binding, user="admin")
+        system.ask("DEL", mine, user="admin")
 
 
-def _asked(look: Look, methods: tuple[str, ...], me: str, mine: str) -> tuple[Told, int]:
-    channel = look.key(f"/{look.settings['redis_database']}.{EXCHANGE}")
-    told: Told = {method: {} for method in methods}
+def _broadcast(system: System, methods: tuple[str, ...], me: str, mine: str) -> tuple[Answers, int]:
+    channel = system.key(f"/{system.settings['redis_database']}.{EXCHANGE}")
+    answers: Answers = {method: {} for method in methods}
     tickets = {str(uuid4()): method for method in methods}
-    heard = [
-        look.ask("PUBLISH", channel, question(method, ticket, me), user="admin")
+    received = [
+        system.ask("PUBLISH", channel, command(method, ticket, me), user="admin")
         for ticket, method in tickets.items()
     ]
-    deadline, size = time.monotonic() + PATIENCE, 0
-    for _ in range(sum(heard)):
-        message = _next(look, mine, deadline)
+    deadline, size = time.monotonic() + TIMEOUT, 0
+    for _ in range(sum(received)):
+        message = _next(system, mine, deadline)
         if message is None:
             break
         size += len(message)
         if size > LARGEST:
-            told_more = f"workers answer with more than {LARGEST} bytes"
-            raise CannotLook(told_more, "systemctl restart celery-worker")
+            reason = f"workers answer with more than {LARGEST} bytes"
+            raise CannotRead(reason, "systemctl restart celery-worker")
         ticket, answer = read(message)
-        told[tickets[ticket]].update(answer)
-    return told, max(heard)
+        answers[tickets[ticket]].update(answer)
+    return answers, max(received)
 
 
-def _next(look: Look, mine: str, deadline: float) -> str | None:
-    """The next answer, or none when the time is over."""
+def _next(system: System, mine: str, deadline: float) -> str | None:
+    """The next answer; None after the deadline."""
     while (left := deadline - time.monotonic()) > 0:
-        # At least as long that it is no 0, which is for ever; less than Redis itself may take.
-        found = look.ask("BRPOP", mine, f"{max(0.05, min(left, 0.5)):.2f}", user="admin")
+        # Not 0, which waits for ever; less than the time-out of Redis' reply.
+        found = system.ask("BRPOP", mine, f"{max(0.05, min(left, 0.5)):.2f}", user="admin")
         if found is not None:
             return str(found[1])
     return None
 
 
-def question(
+def command(
     method: str,
     ticket: str,
     me: str,
@@ -95,7 +95,7 @@ def question(
         "body": base64.b64encode(json.dumps(body).encode()).decode(),
         "content-encoding": "utf-8",
         "content-type": "application/json",
-        "headers": {"clock": 0, "expires": time.time() + PATIENCE},
+        "headers": {"clock": 0, "expires": time.time() + TIMEOUT},
         "properties": {
             "delivery_mode": 2,
             "delivery_info": {"exchange": EXCHANGE, "routing_key": ""},
@@ -108,7 +108,7 @@ def question(
 
 
 def read(text: str) -> tuple[str, dict[str, list[Any]]]:
-    """Ticket and answer of a message that a worker has written."""
+    """Ticket and answer in a worker's message."""
     message = json.loads(text)
     answer = json.loads(base64.b64decode(message["body"]))
     return message["headers"]["ticket"], answer

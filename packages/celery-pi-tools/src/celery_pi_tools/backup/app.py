@@ -12,22 +12,22 @@ from collections.abc import Callable, Container, Iterator
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
-from celery_pi_privileges import MIB, MISSING, PYTHON, Failed, attempt, place, read, replace
-
-from celery_pi_backup import Settings, Trouble
-from celery_pi_backup.hands import (
-    by_root,
+from celery_pi_tools.backup.common import BackupError
+from celery_pi_tools.backup.workspace import (
+    copy_timeout,
     lent,
-    need,
     number,
-    patience,
     received,
+    require_space,
     room,
+    run_as_root,
     script,
     spare,
 )
+from celery_pi_tools.config import Settings
+from celery_pi_tools.privileges import MIB, MISSING, PYTHON, Failed, attempt, place, read, replace
 
-SQLITE = Path(__file__).with_name("sqlite.py")
+SQLITE = Path(__file__).with_name("sqlite_copy.py")
 ENV = "app/.env"
 LARGEST_ENV = MIB  # bytes
 MARIADB = "mariadb/"
@@ -59,7 +59,7 @@ def gather(
 ) -> Iterator[tuple[str, Path]]:
     """Name in the archive, and copy below `work`, of all that is there.
 
-    Trouble when one of `before`, the names in the last backup, is missing.
+    Raises BackupError when one of `before`, the names in the last backup, is missing.
     """
     if settings["backup_app"]:
         for position, name in enumerate(f"app/{path}" for path in settings["backup_databases"]):
@@ -88,7 +88,7 @@ def present(
     if found is None:
         path = place_of(name, settings)
         if name in before:
-            raise Trouble(f"{path} was in the last backup and is missing now")
+            raise BackupError(f"{path} was in the last backup and is missing now")
         print(f"celery-pi: there is no {path}; the backup is without it", flush=True)
     return found
 
@@ -112,12 +112,12 @@ def size_of(settings: Settings, name: str) -> int | None:
 def copy(name: str, settings: Settings, target: Path, check: bool) -> None:
     """A file of root's, with the database as it is now."""
     user, size = settings["app_user"], size_of(settings, name) or 0
-    need(target.parent, 2 * size)  # his copy and ours
+    require_space(target.parent, 2 * size)  # his copy and ours
     with room(user) as theirs:
         words = (str(place_of(name, settings)), str(theirs / "copy"))
-        copied = number(script(user, SQLITE, "copy", *words, timeout=patience(size)))
+        copied = number(script(user, SQLITE, "copy", *words, timeout=copy_timeout(size)))
         if check:
-            script(user, SQLITE, "check", words[1], timeout=patience(copied))
+            script(user, SQLITE, "check", words[1], timeout=copy_timeout(copied))
         received(user, theirs / "copy", target, copied)
 
 
@@ -132,25 +132,25 @@ def dump(settings: Settings, file: Path) -> Path:
     """The database as SQL; root is logged in by MariaDB's socket."""
     with file.open("wb") as output:
         command = (*DUMP, settings["backup_mariadb"])
-        by_root(*command, sink=output, limit=spare(file.parent), timeout=HOURS)
+        run_as_root(*command, sink=output, limit=spare(file.parent), timeout=HOURS)
     return file
 
 
 def check(name: str, file: Path, settings: Settings) -> None:
-    """Trouble unless the unpacked member, a file of ours in a workspace, is whole."""
+    """Raises BackupError unless the unpacked member, a file of ours in a workspace, is whole."""
     size = file.stat().st_size
     if name.startswith(MARIADB):
         with file.open("rb") as content:
             content.seek(max(0, size - 200))
             if COMPLETE not in content.read():
-                raise Trouble(f"{name} is not a whole dump")
+                raise BackupError(f"{name} is not a whole dump")
     elif name == ENV:
         if size > LARGEST_ENV:
-            raise Trouble(f"{name} is larger than {LARGEST_ENV} bytes")
+            raise BackupError(f"{name} is larger than {LARGEST_ENV} bytes")
     else:
         user = settings["app_user"]
         with lent(file, user) as path:
-            script(user, SQLITE, "check", str(path), timeout=patience(size))
+            script(user, SQLITE, "check", str(path), timeout=copy_timeout(size))
 
 
 def check_place(name: str, settings: Settings) -> None:
@@ -165,14 +165,14 @@ def put(name: str, file: Path, settings: Settings) -> None:
     if name.startswith(MARIADB):
         with file.open("rb") as content:
             database = f"--database={settings['backup_mariadb']}"
-            by_root(*LOAD, database, stdin=content, timeout=HOURS)
+            run_as_root(*LOAD, database, stdin=content, timeout=HOURS)
     elif name == ENV:
         put_env(file.read_bytes(), settings)
     else:
         user, size = settings["app_user"], file.stat().st_size
         with lent(file, user) as path:
             words = (str(path), str(place_of(name, settings)))
-            script(user, SQLITE, "put", *words, timeout=patience(size))
+            script(user, SQLITE, "put", *words, timeout=copy_timeout(size))
 
 
 def keep(name: str, into: Path, settings: Settings) -> Path | None:

@@ -1,8 +1,8 @@
-"""Managed by celery-pi. One file for a whole backup, which tells by itself whether it is whole.
+"""Managed by celery-pi. The file of a backup.
 
-A tar archive in gzip, which every machine can open, with `manifest.json` first. Behind it comes an
-empty gzip member whose comment is the SHA-256 of all before: a byte that is changed or missing
-anywhere shows, those too that gzip's own sum does not cover. https://www.rfc-editor.org/rfc/rfc1952
+A tar archive in gzip, which every machine can open, with `manifest.json` first. Its trailer is an
+empty gzip member whose comment is the SHA-256 of all before it: it detects any byte that is changed
+or missing, also where gzip's own checksum does not. https://www.rfc-editor.org/rfc/rfc1952
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from celery_pi_backup import Trouble
-from celery_pi_backup.hands import need
-from celery_pi_backup.shape import check_manifest
+from celery_pi_tools.backup.common import BackupError
+from celery_pi_tools.backup.manifest_schema import check_manifest
+from celery_pi_tools.backup.workspace import require_space
 
 FORMAT = 1
 LEVEL = 3  # Redis has compressed most of it already
@@ -32,7 +32,7 @@ RDB = "redis/dump.rdb"
 BEGIN = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
 EMPTY = b"\x1f\x8b\x08\x10\x00\x00\x00\x00\x00\xff%s\x00\x03\x00" + bytes(8)
 COMMENT = b"celery-pi sha256 %s"
-SEAL = len(EMPTY % (COMMENT % (b"0" * 64)))
+TRAILER_SIZE = len(EMPTY % (COMMENT % (b"0" * 64)))
 LONGEST = 2**20  # bytes of a manifest
 LONGEST_HEADER = 2**16  # bytes of what tar says of a member; its name is a part of it
 BLOCK = 2**20
@@ -60,7 +60,7 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     with os.fdopen(fd, "rb") as file:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise Trouble(f"{path} is no regular file")
+            raise BackupError(f"{path} is no regular file")
         yield file
 
 
@@ -105,40 +105,40 @@ def _add(tar: tarfile.TarFile, name: str, content: IO[bytes], size: int) -> None
     tar.addfile(entry, content)
 
 
-def check_seal(path: Path) -> None:
-    """Trouble unless the file is a backup, and whole to the last bit."""
+def check_trailer(path: Path) -> None:
+    """Raises BackupError unless the file is a backup, and whole to the last bit."""
     with opened(path) as file:
-        _check_seal(path, file)
+        _check_trailer(path, file)
 
 
-def _check_seal(path: Path, file: IO[bytes]) -> None:
+def _check_trailer(path: Path, file: IO[bytes]) -> None:
     begin = file.read(len(BEGIN))
-    body = file.seek(0, os.SEEK_END) - SEAL
+    body = file.seek(0, os.SEEK_END) - TRAILER_SIZE
     file.seek(max(0, body))
-    seal = file.read(SEAL + 1)
+    trailer = file.read(TRAILER_SIZE + 1)
     file.seek(0)
     if begin != BEGIN:
-        raise Trouble(f"{path} is no backup of celery-pi")
-    if body <= 0 or not re.search(rb"celery-pi sha256 [0-9a-f]{64}\x00", seal):
-        raise Trouble(f"{path} is cut off, damaged, or no backup of celery-pi")
-    if seal != EMPTY % (COMMENT % digest(file, body).encode()):
-        raise Trouble(f"{path} is damaged: it is not what was written")
+        raise BackupError(f"{path} is no backup of celery-pi")
+    if body <= 0 or not re.search(rb"celery-pi sha256 [0-9a-f]{64}\x00", trailer):
+        raise BackupError(f"{path} is cut off, damaged, or no backup of celery-pi")
+    if trailer != EMPTY % (COMMENT % digest(file, body).encode()):
+        raise BackupError(f"{path} is damaged: it is not what was written")
 
 
 def unpack(path: Path, into: Path, known: Collection[str]) -> Manifest:
-    """The manifest; each member is a file below `into` afterwards, by its name in the archive.
+    """Extracts each member to its name below `into`; returns the manifest.
 
-    Trouble unless all that the manifest names is there, as it says, and nothing else, and each name
-    is one of `known`, those that this machine's settings have a place for.
+    Raises BackupError unless the archive holds exactly what its manifest names, and each name is
+    one of `known`, those for which this machine's settings have a place.
     """
     with opened(path) as file:
-        _check_seal(path, file)
+        _check_trailer(path, file)
         with _read(path, file) as tar:
             return _unpack(path, tar, into, known)
 
 
 def names(path: Path) -> set[str]:
-    """Of the members that the archive's manifest has; Trouble where it cannot be read."""
+    """Names of the members in the archive's manifest. Raises BackupError."""
     with opened(path) as file, _read(path, file) as tar:
         return {member["name"] for member in _manifest(path, tar)["members"]}
 
@@ -150,7 +150,7 @@ def _read(path: Path, file: IO[bytes]) -> Iterator[tarfile.TarFile]:
         with tarfile.open(fileobj=file, mode="r:gz", tarinfo=Entry) as tar:
             yield tar
     except DAMAGED as error:
-        raise Trouble(f"{path} is damaged: {type(error).__name__}") from error
+        raise BackupError(f"{path} is damaged: {type(error).__name__}") from error
 
 
 def _unpack(path: Path, tar: tarfile.TarFile, into: Path, known: Collection[str]) -> Manifest:
@@ -158,19 +158,21 @@ def _unpack(path: Path, tar: tarfile.TarFile, into: Path, known: Collection[str]
     expected = {member["name"]: member for member in manifest["members"]}
     for name in expected:
         if name not in known:
-            raise Trouble(f"{path} holds {name}, for which this machine's settings have no place")
-    need(into, sum(member["size"] for member in expected.values()))
+            raise BackupError(
+                f"{path} holds {name}, for which this machine's settings have no place"
+            )
+    require_space(into, sum(member["size"] for member in expected.values()))
     while entry := tar.next():
         member = expected.pop(entry.name, None)
         content = tar.extractfile(entry) if entry.isreg() else None
         if member is None or content is None:
-            raise Trouble(f"{path} holds {entry.name}, which its manifest does not name")
+            raise BackupError(f"{path} holds {entry.name}, which its manifest does not name")
         target = into / entry.name
         target.parent.mkdir(parents=True, exist_ok=True)
         if entry.size != member["size"] or _extract(content, target) != member["sha256"]:
-            raise Trouble(f"{entry.name} in {path} is not what its manifest says")
+            raise BackupError(f"{entry.name} in {path} is not what its manifest says")
     if expected:
-        raise Trouble(f"{path} lacks {', '.join(expected)}, which its manifest names")
+        raise BackupError(f"{path} lacks {', '.join(expected)}, which its manifest names")
     return manifest
 
 
@@ -178,10 +180,12 @@ def _manifest(path: Path, tar: tarfile.TarFile) -> Manifest:
     entry = tar.next()
     content = tar.extractfile(entry) if entry and entry.name == MANIFEST else None
     if content is None:
-        raise Trouble(f"{path} is no backup of celery-pi")
+        raise BackupError(f"{path} is no backup of celery-pi")
     manifest: Manifest = json.loads(content.read(LONGEST))
     if manifest["format"] != FORMAT:
-        raise Trouble(f"{path} was made by another version of celery-pi: format {FORMAT} is known")
+        raise BackupError(
+            f"{path} was made by another version of celery-pi: format {FORMAT} is known"
+        )
     check_manifest(manifest)
     return manifest
 

@@ -1,124 +1,128 @@
-#!/usr/bin/python3
-"""Managed by celery-pi. Makes one backup of Redis and the app, and keeps as many as it is to.
+"""Managed by celery-pi. The command `celery-pi backup`: one backup of Redis and the app.
 
-The old ones are touched when the new one is whole and on the disk. Exit status: 0 it is there,
-1 it is not, and all that were there still are.
+Older backups are removed once the new one is complete and on the disk. Exit status: 0, or 1 and
+every backup that was there still is.
 """
 
 from __future__ import annotations
 
 import os
 import platform
-import sys
 import time
 from pathlib import Path
 
-from celery_pi_backup import (
-    PLACE,
-    Settings,
-    Trouble,
-    alone,
-    app,
-    archive,
+from celery_pi_tools.backup import app, archive, redis_contents
+from celery_pi_tools.backup.archive import RDB
+from celery_pi_tools.backup.common import (
+    BACKUPS,
+    BackupError,
     backups,
-    main,
-    scratch,
-    settings,
+    exclusive,
+    load_settings,
+    run,
 )
-from celery_pi_backup.archive import RDB
-from celery_pi_backup.hands import CLI, by_root, need, number, patience, workspace
-from celery_pi_text import printable
+from celery_pi_tools.backup.workspace import (
+    CLI,
+    copy_timeout,
+    number,
+    require_space,
+    run_as_root,
+    workspace,
+)
+from celery_pi_tools.config import Settings
+from celery_pi_tools.text import printable
 
 
-def work() -> str:
-    with alone():
-        for left in PLACE.glob(".new-*"):  # of a run that was cut off
-            left.unlink()
-        told = settings()
-        newest = make(told)
-        forget(newest, told["backup_keep"])
+def main() -> int:
+    return run(create, "backup")
+
+
+def create() -> str:
+    """Makes a backup and removes the oldest; the path of the new one, and its size."""
+    with exclusive():
+        for partial in BACKUPS.glob(".new-*"):  # of a run that was cut off
+            partial.unlink()
+        settings = load_settings()
+        newest = make(settings)
+        remove_oldest(newest, settings["backup_keep"])
         return f"{newest}, {newest.stat().st_size} bytes"
 
 
-def make(told: Settings) -> Path:
-    """The new one."""
+def make(settings: Settings) -> Path:
+    """A new backup."""
     with workspace() as place:
-        # Here both the copy and then the archive; there, what the last one took and half of that.
+        # Here the copies and then the archive; in BACKUPS the last one's size and half of that.
         used = used_by_redis()
-        need(place, used)
+        require_space(place, used)
         last = backups()[-1:]
-        need(PLACE, sum(path.stat().st_size for path in last) * 3 // 2)
+        require_space(BACKUPS, sum(path.stat().st_size for path in last) * 3 // 2)
         members = {RDB: copy(place / "dump.rdb", used)}
-        held = scratch.look(members[RDB])
-        members.update(app.gather(told, place, in_the_last()))
-        need(PLACE, sum(path.stat().st_size for path in members.values()))
-        return put(members, manifest(members, held))
+        contents = redis_contents.of_rdb(members[RDB])
+        members.update(app.gather(settings, place, names_in_last()))
+        require_space(BACKUPS, sum(path.stat().st_size for path in members.values()))
+        return put(members, manifest(members, contents))
 
 
 def used_by_redis() -> int:
-    """Bytes of its memory: a copy takes less."""
-    told = by_root(CLI, "backup", "INFO", "memory").splitlines()
-    used = [line.partition(":")[2] for line in told if line.startswith("used_memory:")]
+    """Bytes of Redis' memory; a copy takes less."""
+    lines = run_as_root(CLI, "backup", "INFO", "memory").splitlines()
+    used = [line.partition(":")[2] for line in lines if line.startswith("used_memory:")]
     if not used:
-        raise Trouble(f"Redis does not answer: {' '.join(told[:1])}")
+        raise BackupError(f"Redis does not answer: {' '.join(lines[:1])}")
     return number(used[0])
 
 
 def copy(rdb: Path, size: int) -> Path:
-    """What a replica would be given: one moment, and all of it."""
-    by_root(CLI, "backup", "--rdb", str(rdb), timeout=patience(size))
+    """A snapshot, as a replica would get it."""
+    run_as_root(CLI, "backup", "--rdb", str(rdb), timeout=copy_timeout(size))
     return rdb
 
 
-def in_the_last() -> set[str]:
-    """Names in the newest backup that can be read."""
+def names_in_last() -> set[str]:
+    """Names of the members of the newest readable backup."""
     for path in reversed(backups()):
         try:
             return archive.names(path)
-        except Trouble as error:
+        except BackupError as error:
             print(f"celery-pi: {printable(str(error))}", flush=True)
     return set()
 
 
-def manifest(members: dict[str, Path], held: archive.Manifest) -> archive.Manifest:
+def manifest(members: dict[str, Path], contents: archive.Manifest) -> archive.Manifest:
     return {
         "made": int(time.time()),
         "host": platform.node(),
-        "versions": {"redis": scratch.version(), "python": platform.python_version()},
-        "redis": held,
+        "versions": {"redis": redis_contents.version(), "python": platform.python_version()},
+        "redis": contents,
         "members": [archive.described(path, name) for name, path in members.items()],
     }
 
 
 def put(members: dict[str, Path], described: archive.Manifest) -> Path:
-    """The archive in its place, once it has been read again."""
-    new = PLACE / f".new-{os.getpid()}"
+    """Writes the archive, verifies it, and moves it into place."""
+    new = BACKUPS / f".new-{os.getpid()}"
     try:
         archive.write(new, described, members)
-        archive.check_seal(new)
-        final = PLACE / name()
+        archive.check_trailer(new)
+        final = BACKUPS / unused_name()
         new.rename(final)
     finally:
         new.unlink(missing_ok=True)
-    directory = os.open(PLACE, os.O_RDONLY)
+    directory = os.open(BACKUPS, os.O_RDONLY)
     os.fsync(directory)
     os.close(directory)
     return final
 
 
-def name() -> str:
-    """The time, which no other one has."""
-    while (PLACE / (made := time.strftime("%Y-%m-%dT%H%M%SZ.tar.gz", time.gmtime()))).exists():
+def unused_name() -> str:
+    """The present time, which no other backup has."""
+    while (BACKUPS / (made := time.strftime("%Y-%m-%dT%H%M%SZ.tar.gz", time.gmtime()))).exists():
         time.sleep(0.1)
     return made
 
 
-def forget(newest: Path, number: int) -> None:
-    """All but the new one and the last before it. That one stays though the clock was wrong."""
+def remove_oldest(newest: Path, keep: int) -> None:
+    """Keeps so many backups; among them the newest, whatever the clock was."""
     others = [path for path in backups() if path != newest]
-    for path in others[: max(0, len(others) - (number - 1))]:
+    for path in others[: max(0, len(others) - (keep - 1))]:
         path.unlink()
-
-
-if __name__ == "__main__":
-    sys.exit(main(work, "backup"))

@@ -1,13 +1,13 @@
-"""Managed by celery-pi. Redis' files on the disk: another content, in one step. Run as user redis:
+"""Managed by celery-pi. Replaces Redis' files on the disk atomically. Run as user redis:
 
-    data.py put               what the RDB of standard input holds, is what a stopped server has
-    data.py forget            the files of before go
-    data.py keep INTO         the files as they are, there too
-    data.py put_back KEPT     what was kept of them is what a stopped server has
+    redis_data.py put               a stopped server gets the contents of the RDB on standard input
+    redis_data.py forget            removes the files that `put` has replaced
+    redis_data.py keep INTO         copies the files as they are to that directory
+    redis_data.py put_back KEPT     a stopped server gets what `keep` has copied
 
-With the append-only file on, the server reads no dump.rdb and overwrites it. So an RDB becomes the
-base of a new append-only file, beside the old one; which of both counts is what the manifest says,
-and that is replaced by one rename. Whenever the power is cut, the old data are there or the new.
+With the append-only file on, the server ignores dump.rdb and overwrites it. So the RDB becomes the
+base of a new append-only file, beside the old one. The manifest names the one that counts, and is
+replaced by a rename: whenever the power is cut, either the old data are there or the new.
 https://redis.io/docs/latest/operate/oss_and_stack/management/persistence/
 """
 

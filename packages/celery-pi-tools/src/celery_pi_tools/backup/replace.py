@@ -1,4 +1,4 @@
-"""Managed by celery-pi. The step of a restore that touches something: all of it, or nothing."""
+"""Managed by celery-pi. The step of a restore that changes something: all of it, or nothing."""
 
 from __future__ import annotations
 
@@ -10,112 +10,117 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from celery_pi_privileges import Refused
-
-from celery_pi_backup import Settings, Trouble, app, archive, data, scratch, services
-from celery_pi_backup.hands import clear, patience, room_in, script
+from celery_pi_tools.backup import app, archive, redis_contents, redis_data, services
+from celery_pi_tools.backup.common import BackupError
+from celery_pi_tools.backup.workspace import clear, copy_timeout, room_in, script
+from celery_pi_tools.config import Settings
+from celery_pi_tools.privileges import Refused
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 Undo = Callable[[], object]
-FILES = Path(data.__file__)  # as user redis, whose files they are
-COPYING = 3600  # seconds for what Redis has now, which is linked or copied
+COPY_TIMEOUT = 3600  # seconds for what Redis has now, which is linked or copied
 
 
 @contextmanager
-def stopped(told: Settings) -> Iterator[None]:
-    """Nothing of ours or the site's uses the data; afterwards all that ran does."""
-    units = services.users(told)
+def stopped(settings: Settings) -> Iterator[None]:
+    """Stops the units that use the data, ours and the site's. Afterwards those that ran run."""
+    units = services.users(settings)
     try:
         services.stop(*units)
         yield
     except BaseException:
-        be_deaf()
-        with suppress(Refused):  # the reason that is on its way counts
+        ignore_signals()
+        with suppress(Refused):  # the first error is the one to report
             services.start(*units, wait=False)
         raise
-    be_deaf()
+    ignore_signals()
     services.start(*units)
 
 
 def replace(
-    described: archive.Manifest, unpacked: Path, names: list[str], told: Settings, aside: Path
+    described: archive.Manifest, unpacked: Path, names: list[str], settings: Settings, kept: Path
 ) -> None:
-    """All of it or nothing: what fails on the way takes back what was done before it."""
-    aside.mkdir(parents=True)
-    aside.chmod(0o711)  # Redis goes to its own part
+    """Replaces all of it or nothing; `kept` is where what was there is copied. Raises BackupError
+    after undoing what was done."""
+    kept.mkdir(parents=True)
+    kept.chmod(0o711)  # user redis reaches its own part
     undo: list[Undo] = []
     try:
-        # Redis last: once it has started, others may give it what must not be taken back.
+        # Redis last: once it runs, it may receive what must not be undone.
         for name in sorted(names, key=lambda name: name.startswith("redis/")):
             if name.startswith("redis/"):
-                replace_redis(unpacked / name, described, aside / "redis", undo)
+                replace_redis(unpacked / name, described, kept / "redis", undo)
             else:
-                replace_app(name, unpacked / name, told, aside, undo)
-        be_deaf()
-    except Exception as error:  # whatever it is, the data come back
-        be_deaf()
-        take_back(undo, aside, str(error))
-        raise Trouble(f"{error}; all is as it was before") from error
+                replace_app(name, unpacked / name, settings, kept, undo)
+        ignore_signals()
+    except Exception as error:  # whatever it is, the data are restored
+        ignore_signals()
+        undo_all(undo, kept, str(error))
+        raise BackupError(f"{error}; all is as it was before") from error
     if any(name.startswith("redis/") for name in names):
-        of_redis("forget")
+        run_redis_data("forget")
 
 
-def take_back(undo: list[Undo], aside: Path, reason: str) -> None:
+def undo_all(undo: list[Undo], kept: Path, reason: str) -> None:
     try:
         for step in reversed(undo):
             step()
-        if (aside / "redis").exists():
-            clear(aside / "redis", scratch.USER)
-    except Exception as error:  # told, with where the data are
-        told = f"{reason}; and it could not be taken back: {error}; the data are in {aside}"
-        raise Trouble(told) from error
-    shutil.rmtree(aside)
+        if (kept / "redis").exists():
+            clear(kept / "redis", redis_contents.USER)
+    except Exception as error:  # whatever it is, the message says where the data are
+        message = f"{reason}; and it could not be taken back: {error}; the data are in {kept}"
+        raise BackupError(message) from error
+    shutil.rmtree(kept)
 
 
-def listen() -> None:
-    """Whoever ends us gets what was there before."""
+def handle_signals() -> None:
+    """A signal that would end the process raises BackupError, so that all is undone."""
     for number in SIGNALS:
         signal.signal(number, interrupted)
 
 
-def be_deaf() -> None:
-    """Nobody ends us until what has begun is done."""
+def ignore_signals() -> None:
+    """From here on the process runs to its end."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def interrupted(number: int, _: FrameType | None) -> None:
-    be_deaf()
-    raise Trouble(f"interrupted by {signal.Signals(number).name}")
+    ignore_signals()
+    raise BackupError(f"interrupted by {signal.Signals(number).name}")
 
 
-def replace_redis(rdb: Path, described: archive.Manifest, aside: Path, undo: list[Undo]) -> None:
-    """Redis runs with what the RDB holds. A private server has loaded it from the very files that
-    Redis then starts with: of those that others may use at once, keys expire and come."""
+def replace_redis(rdb: Path, described: archive.Manifest, kept: Path, undo: list[Undo]) -> None:
+    """Redis runs with the contents of the RDB file.
+
+    A private server verifies the very files with which Redis then starts: in Redis itself keys
+    expire and others are written at once.
+    """
     undo.append(services.start_redis)
     services.stop(services.REDIS)
-    room_in(aside, scratch.USER)
-    of_redis("keep", str(aside))
-    undo.append(lambda: of_redis("put_back", str(aside)))
+    room_in(kept, redis_contents.USER)
+    run_redis_data("keep", str(kept))
+    undo.append(lambda: run_redis_data("put_back", str(kept)))
     undo.append(lambda: services.stop(services.REDIS))
     with rdb.open("rb") as content:
-        of_redis("put", stdin=content, timeout=patience(rdb.stat().st_size))
-    differs = scratch.difference(scratch.look_in(data.DATA, "yes"), described["redis"])
+        run_redis_data("put", stdin=content, timeout=copy_timeout(rdb.stat().st_size))
+    contents = redis_contents.of_directory(redis_data.DATA, "yes")
+    differs = redis_contents.difference(contents, described["redis"])
     if differs:
-        raise Trouble(f"Redis would start with something else: {differs}")
+        raise BackupError(f"Redis would start with something else: {differs}")
     services.start_redis()
 
 
-def of_redis(*words: str, timeout: float = COPYING, **how: Any) -> None:
-    """Root does nothing in Redis' own directory."""
-    script(scratch.USER, FILES, *words, timeout=timeout, **how)
+def run_redis_data(*words: str, timeout: float = COPY_TIMEOUT, **how: Any) -> None:
+    """Runs the module redis_data as user redis, whose directory it changes."""
+    script(redis_contents.USER, Path(redis_data.__file__), *words, timeout=timeout, **how)
 
 
-def replace_app(name: str, file: Path, told: Settings, aside: Path, undo: list[Undo]) -> None:
+def replace_app(name: str, file: Path, settings: Settings, kept: Path, undo: list[Undo]) -> None:
     """The app has what the member holds."""
-    place = aside / Path(name).parent
+    place = kept / Path(name).parent
     place.mkdir(mode=0o700, exist_ok=True, parents=True)
-    kept = app.keep(name, place, told)
-    if kept:
-        undo.append(lambda: app.put(name, kept, told))
-    app.put(name, file, told)
+    before = app.keep(name, place, settings)
+    if before:
+        undo.append(lambda: app.put(name, before, settings))
+    app.put(name, file, settings)

@@ -1,56 +1,48 @@
-#!/usr/bin/python3
-"""Managed by celery-pi. Puts a backup in the place of what Redis and the app have now.
+"""Managed by celery-pi. The command `celery-pi restore FILE [--yes] [--only redis|app]`: replaces
+what Redis and the app have by a backup.
 
-    celery-pi restore FILE [--yes] [--only redis|app]
-
-All of the file is looked at before anything is touched, and what was there is kept aside. Exit
-status: 0 done; 1 all is as it was, and why.
+The file is verified before anything is touched, and what was there is kept. Exit status: 0 done;
+1 all is as it was, and why.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from pathlib import Path
 
-from celery_pi_backup import (
-    STATE,
-    Settings,
-    Trouble,
-    alone,
-    app,
-    archive,
-    data,
-    main,
-    replacing,
-    scratch,
-    settings,
-)
-from celery_pi_backup.hands import need, workspace
-from celery_pi_text import printable
-
-WHAT = "Put a backup in the place of what Redis and the app have now."
+from celery_pi_tools.backup import app, archive, redis_contents, redis_data, replace
+from celery_pi_tools.backup.common import BackupError, exclusive, load_settings, run
+from celery_pi_tools.backup.workspace import require_space, workspace
+from celery_pi_tools.config import STATE, Settings
+from celery_pi_tools.text import printable
 
 
-def work(arguments: argparse.Namespace) -> str:
-    replacing.listen()
-    told = settings()
-    with alone(), workspace() as place:
+def main(file: str, yes: bool, only: str | None) -> int:
+    """`only` is `redis`, `app` or None for both; `yes` does not ask."""
+    path = Path(file).absolute()
+    return run(lambda: restore(path, yes, only))
+
+
+def restore(file: Path, yes: bool, only: str | None) -> str:
+    """Restores the backup. Raises BackupError, after which all is as it was."""
+    replace.handle_signals()
+    settings = load_settings()
+    with exclusive(), workspace() as place:
         unpacked = place / "archive"
         unpacked.mkdir()
-        described = archive.unpack(arguments.file, unpacked, {archive.RDB, *app.known(told)})
-        names = chosen(described, arguments.only)
-        check(described, unpacked, names, told)
-        agree(described, names, arguments.yes)
-        aside = kept_aside()
-        with replacing.stopped(told):
-            replacing.replace(described, unpacked, names, told, aside)
-    return f"restored {', '.join(names)}; what was there before is in {aside}"
+        described = archive.unpack(file, unpacked, {archive.RDB, *app.known(settings)})
+        names = chosen(described, only)
+        check(described, unpacked, names, settings)
+        confirm(described, names, yes)
+        kept = pre_restore_copy()
+        with replace.stopped(settings):
+            replace.replace(described, unpacked, names, settings, kept)
+    return f"restored {', '.join(names)}; what was there before is in {kept}"
 
 
-def kept_aside() -> Path:
-    """Where what is there will be kept: a name that no other restore has."""
+def pre_restore_copy() -> Path:
+    """Where what is there will be kept: a directory that no other restore uses."""
     while (
         place := STATE / time.strftime("before-restore-%Y-%m-%dT%H%M%SZ", time.gmtime())
     ).exists():
@@ -59,34 +51,36 @@ def kept_aside() -> Path:
 
 
 def chosen(described: archive.Manifest, only: str | None) -> list[str]:
-    """Names of the members that are to be restored."""
+    """Names of the members to restore."""
     names = [member["name"] for member in described["members"]]
     of_redis = {"redis": (True,), "app": (False,)}.get(only or "", (True, False))
     names = [name for name in names if name.startswith("redis/") in of_redis]
     if not names:
-        raise Trouble(f"nothing of {only} is in it")
+        raise BackupError(f"nothing of {only} is in it")
     return names
 
 
-def check(described: archive.Manifest, unpacked: Path, names: list[str], told: Settings) -> None:
-    """Trouble unless all of it could be put in place."""
-    theirs, ours = described["versions"]["redis"], scratch.version()
+def check(
+    described: archive.Manifest, unpacked: Path, names: list[str], settings: Settings
+) -> None:
+    """Raises BackupError unless all of it could be restored."""
+    theirs, ours = described["versions"]["redis"], redis_contents.version()
     if int(theirs.split(".")[0]) > int(ours.split(".")[0]):
-        raise Trouble(f"it was made by Redis {theirs}, which is newer than Redis {ours} here")
+        raise BackupError(f"it was made by Redis {theirs}, which is newer than Redis {ours} here")
     for name in names:
         file = unpacked / name
         if name.startswith("redis/"):
-            differs = scratch.difference(scratch.look(file), described["redis"])
+            differs = redis_contents.difference(redis_contents.of_rdb(file), described["redis"])
             if differs:
-                raise Trouble(f"{name} is not what its manifest says: {differs}")
-            need(data.DATA, file.stat().st_size)
+                raise BackupError(f"{name} is not what its manifest says: {differs}")
+            require_space(redis_data.DATA, file.stat().st_size)
         else:
-            app.check(name, file, told)
-            app.check_place(name, told)
+            app.check(name, file, settings)
+            app.check_place(name, settings)
 
 
-def agree(described: archive.Manifest, names: list[str], yes: bool) -> None:
-    """Whoever started it says so, having read what is to happen."""
+def confirm(described: archive.Manifest, names: list[str], yes: bool) -> None:
+    """Prints what is to happen, and asks. Raises BackupError without a yes."""
     made = time.strftime("%Y-%m-%d %H:%M", time.localtime(described["made"]))
     keys = sum(database["keys"] for database in described["redis"]["databases"].values())
     host = printable(described["host"])
@@ -98,19 +92,4 @@ def agree(described: archive.Manifest, names: list[str], yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty() or input("Restore? (yes) ").strip() != "yes":
-        raise Trouble("nothing was touched; answer yes, or give --yes")
-
-
-def parsed() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="celery-pi restore", description=WHAT)
-    parser.add_argument("file", type=Path, help="such as the newest in /var/backups/celery-pi")
-    parser.add_argument("--yes", action="store_true", help="do not ask")
-    parser.add_argument("--only", choices=("redis", "app"), help="leave the other as it is")
-    arguments = parser.parse_args()
-    arguments.file = arguments.file.absolute()
-    return arguments
-
-
-if __name__ == "__main__":
-    chosen_ones = parsed()
-    sys.exit(main(lambda: work(chosen_ones)))
+        raise BackupError("nothing was touched; answer yes, or give --yes")

@@ -1,6 +1,6 @@
 """Managed by celery-pi. Run as user redis, who alone reads what he may have written himself:
 
-    loaded.py DATA yes|no ROOM    JSON: what a throw-away server that loads the data holds
+    scratch_server.py DATA yes|no ROOM    JSON: what a throw-away server that loads DATA holds
 
 By the append-only file (`yes`) or the snapshot (`no`). The server is a replica of nobody, so that
 it drops no key whose time has come: whenever they are counted, the same data give the same counts
@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from celery_pi_checks.resp import Connection, Refused
+from celery_pi_tools.redis_client import Connection, Refused
 
 PATIENCE = 600  # seconds to load all
 ANSWER = 300  # seconds for one; the digest reads every key

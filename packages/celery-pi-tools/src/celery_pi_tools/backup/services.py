@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 
-from celery_pi_privileges import attempt
-
-from celery_pi_backup import Settings, Trouble
-from celery_pi_backup.hands import CLI, by_root
+from celery_pi_tools.backup.common import BackupError
+from celery_pi_tools.backup.workspace import CLI, run_as_root
+from celery_pi_tools.config import Settings
+from celery_pi_tools.privileges import attempt
 
 REDIS = "redis-server.service"
 OURS = ("celery-beat.service", "celery-worker.service", "celery-flower.service")
@@ -22,43 +22,45 @@ TRIES = 3  # of systemd to start Redis, after which it would go on for ever
 def users(settings: Settings) -> list[str]:
     """Of our units and the site's own, those that run."""
     named = (*OURS, *(settings["app_units"] or ()))
-    return [unit for unit in named if by_root("systemctl", *STATE, unit) in UP]
+    return [unit for unit in named if run_as_root("systemctl", *STATE, unit) in UP]
 
 
 def stop(*units: str) -> None:
     if units:
-        by_root("systemctl", "stop", *units, timeout=STOPPING)
+        run_as_root("systemctl", "stop", *units, timeout=STOPPING)
 
 
 def start(*units: str, wait: bool = True) -> None:
-    """Trouble unless they come up, if they are waited for. systemd itself would wait for as long as
-    it tries to start Redis, which they need."""
+    """Starts the units and, with `wait`, raises BackupError unless they come up within STARTING.
+
+    systemctl itself would wait for as long as systemd tries to start Redis, which they need.
+    """
     if units:
-        by_root("systemctl", "start", "--no-block", *units)
+        run_as_root("systemctl", "start", "--no-block", *units)
     if not wait:
         return
     deadline = time.monotonic() + STARTING
     for unit in units:
-        while by_root("systemctl", *STATE, unit) != "active\n":
+        while run_as_root("systemctl", *STATE, unit) != "active\n":
             if time.monotonic() > deadline:
-                raise Trouble(f"{unit} is not up; see: journalctl -u {unit} -n 50")
+                raise BackupError(f"{unit} is not up; see: journalctl -u {unit} -n 50")
             time.sleep(0.5)
 
 
 def start_redis() -> None:
-    """Trouble unless it takes commands, and writes its append-only file."""
-    by_root("systemctl", "start", "--no-block", REDIS)
+    """Starts Redis. Raises BackupError unless it takes commands and writes its append-only file."""
+    run_as_root("systemctl", "start", "--no-block", REDIS)
     tries = _tries()
     deadline = time.monotonic() + PATIENCE
     while not _answers():
         if time.monotonic() > deadline or _tries() > tries + TRIES:
-            raise Trouble("Redis does not answer; see: journalctl -u redis-server -n 50")
+            raise BackupError("Redis does not answer; see: journalctl -u redis-server -n 50")
         time.sleep(0.5)
 
 
 def _tries() -> int:
     """How often systemd has started it again; from 0 on when it is started by hand."""
-    return int(by_root("systemctl", "show", "-P", "NRestarts", REDIS) or 0)
+    return int(run_as_root("systemctl", "show", "-P", "NRestarts", REDIS) or 0)
 
 
 def _answers() -> bool:

@@ -1,12 +1,12 @@
 """Managed by celery-pi. Run as the user whose the database is:
 
-    sqlite.py size FILE       its bytes, with those of its log; status 3 where there is none
-    sqlite.py copy FROM TO    the same database at another path, also while others use either; bytes
-    sqlite.py put FROM TO     the same, of a file that nobody writes and this user can only read
-    sqlite.py check FILE      whether it is whole, likewise
+    sqlite_copy.py size FILE       prints its size in bytes, with its log; status 3 if it is missing
+    sqlite_copy.py copy FROM TO    copies a database that others may use; prints the bytes
+    sqlite_copy.py put FROM TO     the same for a file that nobody writes and this user only reads
+    sqlite_copy.py check FILE      verifies such a file; status 1 if it is damaged
 
-SQLite's own way to copy takes what is in its log and sees no half transaction; in a database that
-is there it is one transaction, so others see the old content or the new.
+SQLite's backup API includes the log and copies no half transaction. In a database that exists it is
+one transaction, so that others see the old content or the new.
 """
 
 import os

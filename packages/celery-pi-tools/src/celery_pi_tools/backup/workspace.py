@@ -13,9 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from celery_pi_privileges import PYTHON, account, attempt, run
-
-from celery_pi_backup import Trouble
+from celery_pi_tools.backup.common import BackupError
+from celery_pi_tools.privileges import PYTHON, account, attempt, run
 
 WORK = Path("/var/tmp")  # noqa: S108  on the disk; /tmp may be in memory
 RESERVE = 64 * 2**20  # bytes left free for everybody else
@@ -87,12 +86,12 @@ def lent(file: Path, user: str) -> Iterator[Path]:
 def received(user: str, path: Path, target: Path, size: int) -> None:
     """A file of root's holds what that user reads there, of so many bytes at most.
 
-    Raises Trouble where there is no room for it, and Refused.
+    Raises BackupError where there is no room for it, and Refused.
     """
-    need(target.parent, size)
+    require_space(target.parent, size)
     with target.open("xb") as file:
         command = ("/usr/bin/cat", "--", str(path))
-        run(user, command, sink=file, limit=size + BLOCK, timeout=patience(size))
+        run(user, command, sink=file, limit=size + BLOCK, timeout=copy_timeout(size))
 
 
 def script(user: str, path: Path, *words: str, **how: Any) -> str:
@@ -100,7 +99,7 @@ def script(user: str, path: Path, *words: str, **how: Any) -> str:
     return run(user, (PYTHON, "-I", "-S", str(path), *words), **how).decode(errors="replace")
 
 
-def by_root(
+def run_as_root(
     *command: str, timeout: float = LEAST, sink: IO[bytes] | None = None, **how: Any
 ) -> str:
     """What a program prints that works as root, with no terminal and none of our environment. It
@@ -112,11 +111,11 @@ def by_root(
 def number(text: str) -> int:
     """Of bytes, as another user has told it."""
     if not text.strip().isdecimal() or len(text) > 20:
-        raise Trouble(f"{text.strip()[:20]!r} is no number of bytes")
+        raise BackupError(f"{text.strip()[:20]!r} is no number of bytes")
     return int(text)
 
 
-def patience(size: int) -> int:
+def copy_timeout(size: int) -> int:
     """Seconds in which any card copies so many bytes."""
     return LEAST + size // SLOWEST
 
@@ -127,10 +126,10 @@ def spare(place: Path) -> int:
     return max(0, shown.f_bavail * shown.f_frsize - RESERVE)
 
 
-def need(place: Path, size: int) -> None:
-    """Trouble unless so many bytes, and a reserve for everybody else, are free there."""
+def require_space(place: Path, size: int) -> None:
+    """Raises BackupError unless so many bytes, and a reserve for everybody else, are free."""
     shown = os.statvfs(place)
     free = shown.f_bavail * shown.f_frsize
     if free < size + RESERVE:
         told = f"{(size + RESERVE) >> 20} MiB must be free in {place}, and {free >> 20} MiB are"
-        raise Trouble(told)
+        raise BackupError(told)

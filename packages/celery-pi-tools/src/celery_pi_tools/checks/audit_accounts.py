@@ -7,12 +7,12 @@ import os
 import re
 from pathlib import Path
 
-from celery_pi_privileges import Refused, account, attempt, group_name, user_name
-
-from celery_pi_checks.audit_escalation import units
-from celery_pi_checks.look import Look
-from celery_pi_checks.registry import CannotLook, Result, check, ok, warn, wrong
-from celery_pi_checks.table import few
+from celery_pi_tools.checks.audit_escalation import units
+from celery_pi_tools.checks.registry import Result, check, ok, warn, wrong
+from celery_pi_tools.commands import CannotRead
+from celery_pi_tools.privileges import Refused, account, attempt, group_name, user_name
+from celery_pi_tools.system import System
+from celery_pi_tools.table import few
 
 PTRACE = Path("/proc/sys/kernel/yama/ptrace_scope")
 NGINX = Path("/etc/nginx/nginx.conf")
@@ -27,8 +27,8 @@ PATIENCE = 10  # seconds for a walk through the app
 
 
 @check("Escalation", "Memory of other processes (ptrace)")
-def ptrace(look: Look) -> Result:
-    user, web = look.settings["app_user"], web_user()
+def ptrace(system: System) -> Result:
+    user, web = system.settings["app_user"], web_user()
     if PTRACE.exists():
         scope = int(PTRACE.read_text())
         if scope:
@@ -46,8 +46,8 @@ def ptrace(look: Look) -> Result:
 
 
 @check("Escalation", "User of the app")
-def shared(look: Look) -> Result:
-    user, web = look.settings["app_user"], web_user()
+def shared(system: System) -> Result:
+    user, web = system.settings["app_user"], web_user()
     if user != web:
         return ok(f"{user}; nginx' workers are {web}", user=user)
     return warn(
@@ -66,12 +66,12 @@ def web_user() -> str:
 
 
 @check("Escalation", "Groups of the app's user")
-def groups(look: Look) -> Result:
-    user = look.settings["app_user"]
+def groups(system: System) -> Result:
+    user = system.settings["app_user"]
     names = {group_name(gid) for gid in account(user).groups}
     powers = [
         f"{unit.name} has {unit.capabilities}"
-        for unit in units(look)
+        for unit in units(system)
         if unit.user == user and unit.capabilities
     ]
     roots, readers = sorted(names & TO_ROOT), sorted(names & READ_MORE)
@@ -87,11 +87,11 @@ def groups(look: Look) -> Result:
 
 
 @check("Escalation", "Rules of sudo")
-def sudo(look: Look) -> Result | None:
+def sudo(system: System) -> Result | None:
     if not Path(SUDO).exists():
         return None
-    user = look.settings["app_user"]
-    owner = user_name(os.stat(look.settings["app_dir"]).st_uid)  # noqa: PTH116
+    user = system.settings["app_user"]
+    owner = user_name(os.stat(system.settings["app_dir"]).st_uid)  # noqa: PTH116
     if allowed(user):
         remedy = "grep -r it in /etc/sudoers.d, and take its rule out: visudo -f FILE"
         return wrong(f"{user}, as whom the app runs, may use sudo", remedy, users=[user])
@@ -113,14 +113,14 @@ def allowed(user: str) -> str:
     if "is not allowed to run sudo" in told:
         return ""
     if "may run the following commands" not in told:
-        raise CannotLook(f"sudo says: {done.last_words}", f"run it by hand: sudo -l -U {user}")
+        raise CannotRead(f"sudo says: {done.last_words}", f"run it by hand: sudo -l -U {user}")
     return told
 
 
 @check("Escalation", "Files that change the user")
-def set_ids(look: Look) -> Result:
+def set_ids(system: System) -> Result:
     """A directory that hands on its group is no such file."""
-    app = look.settings["app_dir"]
+    app = system.settings["app_dir"]
     program, *test = FIND
     by_hand = f"find {app} -xdev -type f -perm /6000"
     try:

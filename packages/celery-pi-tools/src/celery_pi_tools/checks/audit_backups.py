@@ -4,27 +4,28 @@ that nobody but root can read them."""
 from __future__ import annotations
 
 # That module registers its checks for this command too.
-from celery_pi_checks import status_backups
-from celery_pi_checks.look import Look, output
-from celery_pi_checks.registry import Result, check, ok, warn, wrong
-from celery_pi_checks.rights import access
+from celery_pi_tools.checks import status_backups
+from celery_pi_tools.checks.registry import Result, check, ok, warn, wrong
+from celery_pi_tools.commands import output
+from celery_pi_tools.file_access import access
+from celery_pi_tools.system import System
 
 TIMERS = ("celery-pi-backup.timer", "celery-pi-drill.timer")
 
 
 @check("Backups", "Timers")
-def timers(look: Look) -> Result:
-    if not look.settings["backup"]:
+def timers(system: System) -> Result:
+    if not system.settings["backup"]:
         return warn("off, as backup = False has it", "backup = True, and deploy")
     states = output("systemctl", "show", "-P", "ActiveState", *TIMERS).split()
     stopped = [unit for unit, state in zip(TIMERS, states, strict=False) if state != "active"]
     if stopped:
         return wrong(f"{', '.join(stopped)} does not run", "deploy again", timers=stopped)
-    return ok(f"each day at {look.settings['backup_time']}, a drill each week", timers=[])
+    return ok(f"each day at {system.settings['backup_time']}, a drill each week", timers=[])
 
 
 @check("Backups", "Access")
-def private(_: Look) -> Result | None:
+def private(_: System) -> Result | None:
     place = status_backups.PLACE
     if not place.exists():
         return None

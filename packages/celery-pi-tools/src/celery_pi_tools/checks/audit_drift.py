@@ -3,27 +3,27 @@ deployed, and whether others lie beside them that root would load."""
 
 from __future__ import annotations
 
-from celery_pi_checks import declared
-from celery_pi_checks.look import Look
-from celery_pi_checks.registry import Result, check, ok, warn, wrong
-from celery_pi_checks.table import count, few
+from celery_pi_tools import manifest
+from celery_pi_tools.checks.registry import Result, check, ok, warn, wrong
+from celery_pi_tools.system import System
+from celery_pi_tools.table import count, few
 
 
 @check("Escalation", "Drift")
-def drift(_: Look) -> Result:
-    if not declared.deployed():
+def drift(_: System) -> Result:
+    if not manifest.deployed():
         return warn("no deploy has told of its files yet", "deploy", files=[])
-    found = declared.changed()
+    found = manifest.changed()
     if found:
         told = [f"{path} {how}" for path, how in found.items()]
         remedy = "`make plan` shows each; deploy again, which puts them back"
         return wrong(few(told), remedy, files=sorted(found))
-    return ok(f"{count(len(declared.deployed()), 'file')} as deployed", files=[])
+    return ok(f"{count(len(manifest.deployed()), 'file')} as deployed", files=[])
 
 
 @check("Escalation", "Strangers among root's programs")
-def strangers(_: Look) -> Result:
-    found = declared.strangers()
+def strangers(_: System) -> Result:
+    found = manifest.strangers()
     if found:
         remedy = "see whose it is; rm it, if it is none of yours (an earlier version's may be left)"
         return wrong(f"no deploy has put there: {few(found)}", remedy, files=found)

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-from celery_pi_privileges import read
-
-from celery_pi_checks.look import Look
-from celery_pi_checks.registry import CannotLook, Result, check, ok, warn, wrong
-from celery_pi_checks.rights import changed_by, programs
+from celery_pi_tools.checks.registry import Result, check, ok, warn, wrong
+from celery_pi_tools.commands import CannotRead
+from celery_pi_tools.file_access import changed_by, programs
+from celery_pi_tools.privileges import read
+from celery_pi_tools.system import System
 
 BETWEEN = re.compile(r"\n\n(?=[A-Z]\w*=)")
 BEGUN = re.compile(r"^Exec\w+Ex=.", re.MULTILINE)
@@ -53,9 +53,9 @@ class Unit(NamedTuple):
     commands: list[str]
 
 
-def units(look: Look) -> Iterator[Unit]:
+def units(system: System) -> Iterator[Unit]:
     """Every service that systemd has loaded."""
-    for block in BETWEEN.split(look.services.strip()):
+    for block in BETWEEN.split(system.services.strip()):
         told = dict(re.findall(r"^([A-Z]\w*)=(.*)$", block, re.MULTILINE))
         user = "another" if told.get("DynamicUser") == "yes" else told.get("User", "")
         yield Unit(
@@ -72,7 +72,7 @@ def as_root(block: str, user: str, start_only: bool) -> list[str]:
     """The commands of a unit that root runs. A command may be of several lines."""
     found = PARSED.findall(block)
     if len(found) < len(BEGUN.findall(block)):
-        raise CannotLook("systemd tells its commands in another way", "mend audit_escalation.py")
+        raise CannotRead("systemd tells its commands in another way", "mend audit_escalation.py")
     return [
         words
         for kind, words, flags in found
@@ -81,10 +81,10 @@ def as_root(block: str, user: str, start_only: bool) -> list[str]:
 
 
 @check("Escalation", "Environment of root's commands")
-def environments(look: Look) -> Result:
+def environments(system: System) -> Result:
     found = [
         f"{unit.name} ({why})"
-        for unit in units(look)
+        for unit in units(system)
         if unit.commands
         for path in unit.environment
         if (why := changed_by(path))
@@ -96,10 +96,10 @@ def environments(look: Look) -> Result:
 
 
 @check("Escalation", "Programs of root's units")
-def commands(look: Look) -> Result:
+def commands(system: System) -> Result:
     found = [
         f"{unit.name} ({why})"
-        for unit in units(look)
+        for unit in units(system)
         for path in used(unit)
         if (why := changed_by(path))
     ]
@@ -117,10 +117,10 @@ def used(unit: Unit) -> list[str]:
 
 
 @check("Escalation", "Variables that load code")
-def loaders(look: Look) -> Result | None:
-    path = f"{look.settings['app_dir']}/.env"
+def loaders(system: System) -> Result | None:
+    path = f"{system.settings['app_dir']}/.env"
     try:
-        text = read(look.settings["app_user"], path).decode(errors="replace")
+        text = read(system.settings["app_user"], path).decode(errors="replace")
     except FileNotFoundError:
         return None
     names = set(ASSIGNED.findall(text)) - HARMLESS

@@ -8,11 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from celery_pi_privileges import foreign_steps
-
-from celery_pi_checks.look import Look
-from celery_pi_checks.registry import Result, check, ok, wrong
-from celery_pi_checks.rights import HANDED_OVER, changed_by, programs
+from celery_pi_tools.checks.registry import Result, check, ok, wrong
+from celery_pi_tools.file_access import HANDED_OVER, changed_by, programs
+from celery_pi_tools.privileges import foreign_steps
+from celery_pi_tools.system import System
 
 CRON = Path("/etc")
 OF_ROOT = Path("/var/spool/cron/crontabs/root")
@@ -26,7 +25,7 @@ ITS_LOG = re.compile(r"\$\{?[\d@*]")  # the path of a log, as the script is give
 
 
 @check("Escalation", "Cron")
-def cron(_: Look) -> Result:
+def cron(_: System) -> Result:
     files = [*tables(), *(file for place in PERIODS for file in within(CRON / place))]
     run = [path for table in tables() for command in roots(table) for path in programs(command)]
     places = [CRON / name for name in ("cron.d", *PERIODS) if (CRON / name).exists()]
@@ -68,7 +67,7 @@ class Block(NamedTuple):
 
 
 @check("Escalation", "Rotation of logs")
-def rotation(_: Look) -> Result:
+def rotation(_: System) -> Result:
     found = [
         f"{file.name} ({why})"
         for file in within(LOGROTATE)

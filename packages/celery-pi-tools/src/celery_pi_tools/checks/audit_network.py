@@ -7,8 +7,9 @@ import socket
 import struct
 from pathlib import Path
 
-from celery_pi_checks.look import Look, output
-from celery_pi_checks.registry import Result, check, ok, warn, wrong
+from celery_pi_tools.checks.registry import Result, check, ok, warn, wrong
+from celery_pi_tools.commands import output
+from celery_pi_tools.system import System
 
 WEB = (80, 443)
 DEPLOYERS = Path("/etc/celery-pi/deployers")
@@ -24,14 +25,14 @@ WAYS_IN = (
 
 
 @check("Network", "Listening TCP sockets")
-def listening(look: Look) -> Result:
+def listening(system: System) -> Result:
     found = {
         port: address
         for name in ("tcp", "tcp6")
         for address, port in sockets((PROC / "net" / name).read_text())
         if not is_loopback(address)
     }
-    strangers = sorted(set(found) - public_ports(look))
+    strangers = sorted(set(found) - public_ports(system))
     if strangers:
         told = ", ".join(f"{found[port]} port {port}" for port in strangers)
         remedy = "ss -Htlnp shows whose they are; bind them to 127.0.0.1 or stop them"
@@ -40,10 +41,10 @@ def listening(look: Look) -> Result:
     return ok(f"beyond loopback: {told}", ports=sorted(found))
 
 
-def public_ports(look: Look) -> set[int]:
+def public_ports(system: System) -> set[int]:
     """TCP ports that others may reach: the site's, ssh's, and those that the owner allows."""
-    allowed = {port(text) for text in look.settings["firewall_allow"] if "/tcp" in text}
-    return {*look.ssh_ports, *WEB, *allowed}
+    allowed = {port(text) for text in system.settings["firewall_allow"] if "/tcp" in text}
+    return {*system.ssh_ports, *WEB, *allowed}
 
 
 def port(text: str) -> int:
@@ -51,21 +52,21 @@ def port(text: str) -> int:
 
 
 @check("Network", "Firewall")
-def firewall(look: Look) -> Result:
-    if not look.settings["firewall"]:
+def firewall(system: System) -> Result:
+    if not system.settings["firewall"]:
         return warn("off, as firewall = False has it", "firewall = True, and deploy")
     everything: set[str] = set()
     strange: set[str] = set()
-    for version, table in look.filters.items():
+    for version, table in system.filters.items():
         if not all(re.search(f"^{way}", table, re.MULTILINE) for way in WAYS_IN):
             return wrong(f"the kernel does not hold it for IPv{version}", "deploy again")
         found = let_in(table)
-        ssh = {f"{each}/tcp" for each in look.ssh_ports}
-        wanted = declared(look, version) | ssh
+        ssh = {f"{each}/tcp" for each in system.ssh_ports}
+        wanted = declared(system, version) | ssh
         if missing := sorted(wanted - found, key=port):
             told = f"{', '.join(missing)} does not come in by IPv{version}"
             return wrong(told, "deploy again", open=sorted(found))
-        if not look.settings["bans"] and not ssh <= limited(table):
+        if not system.settings["bans"] and not ssh <= limited(table):
             told = f"without bans, nothing limits who tries ssh by IPv{version}"
             return wrong(told, "deploy again", open=sorted(found))
         everything |= found
@@ -82,10 +83,10 @@ def firewall(look: Look) -> Result:
     return ok(f"{told}, and nothing else", **values)
 
 
-def declared(look: Look, version: int) -> set[str]:
+def declared(system: System, version: int) -> set[str]:
     """What is to come in by that version of IP."""
     other = ":" if version == 4 else "."
-    texts = (*(f"{each}/tcp" for each in WEB), *look.settings["firewall_allow"])
+    texts = (*(f"{each}/tcp" for each in WEB), *system.settings["firewall_allow"])
     return {text for text in texts if other not in text}
 
 
@@ -114,10 +115,10 @@ def written(words: list[str]) -> str:
 
 
 @check("Network", "Bans")
-def bans(look: Look) -> Result:
-    if not look.settings["bans"]:
+def bans(system: System) -> Result:
+    if not system.settings["bans"]:
         return warn("off, as bans = False has it", "bans = True, and deploy")
-    flower = {"celery-pi-flower"} if look.settings["flower"] else set()
+    flower = {"celery-pi-flower"} if system.settings["flower"] else set()
     wanted = {"sshd", "celery-pi-redis", *flower}
     listed = output("fail2ban-client", "status").partition("Jail list:")[2]
     found = {name.strip() for name in listed.split(",")}

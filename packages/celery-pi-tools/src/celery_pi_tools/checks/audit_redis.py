@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from celery_pi_checks.look import Look
-from celery_pi_checks.registry import Result, check, ok, wrong
+from celery_pi_tools.checks.registry import Result, check, ok, wrong
+from celery_pi_tools.system import System
 
 USERS = {"default", "celery", "backup", "monitor", "admin"}
 LOOPBACK = {"127.0.0.1", "-::1", "::1"}
@@ -11,18 +11,18 @@ AGAIN = "deploy again"  # which sets it in the running server
 
 
 @check("Redis", "Default user")
-def default_user(look: Look) -> Result:
+def default_user(system: System) -> Result:
     # `monitor` may not: who sees the users sees the hashes of their passwords.
-    found = look.ask("ACL", "GETUSER", "default", user="admin")
+    found = system.ask("ACL", "GETUSER", "default", user="admin")
     told = dict(zip(found[::2], found[1::2], strict=True))
     off = "off" in told["flags"] and not told["passwords"]
     return ok("off, without a password") if off else wrong("can log in", AGAIN)
 
 
 @check("Redis", "Users of Redis")
-def users(look: Look) -> Result:
-    found = set(look.ask("ACL", "USERS", user="admin"))
-    wanted = USERS | ({"flower"} if look.settings["flower"] else set())
+def users(system: System) -> Result:
+    found = set(system.ask("ACL", "USERS", user="admin"))
+    wanted = USERS | ({"flower"} if system.settings["flower"] else set())
     strangers, missing = sorted(found - wanted), sorted(wanted - found)
     if strangers or missing:
         parts = [f"unknown: {', '.join(strangers)}"] if strangers else []
@@ -32,32 +32,32 @@ def users(look: Look) -> Result:
 
 
 @check("Redis", "Protected mode")
-def protected_mode(look: Look) -> Result:
-    return configured(look, "protected-mode", "yes")
+def protected_mode(system: System) -> Result:
+    return configured(system, "protected-mode", "yes")
 
 
 @check("Redis", "Addresses")
-def addresses(look: Look) -> Result:
-    found = value(look, "bind")
+def addresses(system: System) -> Result:
+    found = value(system, "bind")
     if set(found.split()) - LOOPBACK or not found:
         return wrong(found or "every address", "deploy again; systemctl restart redis-server")
     return ok(found)
 
 
 @check("Redis", "Append-only file")
-def append_only(look: Look) -> Result:
-    return configured(look, "appendonly", "yes")
+def append_only(system: System) -> Result:
+    return configured(system, "appendonly", "yes")
 
 
 @check("Redis", "What goes when memory is full")
-def policy(look: Look) -> Result:
-    return configured(look, "maxmemory-policy", look.settings["redis_maxmemory_policy"])
+def policy(system: System) -> Result:
+    return configured(system, "maxmemory-policy", system.settings["redis_maxmemory_policy"])
 
 
-def configured(look: Look, name: str, wanted: str) -> Result:
-    found = value(look, name)
+def configured(system: System, name: str, wanted: str) -> Result:
+    found = value(system, name)
     return ok(found) if found == wanted else wrong(f"{found}, not {wanted}", AGAIN)
 
 
-def value(look: Look, name: str) -> str:
-    return str(look.ask("CONFIG", "GET", name)[1])
+def value(system: System, name: str) -> str:
+    return str(system.ask("CONFIG", "GET", name)[1])

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from celery_pi_checks.look import Look
-from celery_pi_checks.registry import Function, Result, check, ok, wrong
-from celery_pi_checks.rights import access
+from celery_pi_tools.checks.registry import Function, Result, check, ok, wrong
+from celery_pi_tools.file_access import access
+from celery_pi_tools.system import System
 
 STORE = Path("/etc/celery-pi/secrets")
 PROC = Path("/proc")
@@ -18,9 +18,9 @@ SHORTEST, SHORTEST_TYPED = 32, 16  # characters; the latter of a password that a
 def private(path: str, mode: str, owner: str, group: str) -> Function:
     """A check that the file has that mode and those owners; it may be missing."""
 
-    def judge(look: Look) -> Result | None:
-        user = {"APP": look.settings["app_user"]}
-        file = Path(path.replace("APP", look.settings["app_dir"]))
+    def judge(system: System) -> Result | None:
+        user = {"APP": system.settings["app_user"]}
+        file = Path(path.replace("APP", system.settings["app_dir"]))
         if not file.exists():
             return None
         wanted = f"{mode} {user.get(owner, owner)}:{user.get(group, group)}"
@@ -45,7 +45,7 @@ for file, *wanted in (
 
 
 @check("Secrets", "Stored passwords")
-def stored(_: Look) -> Result:
+def stored(_: System) -> Result:
     files = sorted(STORE.iterdir())
     found = [f"{file.name} {access(file)}" for file in files if access(file) != "600 root:root"]
     if found:
@@ -54,7 +54,7 @@ def stored(_: Look) -> Result:
 
 
 @check("Secrets", "Length of passwords")
-def strength(_: Look) -> Result:
+def strength(_: System) -> Result:
     weak = [name for name, password in passwords() if len(password) < shortest(name)]
     if weak:
         remedy = "make rotate; one of your own: redis_password_file, flower_password_file"
@@ -75,7 +75,7 @@ def passwords() -> Iterator[tuple[str, str]]:
 
 
 @check("Secrets", "In command lines")
-def command_lines(_: Look) -> Result:
+def command_lines(_: System) -> Result:
     secrets = [password.encode() for _, password in passwords() if password]
     found = sorted(
         name(process)

@@ -15,11 +15,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from celery_pi_privileges import PYTHON, Refused, attempt, is_roots_alone, read, user_name
-
-from celery_pi_checks import served_fetch, status_backups
-from celery_pi_checks.look import Look, output
-from celery_pi_checks.registry import CannotLook, Result, check, ok, warn, wrong
+from celery_pi_tools.checks import http_probe, status_backups
+from celery_pi_tools.checks.registry import Result, check, ok, warn, wrong
+from celery_pi_tools.commands import CannotRead, output
+from celery_pi_tools.privileges import PYTHON, Refused, attempt, is_roots_alone, read, user_name
+from celery_pi_tools.system import System
 
 SECONDS = 60  # for all questions together
 SQLITE = b"SQLite format 3\0"  # the rest of a database changes while it is used
@@ -46,12 +46,12 @@ THEN = "then make rotate, and new values for all else that was to be read"
 
 
 @check("Web", "Files of the app over HTTP")
-def served(look: Look) -> Result:
+def served(system: System) -> Result:
     listening = sockets(output("ss", "-Hltnp"))
-    known = list(files(look))
+    known = list(files(system))
     asked = {
         "servers": list(servers(listening)),
-        "names": names(look, {process for _, _, process in listening}),
+        "names": names(system, {process for _, _, process in listening}),
         "files": known,
         "seconds": SECONDS,
     }
@@ -71,11 +71,11 @@ def served(look: Look) -> Result:
 
 def fetched(asked: dict[str, Any]) -> dict[str, Any]:
     """What comes of the questions; they are asked by nobody."""
-    command = (PYTHON, "-I", "-S", served_fetch.__file__)
+    command = (PYTHON, "-I", "-S", http_probe.__file__)
     given = json.dumps(asked).encode()
     done = attempt("nobody", command, input=given, timeout=SECONDS + 15)
     if done.status:
-        raise CannotLook(f"the questions end with {done.last_words}", "deploy again")
+        raise CannotRead(f"the questions end with {done.last_words}", "deploy again")
     answer: dict[str, Any] = json.loads(done.out)
     return answer
 
@@ -125,10 +125,10 @@ def servers(listening: Sequence[tuple[str, int, str]]) -> Iterator[tuple[str, in
                 yield each, port
 
 
-def names(look: Look, processes: set[str]) -> list[str]:
+def names(system: System, processes: set[str]) -> list[str]:
     """By which a server may be asked: this machine's, and those that its web servers know."""
     node = platform.node()
-    known = [node, f"{node}.local", "localhost", *look.settings["nginx_names"]]
+    known = [node, f"{node}.local", "localhost", *system.settings["nginx_names"]]
     if "nginx" in processes:
         known += nginx_names(output("nginx", "-T"))
     if "apache2" in processes:
@@ -152,24 +152,24 @@ def plain(name: str) -> str:
 # -- the files
 
 
-def files(look: Look) -> Iterator[dict[str, Any]]:
+def files(system: System) -> Iterator[dict[str, Any]]:
     """What must not come, by what it is known and where it would be."""
-    root = look.settings["app_dir"]
-    for what, path in private(look):
-        content = contents(path, look)
+    root = system.settings["app_dir"]
+    for what, path in private(system):
+        content = contents(path, system)
         if content is not None and content.strip():
             yield known(what, path, root, content)
-    for path in (f"{root}/{name}" for name in look.settings["backup_databases"]):
+    for path in (f"{root}/{name}" for name in system.settings["backup_databases"]):
         if os.path.lexists(path):
             start = base64.b64encode(SQLITE).decode()
             yield {"what": "the database", "paths": ways(path, root), "start": start}
     if newest := newest_backup():
         with newest.open("rb") as file:
-            yield known("a backup", str(newest), root, file.read(served_fetch.LONGEST))
+            yield known("a backup", str(newest), root, file.read(http_probe.LONGEST))
 
 
-def private(look: Look) -> Iterator[tuple[str, str]]:
-    root, module = look.settings["app_dir"], look.settings["app_module"].replace(".", "/")
+def private(system: System) -> Iterator[tuple[str, str]]:
+    root, module = system.settings["app_dir"], system.settings["app_module"].replace(".", "/")
     yield "the app's .env", f"{root}/.env"
     yield ".git/config", f"{root}/.git/config"
     for settings in (f"{module}/settings.py", f"{module}/settings/__init__.py"):
@@ -177,23 +177,23 @@ def private(look: Look) -> Iterator[tuple[str, str]]:
 
 
 def known(what: str, path: str, root: str, content: bytes) -> dict[str, Any]:
-    start = content[: served_fetch.LONGEST]
-    digest = served_fetch.digest(start)
+    start = content[: http_probe.LONGEST]
+    digest = http_probe.digest(start)
     return {"what": what, "paths": ways(path, root), "length": len(start), "digest": digest}
 
 
 def ways(path: str, root: str) -> list[str]:
     """Paths in a URL, also those of what a link leads to."""
     real = os.path.realpath(path)
-    both = [*served_fetch.paths(path, root), *served_fetch.paths(real, os.path.realpath(root))]
+    both = [*http_probe.paths(path, root), *http_probe.paths(real, os.path.realpath(root))]
     return list(dict.fromkeys(both))
 
 
-def contents(path: str, look: Look) -> bytes | None:
+def contents(path: str, system: System) -> bytes | None:
     """The file as the app's user reads it, or the owner of the app's directory; none of no file."""
     refused: Refused | None = None
-    owner = user_name(os.stat(look.settings["app_dir"]).st_uid)  # noqa: PTH116
-    for who in dict.fromkeys((look.settings["app_user"], owner)):
+    owner = user_name(os.stat(system.settings["app_dir"]).st_uid)  # noqa: PTH116
+    for who in dict.fromkeys((system.settings["app_user"], owner)):
         if who == "root" and not is_roots_alone(path):
             continue
         try:

@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from pwd import getpwuid
 
-from celery_pi_checks.look import Look, output
-from celery_pi_checks.registry import Result, check, ok, wrong
+from celery_pi_tools.checks.registry import Result, check, ok, wrong
+from celery_pi_tools.commands import output
+from celery_pi_tools.system import System
 
 # The first two read a password that is root's, nginx opens ports and fail2ban closes them: all in
 # a sandbox.
@@ -18,9 +19,11 @@ PROC = Path("/proc")
 
 
 @check("Units", "Users of the units")
-def users(look: Look) -> Result:
+def users(system: System) -> Result:
     owners = {
-        name: owner(unit["MainPID"]) for name, unit in look.units.items() if unit["MainPID"] != "0"
+        name: owner(unit["MainPID"])
+        for name, unit in system.units.items()
+        if unit["MainPID"] != "0"
     }
     as_root = sorted(name for name in owners if owners[name] == "root" and name not in AS_ROOT)
     if as_root:
@@ -35,10 +38,10 @@ def owner(pid: str) -> str:
 
 
 @check("Units", "Sandboxes")
-def sandboxes(look: Look) -> Result:
+def sandboxes(system: System) -> Result:
     listed = json.loads(output("systemd-analyze", "security", "--no-pager", "--json=short"))
     rated = {unit["unit"].removesuffix(".service"): float(unit["exposure"]) for unit in listed}
-    found = {name: rated[name] for name in look.units if name in rated}
+    found = {name: rated[name] for name in system.units if name in rated}
     open_ones = {name: score for name, score in found.items() if score > limit(name)}
     if open_ones:
         told = ", ".join(f"{name} {score}" for name, score in open_ones.items())

@@ -9,9 +9,10 @@ from datetime import date, timedelta
 from pathlib import Path
 from platform import freedesktop_os_release
 
-from celery_pi_checks.look import Look, output
-from celery_pi_checks.registry import CannotLook, Result, check, ok, warn, wrong
-from celery_pi_checks.table import age, count
+from celery_pi_tools.checks.registry import Result, check, ok, warn, wrong
+from celery_pi_tools.commands import CannotRead, output
+from celery_pi_tools.system import System
+from celery_pi_tools.table import age, count
 
 TIMERS = ("apt-daily.timer", "apt-daily-upgrade.timer")
 PERIODIC = ("Update-Package-Lists", "Unattended-Upgrade")
@@ -32,8 +33,8 @@ DJANGO = {
 
 
 @check("Updates", "By themselves")
-def automatic(look: Look) -> Result:
-    if not look.settings["updates"]:
+def automatic(system: System) -> Result:
+    if not system.settings["updates"]:
         return warn("off, as updates = False has it", "updates = True, and deploy")
     shown = output("systemctl", "show", "-p", "Id,ActiveState", *TIMERS)
     stopped = [
@@ -47,17 +48,17 @@ def automatic(look: Look) -> Result:
     off = [name for name in PERIODIC if not re.search(f'^APT::Periodic::{name} "[^0]', told, re.M)]
     if off or "Debian-Security" not in told:
         return wrong("apt's configuration does not ask for them", "deploy again", timers=[])
-    return ok(f"each day at {look.settings['updates_time']}", timers=[])
+    return ok(f"each day at {system.settings['updates_time']}", timers=[])
 
 
 @check("Updates", "Security fixes")
-def security(look: Look) -> Result:
-    plan = output("apt-get", "--simulate", "dist-upgrade", patience=APT_PATIENCE)
+def security(system: System) -> Result:
+    plan = output("apt-get", "--simulate", "dist-upgrade", timeout=APT_PATIENCE)
     waiting = sorted(set(SECURITY.findall(plan)))
     if waiting:
         few = ", ".join(waiting[:5]) + (", …" if len(waiting) > 5 else "")
         told = f"{count(len(waiting), 'package waits', 'packages wait')}: {few}"
-        judge = warn if look.settings["updates"] and not is_old(LAST_UPGRADE) else wrong
+        judge = warn if system.settings["updates"] and not is_old(LAST_UPGRADE) else wrong
         return judge(told, INSTALL, packages=waiting)
     fetched = max(LISTS.glob("*_Packages*"), key=modified, default=None)
     if fetched is None:
@@ -76,7 +77,7 @@ def is_old(file: Path) -> bool:
 
 
 @check("Updates", "State of the packages")
-def packages(_: Look) -> Result:
+def packages(_: System) -> Result:
     asked = "${db:Status-Want} ${db:Status-Status} ${db:Status-Eflag} ${Package}\n"
     lines = [line.split() for line in output("dpkg-query", "-W", "-f", asked).splitlines()]
     there = [line for line in lines if line[1] not in ("not-installed", "config-files")]
@@ -92,18 +93,18 @@ def packages(_: Look) -> Result:
 
 
 @check("Updates", "Debian's end of life")
-def debian(_: Look) -> Result:
+def debian(_: System) -> Result:
     version = freedesktop_os_release()["VERSION_ID"]
     with DEBIAN.open() as file:
         ends = {row["version"]: row["eol-lts"] or row["eol"] for row in csv.DictReader(file)}
     if not ends.get(version):
-        raise CannotLook(f"{DEBIAN} does not know Debian {version}", "apt-get upgrade")
+        raise CannotRead(f"{DEBIAN} does not know Debian {version}", "apt-get upgrade")
     return until(f"Debian {version}", ends[version], "upgrade to the next release")
 
 
 @check("Updates", "Django's end of life")
-def django(look: Look) -> Result | None:
-    found = installed(look).get("django")
+def django(system: System) -> Result | None:
+    found = installed(system).get("django")
     if found is None:
         return None
     branch = ".".join(found.split(".")[:2])
@@ -125,9 +126,9 @@ def until(what: str, end: str, remedy: str) -> Result:
 
 
 @check("Updates", "Packages of the app")
-def pins(look: Look) -> Result:
-    wanted = dict(pin.lower().split("==", 1) for pin in look.settings["app_pins"])
-    found = installed(look)
+def pins(system: System) -> Result:
+    wanted = dict(pin.lower().split("==", 1) for pin in system.settings["app_pins"])
+    found = installed(system)
     other = sorted(
         f"{name} {found.get(plain(name), 'is missing')}, not {version}"
         for name, version in wanted.items()
@@ -138,9 +139,9 @@ def pins(look: Look) -> Result:
     return ok(", ".join(f"{name} {version}" for name, version in wanted.items()), packages=[])
 
 
-def installed(look: Look) -> dict[str, str]:
+def installed(system: System) -> dict[str, str]:
     """Version of each package in the app's environment."""
-    place = Path(look.settings["app_dir"], look.settings["app_venv_dir"], "lib")
+    place = Path(system.settings["app_dir"], system.settings["app_venv_dir"], "lib")
     names = [path.name.removesuffix(".dist-info") for path in place.glob("python3*/*/*.dist-info")]
     return {plain(name): version for name, _, version in (each.rpartition("-") for each in names)}
 

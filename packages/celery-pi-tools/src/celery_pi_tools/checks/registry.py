@@ -1,11 +1,11 @@
 """Managed by celery-pi. What a check is, and how all of them are run.
 
     @check("Redis", "Memory")
-    def memory(look: Look) -> Result:
+    def memory(system: System) -> Result:
         return ok("1.2 MiB of 256.0 MiB", used=1258291, limit=268435456)
 
-A check that has nothing to say on this machine returns None. No check ends the run: one that
-cannot be made is `wrong`, with the reason.
+A check that does not apply to this machine returns None. No check ends the run: one that fails
+is `wrong`, with the reason.
 """
 
 from __future__ import annotations
@@ -17,21 +17,13 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from celery_pi_privileges import Refused
+from celery_pi_tools.commands import CannotRead
+from celery_pi_tools.privileges import Refused
 
 if TYPE_CHECKING:
-    from celery_pi_checks.look import Look
+    from celery_pi_tools.system import System
 
-
-PATIENCE = 120  # seconds for a check; apt may take 60
-
-
-class CannotLook(Exception):
-    """What a check would have read cannot be read; the reason holds no secret."""
-
-    def __init__(self, reason: str, remedy: str) -> None:
-        super().__init__(reason)
-        self.remedy = remedy
+TIMEOUT = 120  # seconds for a check; apt may take 60
 
 
 class Result(NamedTuple):
@@ -44,19 +36,19 @@ class Result(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A result, and whose it is."""
+    """A result, with the check's section and name."""
 
     section: str
     name: str
     result: Result
 
 
-Function = Callable[["Look"], "Result | None"]
+Function = Callable[["System"], "Result | None"]
 CHECKS: list[tuple[str, str, Function]] = []
 
 
 def check(section: str, name: str) -> Callable[[Function], Function]:
-    """Have the function run, and shown under that name."""
+    """Registers the function as the check of that name."""
 
     def register(function: Function) -> Function:
         CHECKS.append((section, name, function))
@@ -70,7 +62,7 @@ def ok(evidence: str, **values: Any) -> Result:
 
 
 def warn(evidence: str, remedy: str, **values: Any) -> Result:
-    """Something that will go wrong, or did; it does not change the exit status."""
+    """Something that will go wrong, or did. The exit status stays 0."""
     return Result("warn", evidence, remedy, values)
 
 
@@ -78,17 +70,17 @@ def wrong(evidence: str, remedy: str, **values: Any) -> Result:
     return Result("wrong", evidence, remedy, values)
 
 
-def rows(look: Look) -> Iterator[Row]:
+def rows(system: System) -> Iterator[Row]:
     """Every check's result, in the order in which they were registered."""
     for section, name, function in CHECKS:
-        result = judged(function, look)
+        result = judged(function, system)
         if result is not None:
             yield Row(section, name, result)
 
 
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """What is done here ends with a TimeoutError after so many seconds, whatever it waits for."""
+    """Raises TimeoutError in the body after so many seconds, whatever it waits for (SIGALRM)."""
 
     def end(_: int, __: FrameType | None) -> None:
         raise TimeoutError(errno.ETIMEDOUT, f"does not end within {seconds:g} s")
@@ -102,12 +94,12 @@ def within(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def judged(function: Function, look: Look) -> Result | None:
-    """What the check says, or that it could not be made."""
+def judged(function: Function, system: System) -> Result | None:
+    """The check's result, or `wrong` with the reason why it failed."""
     try:
-        with within(PATIENCE):
-            return function(look)
-    except CannotLook as error:
+        with within(TIMEOUT):
+            return function(system)
+    except CannotRead as error:
         return wrong(f"cannot be read: {error}", error.remedy)
     except Refused as error:
         return wrong(f"cannot be read: {error}", "see who has put that there; deploy again")

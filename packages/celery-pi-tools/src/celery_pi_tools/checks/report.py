@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib import import_module
 from typing import Any
 
-from celery_pi_checks import MODULES
-from celery_pi_checks.look import Look
-from celery_pi_checks.registry import rows
-from celery_pi_checks.table import as_json, as_table
+from celery_pi_tools import checks
+from celery_pi_tools.checks.registry import rows
+from celery_pi_tools.system import System
+from celery_pi_tools.table import as_json, as_table
 
 
 def main(command: str, settings: dict[str, Any], for_programs: bool) -> int:
     """Exit status: 0 all is well, 1 something is wrong."""
-    for name in MODULES[command]:
-        import_module(f"celery_pi_checks.{name}")
-    found = list(rows(Look(settings)))
+    checks.load(command)
+    found = list(rows(System(settings)))
     show(as_json(command, found) if for_programs else as_table(found))
     return 1 if any(row.result.state == "wrong" for row in found) else 0
 

@@ -10,13 +10,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from celery_pi_checks.look import Look
-from celery_pi_checks.registry import Result, check, ok, warn, wrong
-from celery_pi_checks.table import age, size
+from celery_pi_tools.checks.registry import Result, check, ok, warn, wrong
+from celery_pi_tools.config import STATE
+from celery_pi_tools.system import System
+from celery_pi_tools.table import age, size
 
 PLACE = Path("/var/backups/celery-pi")
 PATTERN = "????-??-??T??????Z.tar.gz"
-STATE = Path("/var/lib/celery-pi")
 UNIT = Path("/etc/systemd/system/celery-pi-backup.service")
 OLD = 26 * 3600  # seconds; one a day, and two hours for a late one
 DRILL_OLD = 8 * 86400  # seconds; one a week
@@ -25,11 +25,11 @@ TRY = "celery-pi drill; journalctl -u celery-pi-drill -n 20"
 
 
 @check("Backups", "Newest")
-def newest(look: Look) -> Result | None:
-    daily = look.settings["backup"]
+def newest(system: System) -> Result | None:
+    daily = system.settings["backup"]
     files = sorted(PLACE.glob(PATTERN))
     if not files:
-        return none_yet(look) if daily else None
+        return none_yet(system) if daily else None
     shown = files[-1].stat()
     since = time.time() - shown.st_mtime
     told = f"{files[-1].name}, {size(shown.st_size)}, {age(since)} old; {len(files)} kept"
@@ -40,37 +40,37 @@ def newest(look: Look) -> Result | None:
     return wrong(told, NOW, **values) if daily and since > OLD else ok(told, **values)
 
 
-def none_yet(look: Look) -> Result:
+def none_yet(system: System) -> Result:
     """None is no fault until the first should have been made."""
     last = read("backup")
     if not last.get("well", True):
         return wrong(f"none; the last try failed: {last['said']}", NOW, files=0)
     if time.time() - UNIT.stat().st_mtime > OLD:
         return wrong(f"none in {PLACE}", NOW, files=0)
-    told = f"none yet; the first comes at {look.settings['backup_time']}"
+    told = f"none yet; the first comes at {system.settings['backup_time']}"
     return warn(told, "celery-pi backup", files=0)
 
 
 @check("Backups", "Last drill")
-def drill(look: Look) -> Result | None:
+def drill(system: System) -> Result | None:
     last = read("drill")
     if not last:
-        return not_tried(look) if any(PLACE.glob(PATTERN)) else None
+        return not_tried(system) if any(PLACE.glob(PATTERN)) else None
     since = time.time() - last["time"]
     told = f"{age(since)} ago: {last['said']}"
     values = {"well": last["well"], "seconds": int(since)}
-    if not last["well"] or (look.settings["backup"] and since > DRILL_OLD):
+    if not last["well"] or (system.settings["backup"] and since > DRILL_OLD):
         return wrong(told, TRY, **values)
     return ok(told, **values)
 
 
-def not_tried(look: Look) -> Result:
-    judge = wrong if is_late(UNIT, look) else warn
+def not_tried(system: System) -> Result:
+    judge = wrong if is_late(UNIT, system) else warn
     return judge("no backup was restored on trial yet", "celery-pi drill", well=None)
 
 
-def is_late(unit: Path, look: Look) -> bool:
-    return bool(look.settings["backup"]) and time.time() - unit.stat().st_mtime > DRILL_OLD
+def is_late(unit: Path, system: System) -> bool:
+    return bool(system.settings["backup"]) and time.time() - unit.stat().st_mtime > DRILL_OLD
 
 
 def read(name: str) -> dict[str, Any]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from celery_pi_checks.look import Look, output
-from celery_pi_checks.registry import Result, check, ok, warn, wrong
-from celery_pi_checks.table import percent, size
+from celery_pi_tools.checks.registry import Result, check, ok, warn, wrong
+from celery_pi_tools.commands import output
+from celery_pi_tools.system import System
+from celery_pi_tools.table import percent, size
 
 DATA = "/var/lib/redis"
 LEAST_FREE = 256 * 2**20  # bytes; Redis rewrites its file beside the old one
@@ -23,12 +24,12 @@ THROTTLED = ("under-voltage", "frequency capped", "throttled", "too hot")
 
 
 @check("Machine", "Disk of /")
-def root(_: Look) -> Result:
+def root(_: System) -> Result:
     return disk("/")
 
 
 @check("Machine", f"Disk of {DATA}")
-def data(_: Look) -> Result | None:
+def data(_: System) -> Result | None:
     return None if os.stat(DATA).st_dev == os.stat("/").st_dev else disk(DATA)  # noqa: PTH116
 
 
@@ -45,7 +46,7 @@ def disk(path: str) -> Result:
 
 
 @check("Machine", "Memory")
-def memory(_: Look) -> Result:
+def memory(_: System) -> Result:
     lines = (line.split() for line in MEMINFO.read_text().splitlines())
     shown = {words[0].rstrip(":"): int(words[1]) * 1024 for words in lines}
     free, whole = shown["MemAvailable"], shown["MemTotal"]
@@ -60,7 +61,7 @@ def memory(_: Look) -> Result:
 
 
 @check("Machine", "Load")
-def load(_: Look) -> Result:
+def load(_: System) -> Result:
     averages, processors = os.getloadavg(), os.cpu_count() or 1
     told = ", ".join(f"{average:.2f}" for average in averages) + f" on {processors} processors"
     if averages[2] > 2 * processors:
@@ -69,7 +70,7 @@ def load(_: Look) -> Result:
 
 
 @check("Machine", "Temperature")
-def temperature(_: Look) -> Result | None:
+def temperature(_: System) -> Result | None:
     found = [int(path.read_text()) / 1000 for path in THERMAL.glob("thermal_zone*/temp")]
     if not found:
         return None
@@ -81,7 +82,7 @@ def temperature(_: Look) -> Result | None:
 
 
 @check("Machine", "Power")
-def power(_: Look) -> Result | None:
+def power(_: System) -> Result | None:
     try:
         answer = output("vcgencmd", "get_throttled")
     except FileNotFoundError:
@@ -103,7 +104,7 @@ def decoded(bits: int) -> tuple[list[str], list[str]]:
 
 
 @check("Machine", "Restart")
-def restart(_: Look) -> Result:
+def restart(_: System) -> Result:
     if not REBOOT.exists():
         return ok("not needed", needed=False)
     packages = REBOOT.with_name("reboot-required.pkgs")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 
-from celery_pi_checks.look import Look
-from celery_pi_checks.registry import Result, check, ok, warn, wrong
-from celery_pi_checks.table import age, count, percent, size
+from celery_pi_tools.checks.registry import Result, check, ok, warn, wrong
+from celery_pi_tools.system import System
+from celery_pi_tools.table import age, count, percent, size
 
 FULL = 95  # percent; at 100 new tasks are refused
 HIGH = 70  # percent, as redis-memory warns
@@ -15,14 +15,14 @@ LOOK_AT_DISK = "df -h /var/lib/redis; journalctl -u redis-server -n 50"
 
 
 @check("Redis", "Server")
-def server(look: Look) -> Result:
-    version, uptime = look.info["redis_version"], look.number("uptime_in_seconds")
+def server(system: System) -> Result:
+    version, uptime = system.info["redis_version"], system.number("uptime_in_seconds")
     return ok(f"version {version}, up for {age(uptime)}", version=version, uptime=uptime)
 
 
 @check("Redis", "Memory")
-def memory(look: Look) -> Result:
-    used, limit = look.number("used_memory"), look.number("maxmemory")
+def memory(system: System) -> Result:
+    used, limit = system.number("used_memory"), system.number("maxmemory")
     if not limit:
         return wrong(f"{size(used)}, without a limit", "deploy again", used=used, limit=0)
     share = percent(used, limit)
@@ -34,8 +34,8 @@ def memory(look: Look) -> Result:
 
 
 @check("Redis", "Clients")
-def clients(look: Look) -> Result:
-    connected, most = look.number("connected_clients"), look.number("maxclients")
+def clients(system: System) -> Result:
+    connected, most = system.number("connected_clients"), system.number("maxclients")
     told = f"{connected} of {most}"
     if percent(connected, most) >= 80:
         return warn(told, "who are they? redis-cli admin client list", connected=connected)
@@ -43,20 +43,20 @@ def clients(look: Look) -> Result:
 
 
 @check("Redis", "Keys")
-def keys(look: Look) -> Result:
-    stored = look.info.get(f"db{look.settings['redis_database']}", "keys=0,expires=0")
+def keys(system: System) -> Result:
+    stored = system.info.get(f"db{system.settings['redis_database']}", "keys=0,expires=0")
     told = dict(pair.split("=") for pair in stored.split(","))
     number, expiring = int(told["keys"]), int(told["expires"])
-    evicted = look.number("evicted_keys")
+    evicted = system.number("evicted_keys")
     given_up = f"; {count(evicted, 'result')} given up for want of memory" if evicted else ""
     values = {"keys": number, "expiring": expiring, "evicted": evicted}
     return ok(f"{number}, of which {expiring} expire{given_up}", **values)
 
 
 @check("Redis", "Snapshot")
-def snapshot(look: Look) -> Result:
-    saved, status = look.number("rdb_last_save_time"), look.info["rdb_last_bgsave_status"]
-    since, changes = int(time.time()) - saved, look.number("rdb_changes_since_last_save")
+def snapshot(system: System) -> Result:
+    saved, status = system.number("rdb_last_save_time"), system.info["rdb_last_bgsave_status"]
+    since, changes = int(time.time()) - saved, system.number("rdb_changes_since_last_save")
     told = f"{age(since)} ago, {count(changes, 'change')} since"
     if status != "ok":
         return wrong(f"the last one failed; {told}", LOOK_AT_DISK, age=since, status=status)
@@ -64,12 +64,12 @@ def snapshot(look: Look) -> Result:
 
 
 @check("Redis", "Append-only file")
-def append_only_file(look: Look) -> Result:
-    if not look.number("aof_enabled"):
+def append_only_file(system: System) -> Result:
+    if not system.number("aof_enabled"):
         return wrong("off: what came since the last snapshot can be lost", "deploy again")
     states = {"write": "aof_last_write_status", "rewrite": "aof_last_bgrewrite_status"}
-    failed = [what for what, name in states.items() if look.info[name] != "ok"]
-    length, waits = look.number("aof_current_size"), look.number("aof_delayed_fsync")
+    failed = [what for what, name in states.items() if system.info[name] != "ok"]
+    length, waits = system.number("aof_current_size"), system.number("aof_delayed_fsync")
     values = {"size": length, "delayed_fsync": waits, "failed": failed}
     if failed:
         return wrong(f"the last {' and '.join(failed)} failed", LOOK_AT_DISK, **values)

@@ -7,49 +7,48 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-import celery_pi_privileges as privileges
-
-from celery_pi_checks.control import tell
-from celery_pi_checks.look import Look
-from celery_pi_checks.registry import Result, check, ok, warn, wrong
-from celery_pi_checks.table import age, count
+from celery_pi_tools import privileges
+from celery_pi_tools.checks.registry import Result, check, ok, warn, wrong
+from celery_pi_tools.config import MAINTENANCE_PAGE
+from celery_pi_tools.system import System
+from celery_pi_tools.table import age, count
+from celery_pi_tools.worker_control import ask_workers
 
 SCHEDULE = Path("/var/lib/celery-beat/schedule")
 MACHINE = Path("/etc/machine-id")
 CGROUPS = Path("/sys/fs/cgroup")
-MAINTENANCE = Path("/var/lib/celery-pi/maintenance/page.html")
 BY_PRIORITY = ("", *(f"\x06\x16{step}" for step in range(1, 10)))  # as kombu names the lists
 WORKER = "journalctl -u celery-worker -n 50; systemctl restart celery-worker"
 
 
 @check("Tasks", "Maintenance")
-def maintenance(_: Look) -> Result | None:
-    if not MAINTENANCE.exists():
+def maintenance(_: System) -> Result | None:
+    if not MAINTENANCE_PAGE.exists():
         return None
-    since = int(time.time() - MAINTENANCE.stat().st_mtime)
+    since = int(time.time() - MAINTENANCE_PAGE.stat().st_mtime)
     told = f"on for {age(since)}: no task is begun, the site shows a page"
     return warn(told, "celery-pi maintenance off", seconds=since)
 
 
 @check("Tasks", "Queues")
-def queues(look: Look) -> Result:
+def queues(system: System) -> Result:
     lengths = {
-        queue: sum(look.ask("LLEN", look.key(queue + step)) for step in BY_PRIORITY)
-        for queue in look.settings["celery_queues"]
+        queue: sum(system.ask("LLEN", system.key(queue + step)) for step in BY_PRIORITY)
+        for queue in system.settings["celery_queues"]
     }
     told = ", ".join(f"{queue} {length}" for queue, length in lengths.items())
     return ok(told, **lengths)
 
 
 @check("Tasks", "Unacknowledged")
-def unacknowledged(look: Look) -> Result:
-    number = look.ask("HLEN", look.key("unacked"))
+def unacknowledged(system: System) -> Result:
+    number = system.ask("HLEN", system.key("unacked"))
     return ok(f"{number}, running or waiting for their time", number=number)
 
 
 @check("Tasks", "Active and scheduled")
-def in_workers(look: Look) -> Result:
-    told, workers = tell(look, ("active", "scheduled"))
+def in_workers(system: System) -> Result:
+    told, workers = ask_workers(system, ("active", "scheduled"))
     numbers = {method: sum(map(len, by.values())) for method, by in told.items()}
     answered = min(len(by) for by in told.values())
     shown = f"{numbers['active']} active, {numbers['scheduled']} scheduled"
@@ -65,8 +64,8 @@ def in_workers(look: Look) -> Result:
 
 
 @check("Tasks", "Set aside")
-def set_aside(look: Look) -> Result:
-    number = look.ask("LLEN", look.key("set-aside"))
+def set_aside(system: System) -> Result:
+    number = system.ask("LLEN", system.key("set-aside"))
     if number:
         told = f"{count(number, 'task')}, lost with their process each time"
         return wrong(told, "celery-pi set-aside", number=number)
@@ -74,14 +73,14 @@ def set_aside(look: Look) -> Result:
 
 
 @check("Tasks", "Workers")
-def workers(look: Look) -> Result:
-    unit = look.units["celery-worker"]
-    channel = look.key("celery-pi.alive.")
+def workers(system: System) -> Result:
+    unit = system.units["celery-worker"]
+    channel = system.key("celery-pi.alive.")
     # A pattern for Redis: a prefix has no character that means something in one.
-    alive = [name[len(channel) :] for name in look.ask("PUBSUB", "CHANNELS", f"{channel}*")]
+    alive = [name[len(channel) :] for name in system.ask("PUBSUB", "CHANNELS", f"{channel}*")]
     here = sum(name.startswith(f"{MACHINE.read_text().strip()}/{unit['Id']}/") for name in alive)
     pool = processes(unit["MainPID"], unit["ControlGroup"])
-    least = look.settings["celery_min_concurrency"] or look.settings["celery_concurrency"]
+    least = system.settings["celery_min_concurrency"] or system.settings["celery_concurrency"]
     others = len(alive) - here
     elsewhere = f"; {others} elsewhere" if others else ""
     told = f"{'alive' if here else 'not connected to Redis'}, {count(pool, 'process', 'processes')}"
@@ -110,9 +109,9 @@ def parent(pid: str) -> str:
 
 
 @check("Tasks", "Beat")
-def beat(look: Look) -> Result:
+def beat(system: System) -> Result:
     try:
-        text = privileges.read(look.settings["app_user"], str(SCHEDULE))
+        text = privileges.read(system.settings["app_user"], str(SCHEDULE))
     except FileNotFoundError:
         return ok("keeps no schedule of ours")  # django-celery-beat's is in the site's database
     try:

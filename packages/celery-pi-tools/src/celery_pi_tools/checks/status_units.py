@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 
-from celery_pi_checks.look import Look, output
-from celery_pi_checks.registry import Function, Result, check, ok, warn, wrong
-from celery_pi_checks.table import age, count
+from celery_pi_tools.checks.registry import Function, Result, check, ok, warn, wrong
+from celery_pi_tools.commands import output
+from celery_pi_tools.system import System
+from celery_pi_tools.table import age, count
 
 UNITS = (
     *("redis-server", "redis-memory", "celery-worker", "celery-beat", "celery-flower", "nginx"),
@@ -17,7 +18,7 @@ RECENT = 3600  # seconds
 
 def unit(name: str) -> Function:
     """A check of that unit; of one that was not deployed it says nothing."""
-    return lambda look: state(name, look.units[name]) if name in look.units else None
+    return lambda system: state(name, system.units[name]) if name in system.units else None
 
 
 def state(name: str, shown: dict[str, str]) -> Result:
@@ -42,7 +43,7 @@ for each in UNITS:
 
 
 @check("Units", "Failed")
-def failed(_: Look) -> Result:
+def failed(_: System) -> Result:
     listed = output("systemctl", "list-units", "--failed", "--plain", "--no-legend", "--no-pager")
     names = [line.split()[0] for line in listed.splitlines() if line]
     if names:

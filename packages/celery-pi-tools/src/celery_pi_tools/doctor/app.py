@@ -6,13 +6,13 @@ import os
 import re
 from pathlib import Path
 
-from celery_pi_checks.table import age
-from celery_pi_privileges import attempt
-
-from celery_pi_doctor.act import Failed, all_of, do
-from celery_pi_doctor.disk import writable
-from celery_pi_doctor.look import Look
-from celery_pi_doctor.registry import Found, problem
+from celery_pi_tools.commands import execute
+from celery_pi_tools.doctor.disk import writable
+from celery_pi_tools.doctor.registry import Found, problem
+from celery_pi_tools.doctor.repairs import all_of
+from celery_pi_tools.privileges import Failed, attempt
+from celery_pi_tools.system import System
+from celery_pi_tools.table import age
 
 COMMAND = "/usr/local/bin/celery-pi"
 SERVICES = ("celery-worker", "celery-beat")
@@ -24,24 +24,24 @@ PATIENCE = 150  # seconds; `celery-pi check` itself gives up after 120
 ABOVE = ("Redis", "The app's .env leads elsewhere", "Permissions")
 
 
-def changed(look: Look) -> tuple[float, Path]:
+def changed(system: System) -> tuple[float, Path]:
     """When its newest Python file came here, and that file. A copy may keep the time at which it
     was written, so it is the time at which this disk was told of it."""
-    found = [line.split(" ", 1) for line in code(look)]
+    found = [line.split(" ", 1) for line in code(system)]
     newest = max(((float(when), path) for when, path in found), default=None)
-    return (newest[0], Path(newest[1])) if newest else (0, Path(look.value("app_dir")))
+    return (newest[0], Path(newest[1])) if newest else (0, Path(system.value("app_dir")))
 
 
-def code(look: Look) -> list[str]:
+def code(system: System) -> list[str]:
     """Time and path of each Python file, as the app's user finds them: what he cannot reach, the
     worker does not run."""
-    app = look.value("app_dir")
+    app = system.value("app_dir")
     names = [word for name in (*sorted(NO_CODE), ".?*") for word in ("-o", "-name", name)]
-    no_code = (f"{app}/{look.value('app_venv_dir')}", *writable(look))
+    no_code = (f"{app}/{system.value('app_venv_dir')}", *writable(system))
     data = [word for path in no_code for word in ("-o", "-path", literal(path))]
     pruned = (f"{app}/", "-mindepth", "1", "-type", "d", "(", *[*names, *data][1:], ")", "-prune")
     listed = ("-o", "-name", "*.py", "-printf", "%C@ %p\\0")
-    done = attempt(look.value("app_user"), (FIND, *pruned, *listed), timeout=WALK, limit=LISTED)
+    done = attempt(system.value("app_user"), (FIND, *pruned, *listed), timeout=WALK, limit=LISTED)
     return list(filter(None, os.fsdecode(done.out).split("\0")))
 
 
@@ -50,10 +50,10 @@ def literal(path: str) -> str:
     return re.sub(r"([*?\[\\])", r"\\\1", path.rstrip("/"))
 
 
-def behind(look: Look) -> list[str]:
+def behind(system: System) -> list[str]:
     """Services that were started before the newest code came."""
-    newest = changed(look)[0]
-    return [unit for unit in SERVICES if look.up(unit) and look.since(unit) < newest]
+    newest = changed(system)[0]
+    return [unit for unit in SERVICES if system.up(unit) and system.since(unit) < newest]
 
 
 def complaints() -> list[str]:
@@ -65,9 +65,9 @@ def complaints() -> list[str]:
 
 
 @problem("App", "The worker would not run the app", needs=ABOVE)
-def unfit(look: Look) -> Found | None:
+def unfit(system: System) -> Found | None:
     """To load the app takes seconds, so it is done where there is a reason to."""
-    if all(look.up(unit) for unit in SERVICES) and not behind(look):
+    if all(system.up(unit) for unit in SERVICES) and not behind(system):
         return None
     found = complaints()
     if not found:
@@ -80,17 +80,17 @@ def unfit(look: Look) -> Found | None:
 
 
 @problem("App", "A service runs old code", needs=(*ABOVE, "The worker would not run the app"))
-def old(look: Look) -> Found | None:
-    units = behind(look)
+def old(system: System) -> Found | None:
+    units = behind(system)
     if not units:
         return None
-    when, path = changed(look)
-    since = age(when - min(look.since(unit) for unit in units))
+    when, path = changed(system)
+    since = age(when - min(system.since(unit) for unit in units))
     return Found(
         f"{' and '.join(units)} started {since} before {path} came",
         "what was changed has no effect, and tasks that are new are thrown away as unknown",
         "check the app and start them again; the worker lets its tasks finish first, for "
-        f"{look.value('celery_time_limit')} s at most",
+        f"{system.value('celery_time_limit')} s at most",
         all_of(fit, *(lambda unit=unit: restart(unit) for unit in units)),
     )
 
@@ -102,17 +102,17 @@ def fit() -> None:
 
 def restart(unit: str) -> None:
     """Not waited for: a task of the worker's may run for half an hour."""
-    do("systemctl", "--no-block", "restart", unit)
+    execute("systemctl", "--no-block", "restart", unit)
 
 
 @problem("App", "The worker has another directory", needs=(*ABOVE, "A service runs old code"))
-def replaced(look: Look) -> Found | None:
+def replaced(system: System) -> Found | None:
     """What was removed and made again while it runs is read-only to it."""
-    pid = look.units["celery-worker"]["MainPID"]
+    pid = system.units["celery-worker"]["MainPID"]
     root = Path("/proc", pid, "root")
     if not os.access(root, os.X_OK):
         return None  # it does not run
-    found = [path for path in writable(look) if Path(path).is_dir() and is_other(root, path)]
+    found = [path for path in writable(system) if Path(path).is_dir() and is_other(root, path)]
     if not found:
         return None
     return Found(
@@ -120,7 +120,7 @@ def replaced(look: Look) -> Found | None:
         "it is read-only to the worker: tasks that write there fail",
         "start the worker again, which lets its tasks finish first",
         lambda: restart("celery-worker"),
-        passing=2,
+        grace=2,
     )
 
 

@@ -5,41 +5,45 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from celery_pi_doctor.act import Failed, all_of, do
-from celery_pi_doctor.look import Look
-from celery_pi_doctor.registry import Found, problem
+from celery_pi_tools.commands import execute
+from celery_pi_tools.config import LIBRARY
+from celery_pi_tools.doctor.registry import Found, problem
+from celery_pi_tools.doctor.repairs import all_of
+from celery_pi_tools.privileges import Failed
+from celery_pi_tools.system import System
 
 SOON = 14 * 86400  # seconds; ours are renewed 30 days before their end
 PATIENCE = 10  # seconds
-LIBRARY = "/usr/local/lib/celery-pi"
 SITE = "/etc/celery-pi/site.pem"
 REDIS = ("/etc/celery-pi/tls/redis.pem", "/etc/celery-pi/tls/ca.crt")
 
 
 @problem("Certificates", "A certificate ends soon", needs=("The clock is wrong",))
-def ends(look: Look) -> Found | None:
-    found = [path for path in served(look) if Path(path).exists() and ends_soon(path)]
+def ends(system: System) -> Found | None:
+    found = [path for path in served(system) if Path(path).exists() and ends_soon(path)]
     if not found:
         return None
-    saw = f"within two weeks: {', '.join(found)}"
-    why = "after that browsers and clients refuse the connection"
+    symptom = f"within two weeks: {', '.join(found)}"
+    impact = "after that browsers and clients refuse the connection"
     fixes = [fix for fix in map(renewal, found) if fix]
     if len(fixes) < len(found):
-        return Found(saw, why, "renew it where you had it made; certbot renew, if it is certbot's")
-    return Found(saw, why, "make a new one and have it served", all_of(*fixes))
+        return Found(
+            symptom, impact, "renew it where you had it made; certbot renew, if it is certbot's"
+        )
+    return Found(symptom, impact, "make a new one and have it served", all_of(*fixes))
 
 
-def served(look: Look) -> list[str]:
-    own = look.value("nginx_certificate") or SITE
-    site = [own] if look.value("flower") and look.value("nginx_server") else []
-    return [*site, *(REDIS if look.value("redis_tls") else ())]
+def served(system: System) -> list[str]:
+    own = system.value("nginx_certificate") or SITE
+    site = [own] if system.value("flower") and system.value("nginx_server") else []
+    return [*site, *(REDIS if system.value("redis_tls") else ())]
 
 
 def ends_soon(path: str) -> bool:
     """Or cannot be read as a certificate."""
     asked = ("openssl", "x509", "-noout", "-checkend", str(SOON), "-in", path)
     try:
-        do(*asked, patience=PATIENCE)
+        execute(*asked, timeout=PATIENCE)
     except Failed:
         return True
     return False
@@ -55,5 +59,5 @@ def renewal(path: str) -> partial[None] | None:
 
 
 def renew(program: str, *then: str) -> None:
-    do(program)
-    do("systemctl", *then)
+    execute(program)
+    execute("systemctl", *then)

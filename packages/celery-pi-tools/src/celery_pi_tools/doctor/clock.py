@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from celery_pi_checks.table import age
-
-from celery_pi_doctor.act import do
-from celery_pi_doctor.look import Look, output
-from celery_pi_doctor.registry import Found, problem
+from celery_pi_tools.commands import execute, output
+from celery_pi_tools.doctor.registry import Found, problem
+from celery_pi_tools.system import System
+from celery_pi_tools.table import age
 
 # Written at times that were right: by a time service, by a deploy, by an upgrade.
 WITNESSES = (
@@ -27,7 +26,7 @@ WHY = "periodic tasks run at the wrong time, results expire wrongly, certificate
 
 
 @problem("Clock", "The clock is wrong")
-def behind(_: Look) -> Found | None:
+def behind(_: System) -> Found | None:
     newest = max(file.stat().st_mtime for file in WITNESSES if file.exists())
     late = newest - time.time()
     if late < BEHIND:
@@ -41,14 +40,14 @@ def behind(_: Look) -> Found | None:
 
 
 @problem("Clock", "Nobody sets the clock", needs=("The clock is wrong",))
-def unset(_: Look) -> Found | None:
+def unset(_: System) -> Found | None:
     told = output("systemctl", "show", "-p", "LoadState,ActiveState", TIMESYNCD)
     shown = dict(line.split("=", 1) for line in told.splitlines())
     # Another time service takes the place of this one; a container has its host's clock.
     if shown["LoadState"] != "loaded" or CONTAINER.exists():
         return None
     if shown["ActiveState"] != "active":
-        return Found("network time is switched off", WHY, "switch it on", switch_on, passing=5)
+        return Found("network time is switched off", WHY, "switch it on", switch_on, grace=5)
     if SYNCHRONIZED.exists() or float(UPTIME.read_text().split()[0]) < PATIENCE:
         return None
     return Found(
@@ -59,4 +58,4 @@ def unset(_: Look) -> Found | None:
 
 
 def switch_on() -> None:
-    do("systemctl", "enable", "--quiet", "--now", TIMESYNCD)
+    execute("systemctl", "enable", "--quiet", "--now", TIMESYNCD)

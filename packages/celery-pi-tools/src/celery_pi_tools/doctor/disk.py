@@ -6,11 +6,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from celery_pi_checks.table import percent, size
-
-from celery_pi_doctor.act import do
-from celery_pi_doctor.look import Look
-from celery_pi_doctor.registry import Found, problem
+from celery_pi_tools.commands import execute
+from celery_pi_tools.doctor.registry import Found, problem
+from celery_pi_tools.system import System
+from celery_pi_tools.table import percent, size
 
 LEAST = 256 * 2**20  # bytes; Redis rewrites its file beside the old one
 SMALL = 10  # percent that must be free of a disk that is not much larger than that
@@ -19,9 +18,9 @@ PLACES = ("/", "/var/lib/redis", "/var/log", "/tmp", "/etc")  # noqa: S108  look
 ARCHIVES = Path("/var/cache/apt/archives")
 
 
-def disks(look: Look) -> Iterator[tuple[str, os.statvfs_result]]:
+def disks(system: System) -> Iterator[tuple[str, os.statvfs_result]]:
     """A path on each disk that Redis, the logs or the app's tasks write to."""
-    own = [look.value("app_dir"), *writable(look)]
+    own = [system.value("app_dir"), *writable(system)]
     places = [path for path in (*PLACES, *own) if Path(path).is_dir()]
     seen: set[int] = set()
     for path in places:
@@ -31,15 +30,15 @@ def disks(look: Look) -> Iterator[tuple[str, os.statvfs_result]]:
             yield path, os.statvfs(path)
 
 
-def writable(look: Look) -> list[str]:
+def writable(system: System) -> list[str]:
     """What the app's tasks write to."""
-    app = Path(look.value("app_dir"))
-    return [str(app / path) for path in look.value("app_writable")]
+    app = Path(system.value("app_dir"))
+    return [str(app / path) for path in system.value("app_writable")]
 
 
 @problem("Disk", "A disk is read-only")
-def read_only(look: Look) -> Found | None:
-    found = [path for path, shown in disks(look) if shown.f_flag & os.ST_RDONLY]
+def read_only(system: System) -> Found | None:
+    found = [path for path, shown in disks(system) if shown.f_flag & os.ST_RDONLY]
     if not found:
         return None
     return Found(
@@ -50,16 +49,16 @@ def read_only(look: Look) -> Found | None:
 
 
 @problem("Disk", "A disk is full")
-def full(look: Look) -> Found | None:
-    found = [(path, left(shown)) for path, shown in disks(look) if left(shown)]
+def full(system: System) -> Found | None:
+    found = [(path, left(shown)) for path, shown in disks(system) if left(shown)]
     if not found:
         return None
-    saw = ", ".join(f"{path}: {told}" for path, told in found)
-    why = "Redis refuses tasks when it cannot write its files, and logs are lost"
+    symptom = ", ".join(f"{path}: {told}" for path, told in found)
+    impact = "Redis refuses tasks when it cannot write its files, and logs are lost"
     device = Path(found[0][0]).stat().st_dev
     if spare(device) > LEAST:
-        return Found(saw, why, "remove the packages that apt has kept", clean)
-    return Found(saw, why, f"make room: du -xh {found[0][0]} | sort -h | tail")
+        return Found(symptom, impact, "remove the packages that apt has kept", clean)
+    return Found(symptom, impact, f"make room: du -xh {found[0][0]} | sort -h | tail")
 
 
 def left(shown: os.statvfs_result) -> str:
@@ -80,4 +79,4 @@ def spare(device: int) -> int:
 
 
 def clean() -> None:
-    do("apt-get", "clean")
+    execute("apt-get", "clean")

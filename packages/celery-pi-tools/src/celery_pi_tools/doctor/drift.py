@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from celery_pi_checks import declared
-from celery_pi_checks.table import few
-
-from celery_pi_doctor.look import Look
-from celery_pi_doctor.registry import Found, problem
+from celery_pi_tools import manifest
+from celery_pi_tools.doctor.registry import Found, problem
+from celery_pi_tools.system import System
+from celery_pi_tools.table import few
 
 
 @problem("Drift", "Files differ from what was deployed")
-def drift(look: Look) -> Found | None:
+def drift(system: System) -> Found | None:
     """Whatever else stands; of a file that another problem concerns, that one tells."""
-    found = declared.changed().items()
-    told = [f"{path} {how}" for path, how in found if path not in look.concerned]
+    found = manifest.changed().items()
+    told = [f"{path} {how}" for path, how in found if path not in system.concerned]
     if not told:
         return None
     return Found(

@@ -8,12 +8,11 @@ from shlex import quote, split
 from urllib.parse import parse_qs, unquote, urlsplit
 from urllib.parse import quote as encode
 
-from celery_pi_checks.resp import SOCKET, stored
-from celery_pi_privileges import Refused, read
-
-from celery_pi_doctor.act import rewrite
-from celery_pi_doctor.look import Look
-from celery_pi_doctor.registry import Found, problem
+from celery_pi_tools.doctor.registry import Found, problem
+from celery_pi_tools.doctor.repairs import rewrite
+from celery_pi_tools.privileges import Refused, read
+from celery_pi_tools.redis_client import SOCKET, stored
+from celery_pi_tools.system import System
 
 CA = "/etc/celery-pi/tls/ca.crt"
 URLS = (
@@ -26,44 +25,44 @@ LAST_GOES_ON = re.compile(r"\\\r?\n\Z")  # systemd would take the next line for 
 WHY = "the site's tasks are refused, or go where no worker takes them"
 
 
-def url(look: Look, password: str) -> str:
+def url(system: System, password: str) -> str:
     """What a deploy writes."""
-    login, database = f"celery:{encode(password, safe='')}", look.value("redis_database")
-    if look.value("redis_socket"):
+    login, database = f"celery:{encode(password, safe='')}", system.value("redis_database")
+    if system.value("redis_socket"):
         return f"redis+socket://{login}@{SOCKET}?virtual_host={database}"
-    if look.value("redis_tls"):
-        place = f"127.0.0.1:{look.value('redis_tls_port')}/{database}"
+    if system.value("redis_tls"):
+        place = f"127.0.0.1:{system.value('redis_tls_port')}/{database}"
         return f"rediss://{login}@{place}?ssl_cert_reqs=required&ssl_ca_certs={CA}"
-    return f"redis://{login}@127.0.0.1:{look.value('redis_port')}/{database}"
+    return f"redis://{login}@127.0.0.1:{system.value('redis_port')}/{database}"
 
 
 @problem("App", "The app's .env leads elsewhere", needs=("Permissions",))
-def leads_elsewhere(look: Look) -> Found | None:
-    path = f"{look.value('app_dir')}/.env"
+def leads_elsewhere(system: System) -> Found | None:
+    path = f"{system.value('app_dir')}/.env"
     try:
-        text = read(look.value("app_user"), path).decode(errors="surrogateescape")
+        text = read(system.value("app_user"), path).decode(errors="surrogateescape")
     except FileNotFoundError:
         by_hand = "bring it back from a backup, and deploy again, which adds our lines"
         return Found(f"{path} is missing", "the app does not start without it", by_hand)
     except Refused as error:
         by_hand = "see who has put that there, and bring it back from a backup; it is left as it is"
         return Found(str(error), "the app does not start without it", by_hand)
-    there, right = values(text), variables(look)
+    there, right = values(text), variables(system)
     wrong = {name: right[name][0] for name in right if there.get(name) not in right[name]}
     if not wrong:
         return None
     reasons = {name: different(there.get(name), wrong[name]) for name in wrong}
     names = {each: [name for name in wrong if reasons[name] == each] for each in reasons.values()}
-    saw = "; ".join(f"{each} in {', '.join(names[each])}" for each in names)
+    symptom = "; ".join(f"{each} in {', '.join(names[each])}" for each in names)
     will = f"write {', '.join(wrong)} as deployed, and nothing else of it"
-    fix = partial(write, path, wrong, look.value("app_user"))
-    return Found(saw, WHY, f"{will}; a site that runs reads it when it is started again", fix)
+    fix = partial(write, path, wrong, system.value("app_user"))
+    return Found(symptom, WHY, f"{will}; a site that runs reads it when it is started again", fix)
 
 
-def variables(look: Look) -> dict[str, list[str]]:
+def variables(system: System) -> dict[str, list[str]]:
     """Each variable's right values, the newest first: while passwords change, the old are valid."""
-    urls = [url(look, password) for password in stored("celery")]
-    return {**dict.fromkeys(URLS, urls), "CELERY_KEY_PREFIX": [look.value("redis_key_prefix")]}
+    urls = [url(system, password) for password in stored("celery")]
+    return {**dict.fromkeys(URLS, urls), "CELERY_KEY_PREFIX": [system.value("redis_key_prefix")]}
 
 
 def values(text: str) -> dict[str, str]:

@@ -1,103 +1,104 @@
-"""Managed by celery-pi. How all problems are looked for, and repaired, one after the other."""
+"""Managed by celery-pi. How all problems are looked for and repaired, one after the other."""
 
 from __future__ import annotations
 
 import time
 
-from celery_pi_checks import resp
-from celery_pi_checks.registry import CannotLook, within
-from celery_pi_privileges import Refused
+from celery_pi_tools import redis_client
+from celery_pi_tools.checks.registry import within
+from celery_pi_tools.commands import CannotRead
+from celery_pi_tools.doctor.registry import PROBLEMS, Found, Outcome, Problem
+from celery_pi_tools.privileges import Refused
+from celery_pi_tools.system import System
 
-from celery_pi_doctor.look import Look
-from celery_pi_doctor.registry import PROBLEMS, Found, Outcome, Problem
-
-BETWEEN = 0.5  # seconds between two looks
-MENDED = 30  # seconds after which a repair must show
-LONGEST = 240  # seconds for one look; to load the app may take 150
-UNSEEN = 5  # seconds for which a machine that is busy may keep a look from being made
+INTERVAL = 0.5  # seconds between two readings
+REPAIR_TIMEOUT = 30  # seconds within which a repair must take effect
+TIMEOUT = 240  # seconds for one reading; to load the app may take 150
+UNKNOWN_GRACE = 5  # seconds for which a busy machine may be unreadable
 NOTHING = Found("", "", "")
 
 
-def examine(look: Look, fix: bool) -> list[Outcome]:
-    """What is the matter; with `fix`, what is safe to repair is repaired and looked for again."""
+def examine(system: System, fix: bool) -> list[Outcome]:
+    """Looks for every problem. With `fix` it also makes the repairs, and verifies each."""
     outcomes: list[Outcome] = []
     standing: set[str] = set()
-    for each in PROBLEMS:
-        if each.alone and outcomes:
+    for problem in PROBLEMS:
+        if problem.only_if_healthy and outcomes:
             continue
-        outcome = _outcome(each, look, fix, standing)
+        outcome = _examine(problem, system, fix, standing)
         if outcome is None:
             continue
         outcomes.append(outcome)
-        look = look.again(*(outcome.found.files if outcome.state != "fixed" else ()))
+        system = system.refresh(*(outcome.found.files if outcome.state != "fixed" else ()))
         if outcome.state != "fixed":
-            standing |= {each.section, each.name}
+            standing |= {problem.section, problem.name}
     return outcomes
 
 
-def _outcome(each: Problem, look: Look, fix: bool, standing: set[str]) -> Outcome | None:
-    if causes := [need for need in each.needs if need in standing]:
-        return Outcome(each, "behind", NOTHING, causes[0])
-    found, unknown = looked_for(each, look)
+def _examine(problem: Problem, system: System, fix: bool, standing: set[str]) -> Outcome | None:
+    if causes := [need for need in problem.needs if need in standing]:
+        return Outcome(problem, "suppressed", NOTHING, causes[0])
+    found, unknown = _find_lasting(problem, system)
     if unknown:
-        return Outcome(each, "unknown", NOTHING, unknown)
+        return Outcome(problem, "unknown", NOTHING, unknown)
     if found is None:
         return None
     if not found.fix:
-        return Outcome(each, "explained", found)
-    return mended(each, found, look) if fix else Outcome(each, "fixable", found)
+        return Outcome(problem, "manual", found)
+    return _repair(problem, found, system) if fix else Outcome(problem, "fixable", found)
 
 
-def looked_for(each: Problem, look: Look) -> tuple[Found | None, str]:
-    """What is found once it can no longer pass by itself; or why it cannot be looked for."""
+def _find_lasting(problem: Problem, system: System) -> tuple[Found | None, str]:
+    """The problem, if it lasts for longer than its grace period; or why it cannot be looked for."""
     begun = time.monotonic()
     while True:
-        found, unknown = judged(each, look)
-        passing = UNSEEN if unknown else found.passing if found else 0
-        if time.monotonic() - begun >= passing:
+        found, unknown = _find(problem, system)
+        grace = UNKNOWN_GRACE if unknown else found.grace if found else 0
+        if time.monotonic() - begun >= grace:
             return found, unknown
-        time.sleep(BETWEEN)
-        look = look.again()
+        time.sleep(INTERVAL)
+        system = system.refresh()
 
 
-def judged(each: Problem, look: Look) -> tuple[Found | None, str]:
-    """The same of one look."""
+def _find(problem: Problem, system: System) -> tuple[Found | None, str]:
+    """The same for one reading."""
     try:
-        with within(LONGEST):
-            return each.find(look), ""
-    except (CannotLook, Refused, resp.Refused) as error:
+        with within(TIMEOUT):
+            return problem.find(system), ""
+    except (CannotRead, Refused, redis_client.Refused) as error:
         return None, str(error)
     except OSError as error:
         return None, f"{error.strerror or type(error).__name__} {error.filename or ''}".strip()
-    except Exception as error:  # one that is broken must not hide what the others find
-        # Without its text, in which may stand what was read.
+    except Exception as error:  # a broken check must not hide what the others find
+        # Without its message, which may contain what was read.
         return None, f"{type(error).__name__}: a fault of celery-pi"
 
 
-def mended(each: Problem, found: Found, look: Look) -> Outcome:
-    """What is left of it once its repair has been made."""
-    if said := tried(found):
-        return Outcome(each, "left", found, said)
-    deadline = time.monotonic() + MENDED
+def _repair(problem: Problem, found: Found, system: System) -> Outcome:
+    """Makes the repair, and verifies it."""
+    if reason := _fix(found):
+        return Outcome(problem, "unresolved", found, reason)
+    deadline = time.monotonic() + REPAIR_TIMEOUT
     while True:
-        look = look.again()
-        left, unknown = judged(each, look)
-        if left is None and not unknown:
-            return Outcome(each, "fixed", found)
+        system = system.refresh()
+        remaining, unknown = _find(problem, system)
+        if remaining is None and not unknown:
+            return Outcome(problem, "fixed", found)
         if time.monotonic() >= deadline:
-            return Outcome(each, "left", left or found, unknown or "it is still there")
-        time.sleep(BETWEEN)
+            reason = unknown or "it is still there"
+            return Outcome(problem, "unresolved", remaining or found, reason)
+        time.sleep(INTERVAL)
 
 
-def tried(found: Found) -> str:
-    """Make the repair; why it could not be made."""
+def _fix(found: Found) -> str:
+    """Makes the repair. Returns why it failed, or nothing."""
     assert found.fix
     try:
         found.fix()
-    except (CannotLook, Refused, resp.Refused) as error:
+    except (CannotRead, Refused, redis_client.Refused) as error:
         return str(error)
     except OSError as error:
         return error.strerror or type(error).__name__
-    except Exception as error:  # what has been done so far must be told all the same
+    except Exception as error:  # the repairs made so far must be reported all the same
         return f"{type(error).__name__}: a fault of celery-pi"
     return ""

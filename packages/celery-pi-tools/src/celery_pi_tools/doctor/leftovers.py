@@ -9,12 +9,11 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from celery_pi_checks.table import age
-from celery_pi_privileges import Refused, place, read, user_name
-
-from celery_pi_doctor.act import all_of
-from celery_pi_doctor.look import Look
-from celery_pi_doctor.registry import Found, problem
+from celery_pi_tools.doctor.registry import Found, problem
+from celery_pi_tools.doctor.repairs import all_of
+from celery_pi_tools.privileges import Refused, place, read, user_name
+from celery_pi_tools.system import System
+from celery_pi_tools.table import age
 
 DAMAGED = Path("/var/lib/celery-beat/schedule.damaged")
 PLACES = (Path("/run/celery"), Path("/var/lib/celery"))
@@ -26,7 +25,7 @@ NAMES = ("celery", "worker", "beat")  # Celery's; another program's may mean som
 
 
 @problem("Leftovers", "Beat's schedule was damaged")
-def damaged(_: Look) -> Found | None:
+def damaged(_: System) -> Found | None:
     if not DAMAGED.exists():
         return None
     since = age(time.time() - DAMAGED.stat().st_mtime)
@@ -38,8 +37,8 @@ def damaged(_: Look) -> Found | None:
 
 
 @problem("Leftovers", "A PID file is stale")
-def stale(look: Look) -> Found | None:
-    directories = (Path(look.value("app_dir")), *PLACES)
+def stale(system: System) -> Found | None:
+    directories = (Path(system.value("app_dir")), *PLACES)
     files = [file for each in directories for file in pid_files(each) if is_stale(file)]
     if not files:
         return None

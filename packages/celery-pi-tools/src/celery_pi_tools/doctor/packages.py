@@ -6,9 +6,9 @@ import fcntl
 import os
 from pathlib import Path
 
-from celery_pi_doctor.act import do
-from celery_pi_doctor.look import Look, output
-from celery_pi_doctor.registry import Found, problem
+from celery_pi_tools.commands import execute, output
+from celery_pi_tools.doctor.registry import Found, problem
+from celery_pi_tools.system import System
 
 LOCKS = (Path("/var/lib/dpkg/lock-frontend"), Path("/var/lib/dpkg/lock"))
 ASKED = "${db:Status-Want} ${db:Status-Status} ${db:Status-Eflag} ${Package}\n"
@@ -24,7 +24,7 @@ def packages() -> list[list[str]]:
 
 
 @problem("Packages", "A package is half installed")
-def half_installed(_: Look) -> Found | None:
+def half_installed(_: System) -> Found | None:
     found = sorted(name for _, *state, name in packages() if state != ["installed", "ok"])
     if not found or is_busy():
         return None
@@ -51,11 +51,11 @@ def is_busy() -> bool:
 
 
 def configure() -> None:
-    do(*QUIET, "dpkg", "--force-confold", "--configure", "-a", patience=PATIENCE)
+    execute(*QUIET, "dpkg", "--force-confold", "--configure", "-a", timeout=PATIENCE)
 
 
 @problem("Packages", "A package is held back")
-def held(_: Look) -> Found | None:
+def held(_: System) -> Found | None:
     found = sorted(name for want, *_, name in packages() if want == "hold")
     ours = [name for name in found if name.startswith(OURS)]
     if not ours:

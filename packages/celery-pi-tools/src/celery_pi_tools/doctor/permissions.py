@@ -8,8 +8,12 @@ from pathlib import Path
 from shlex import quote
 from typing import NamedTuple
 
-from celery_pi_checks.rights import access
-from celery_pi_privileges import (
+from celery_pi_tools.commands import execute
+from celery_pi_tools.doctor.disk import writable
+from celery_pi_tools.doctor.registry import Found, problem
+from celery_pi_tools.doctor.repairs import all_of
+from celery_pi_tools.file_access import access
+from celery_pi_tools.privileges import (
     give,
     is_roots_alone,
     is_roots_own_place,
@@ -18,11 +22,7 @@ from celery_pi_privileges import (
     sole_owner,
     user_name,
 )
-
-from celery_pi_doctor.act import all_of, do
-from celery_pi_doctor.disk import writable
-from celery_pi_doctor.look import Look
-from celery_pi_doctor.registry import Found, problem
+from celery_pi_tools.system import System
 
 RUN = Path("/run/redis-celery")
 FIND = "/usr/bin/find"
@@ -44,12 +44,12 @@ class Wanted(NamedTuple):
         return f"{self.mode:o} {self.user}:{self.group}"
 
 
-def wanted(look: Look) -> list[Wanted]:
+def wanted(system: System) -> list[Wanted]:
     """What a deploy gives these files and directories."""
-    app, secrets = look.value("app_user"), Path("/etc/celery-pi/secrets")
+    app, secrets = system.value("app_user"), Path("/etc/celery-pi/secrets")
     redis = [Path("/etc/celery-pi", f"redis{end}") for end in (".acl", ".conf", "-live.conf")]
     return [
-        Wanted(Path(look.value("app_dir"), ".env"), 0o600, app, app),
+        Wanted(Path(system.value("app_dir"), ".env"), 0o600, app, app),
         *(Wanted(path, 0o640, "root", "redis") for path in redis),
         Wanted(Path("/var/lib/redis"), 0o750, "redis", "redis"),
         Wanted(RUN, 0o2750, "redis", app),
@@ -59,24 +59,26 @@ def wanted(look: Look) -> list[Wanted]:
 
 
 @problem("Permissions", "A file has another owner or mode")
-def drifted(look: Look) -> Found | None:
-    found = [each for each in wanted(look) if each.path.exists() and access(each.path) != each.told]
+def drifted(system: System) -> Found | None:
+    found = [
+        each for each in wanted(system) if each.path.exists() and access(each.path) != each.told
+    ]
     if not found:
         return None
-    saw = ", ".join(f"{each.path} is {access(each.path)}, not {each.told}" for each in found)
-    why = "the service that needs it cannot use it, or others can read a password"
+    symptom = ", ".join(f"{each.path} is {access(each.path)}, not {each.told}" for each in found)
+    impact = "the service that needs it cannot use it, or others can read a password"
     files = tuple(str(each.path) for each in found)
     if any(each.path.is_symlink() for each in found):
         by_hand = "it is a link: set the owner and mode of the file that it leads to"
-        return Found(saw, why, by_hand, files=files)
-    if roots := [path for path in files if is_put_there(path, look.value("app_user"))]:
-        by_hand = f"see whether it is what it should be, then: {theirs(roots, look)}"
-        return Found(saw, why, by_hand, files=files)
+        return Found(symptom, impact, by_hand, files=files)
+    if roots := [path for path in files if is_put_there(path, system.value("app_user"))]:
+        by_hand = f"see whether it is what it should be, then: {theirs(roots, system)}"
+        return Found(symptom, impact, by_hand, files=files)
     fixes = [
         partial(give, str(each.path), user=each.user, group=each.group, mode=each.mode)
         for each in found
     ]
-    return Found(saw, why, "set them as the deploy did", all_of(*fixes), files=files)
+    return Found(symptom, impact, "set them as the deploy did", all_of(*fixes), files=files)
 
 
 def is_put_there(path: str, user: str) -> bool:
@@ -88,16 +90,16 @@ def is_put_there(path: str, user: str) -> bool:
     return user_name(shown.st_uid) not in (user, sole_owner(path, follow=False))
 
 
-def theirs(paths: list[str], look: Look) -> str:
+def theirs(paths: list[str], system: System) -> str:
     """The command that does it all the same."""
-    return f"chown -h {look.value('app_user')} {' '.join(map(quote, paths))}"
+    return f"chown -h {system.value('app_user')} {' '.join(map(quote, paths))}"
 
 
 @problem("Permissions", "The app cannot write", needs=("Disk",))
-def unwritable(look: Look) -> Found | None:
+def unwritable(system: System) -> Found | None:
     """Of files only logs are looked at: media may hold a hundred thousand of them."""
-    user, app = look.value("app_user"), look.value("app_dir") + "/"
-    places = [path for path in writable(look) if Path(path).is_dir()]
+    user, app = system.value("app_user"), system.value("app_dir") + "/"
+    places = [path for path in writable(system) if Path(path).is_dir()]
     closed = [path for path in places if not may_write(user, path)]
     within = [path for path in places if path not in closed]
     found_there = run(user, (FIND, *within, *LOGS), timeout=PATIENCE) if within else b""
@@ -107,14 +109,20 @@ def unwritable(look: Look) -> Found | None:
     found = [*closed, *logs]
     if not found:
         return None
-    saw = f"{user} cannot write {', '.join(found)}"
-    why = "tasks that write there fail with PermissionError, and logging that fails stops the app"
+    symptom = f"{user} cannot write {', '.join(found)}"
+    impact = (
+        "tasks that write there fail with PermissionError, and logging that fails stops the app"
+    )
     if roots := [path for path in found if is_put_there(path, user)]:
-        by_hand = f"see whether it is what it should be, then: {theirs(roots, look)}"
-        return Found(saw, why, by_hand)
+        by_hand = f"see whether it is what it should be, then: {theirs(roots, system)}"
+        return Found(symptom, impact, by_hand)
     if any(not path.startswith(app) for path in found):
-        return Found(saw, why, f"give it to {user}: it lies outside the app and is its owner's")
-    return Found(saw, why, f"give it to {user}", all_of(*(partial(own, p, user) for p in found)))
+        return Found(
+            symptom, impact, f"give it to {user}: it lies outside the app and is its owner's"
+        )
+    return Found(
+        symptom, impact, f"give it to {user}", all_of(*(partial(own, p, user) for p in found))
+    )
 
 
 def own(path: str, user: str) -> None:
@@ -124,7 +132,7 @@ def own(path: str, user: str) -> None:
 
 
 @problem("Permissions", "Redis' directory is missing")
-def run_missing(_: Look) -> Found | None:
+def run_missing(_: System) -> Found | None:
     if RUN.is_dir():
         return None
     return Found(
@@ -132,7 +140,7 @@ def run_missing(_: Look) -> Found | None:
         "worker, Beat and Flower reach Redis by a socket in it",
         "make it and start Redis again, which makes its socket; running tasks go on",
         all_of(
-            lambda: do("systemd-tmpfiles", "--create", TMPFILES),
-            lambda: do("systemctl", "restart", "redis-server"),
+            lambda: execute("systemd-tmpfiles", "--create", TMPFILES),
+            lambda: execute("systemctl", "restart", "redis-server"),
         ),
     )

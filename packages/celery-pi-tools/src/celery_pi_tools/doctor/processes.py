@@ -6,30 +6,30 @@ import os
 import signal
 from pathlib import Path
 
-from celery_pi_doctor.act import do
-from celery_pi_doctor.look import Look
-from celery_pi_doctor.registry import Found, problem
+from celery_pi_tools.commands import execute
+from celery_pi_tools.doctor.registry import Found, problem
+from celery_pi_tools.system import System
 
 STOPPED = "T"
 PROC = Path("/proc")
 
 
 @problem("Units", "A unit file is not loaded")
-def not_loaded(look: Look) -> Found | None:
-    found = [name for name, unit in look.units.items() if unit["NeedDaemonReload"] == "yes"]
+def not_loaded(system: System) -> Found | None:
+    found = [name for name, unit in system.units.items() if unit["NeedDaemonReload"] == "yes"]
     if not found:
         return None
     return Found(
         f"changed on the disk since systemd read it: {', '.join(found)}",
         "the next start would still go by the old file",
         "have systemd read it (systemctl daemon-reload); what runs is left as it is",
-        lambda: do("systemctl", "daemon-reload"),
+        lambda: execute("systemctl", "daemon-reload"),
     )
 
 
 @problem("Units", "A process is stopped")
-def stopped(look: Look) -> Found | None:
-    found = {name: [pid for pid in look.pids(name) if is_stopped(pid)] for name in look.units}
+def stopped(system: System) -> Found | None:
+    found = {name: [pid for pid in system.pids(name) if is_stopped(pid)] for name in system.units}
     pids = [pid for each in found.values() for pid in each]
     if not pids:
         return None
@@ -39,7 +39,7 @@ def stopped(look: Look) -> Found | None:
         "it is there and does nothing, and whoever asks it waits",
         "let it go on (SIGCONT)",
         lambda: go_on(pids),
-        passing=2,
+        grace=2,
     )
 
 

@@ -7,9 +7,8 @@ import time
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
-from celery_pi_checks.control import BETWEEN
-
-from celery_pi_doctor.look import Look
+from celery_pi_tools.system import System
+from celery_pi_tools.worker_control import SEPARATOR
 
 LONG = 3  # seconds that are spent on looking at keys
 PAGE = 1000  # keys at a time
@@ -21,34 +20,34 @@ ANSWERS = ".reply.celery.pidbox"
 
 def queue_of(name: str) -> str:
     """The queue that a list belongs to: there is one for each priority."""
-    return name.partition(BETWEEN)[0]
+    return name.partition(SEPARATOR)[0]
 
 
-def consumed(look: Look) -> set[str]:
+def consumed(system: System) -> set[str]:
     """Queues of the settings, and those that a worker says it consumes."""
-    answers = look.told[0]["active_queues"].values()
-    return {*look.value("celery_queues"), *(queue["name"] for each in answers for queue in each)}
+    answers = system.worker_answers[0]["active_queues"].values()
+    return {*system.value("celery_queues"), *(queue["name"] for each in answers for queue in each)}
 
 
-def forgotten(look: Look) -> dict[str, int]:
+def forgotten(system: System) -> dict[str, int]:
     """Number of tasks in each queue that nobody consumes."""
-    known = consumed(look)
+    known = consumed(system)
     found: dict[str, int] = {}
-    for key in lists(look):
-        queue = queue_of(key.removeprefix(look.key("")))
-        if queue not in known and is_queue(look, key):
-            found[queue] = found.get(queue, 0) + look.ask("LLEN", key)
+    for key in lists(system):
+        queue = queue_of(key.removeprefix(system.key("")))
+        if queue not in known and is_queue(system, key):
+            found[queue] = found.get(queue, 0) + system.ask("LLEN", key)
     return found
 
 
-def is_queue(look: Look, key: str) -> bool:
+def is_queue(system: System, key: str) -> bool:
     """Whether the list holds tasks, and is no other app's."""
-    plain = key.removeprefix(look.key(""))
-    if not key.startswith(look.key("")) or plain.startswith(NO_QUEUES) or ANSWERS in plain:
+    plain = key.removeprefix(system.key(""))
+    if not key.startswith(system.key("")) or plain.startswith(NO_QUEUES) or ANSWERS in plain:
         return False
-    if ":" in plain or any(fnmatchcase(key, own) for own in look.value("redis_app_keys")):
+    if ":" in plain or any(fnmatchcase(key, own) for own in system.value("redis_app_keys")):
         return False  # with a prefix of another app's, or the site's own
-    return is_task(look.ask("LINDEX", key, "-1", user="admin"))
+    return is_task(system.ask("LINDEX", key, "-1", user="admin"))
 
 
 def is_task(text: str | None) -> bool:
@@ -60,11 +59,11 @@ def is_task(text: str | None) -> bool:
         return False
 
 
-def lists(look: Look) -> Iterator[str]:
+def lists(system: System) -> Iterator[str]:
     """Names of lists, in no order; all of them if there is time."""
     end, cursor = time.monotonic() + LONG, "0"
     while True:
-        cursor, page = look.ask("SCAN", cursor, "COUNT", str(PAGE), "TYPE", "list")
+        cursor, page = system.ask("SCAN", cursor, "COUNT", str(PAGE), "TYPE", "list")
         yield from page
         if cursor == "0" or time.monotonic() > end:
             return

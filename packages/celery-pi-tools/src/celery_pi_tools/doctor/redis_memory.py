@@ -7,11 +7,10 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from celery_pi_checks.table import percent, size
-
-from celery_pi_doctor.look import Look
-from celery_pi_doctor.queues import consumed, queue_of
-from celery_pi_doctor.registry import Found, problem
+from celery_pi_tools.doctor.queues import consumed, queue_of
+from celery_pi_tools.doctor.registry import Found, problem
+from celery_pi_tools.system import System
+from celery_pi_tools.table import percent, size
 
 HIGH = 70  # percent, as redis-memory warns
 LONG = 3  # seconds that are spent on looking at keys
@@ -32,23 +31,23 @@ class Contents(NamedTuple):
 
 
 @problem("Redis' memory", "Redis' memory fills", needs=("Redis", "Redis' settings"))
-def fills(look: Look) -> Found | None:
-    used, limit = look.number("used_memory"), look.number("maxmemory")
+def fills(system: System) -> Found | None:
+    used, limit = system.number("used_memory"), system.number("maxmemory")
     if not limit or percent(used, limit) < HIGH:
         return None
-    held = contents(look)
+    held = contents(system)
     # Results that expire are given up for what is new, if need be.
-    spare = 0 if look.config("maxmemory-policy") == "noeviction" else held.kinds[FOR_A_TIME]
+    spare = 0 if system.config("maxmemory-policy") == "noeviction" else held.kinds[FOR_A_TIME]
     if percent(used - spare, limit) < HIGH:
         return None
-    saw = f"{size(used)} of {size(limit)}: {shown(held, used)}"
-    why = "when it is full, new tasks are refused"
+    symptom = f"{size(used)} of {size(limit)}: {shown(held, used)}"
+    impact = "when it is full, new tasks are refused"
     if held.endless:
         will = f"let the results without an expiry go after {KEPT // 3600} hours"
-        return Found(saw, why, will, lambda: expire(look.again()))
+        return Found(symptom, impact, will, lambda: expire(system.refresh()))
     return Found(
-        saw,
-        why,
+        symptom,
+        impact,
         "run what waits (systemctl status celery-worker; celery_concurrency), send less, keep big "
         "data out of tasks and results, or raise redis_maxmemory and deploy",
     )
@@ -62,49 +61,49 @@ def shown(held: Contents, used: int) -> str:
     return ", ".join([*most, *big])
 
 
-def contents(look: Look) -> Contents:
+def contents(system: System) -> Contents:
     """What lies in the app's database, as far as can be seen within the time."""
     kinds: Counter[str] = Counter()
     largest, endless, seen = (0, ""), [], 0
-    queues = consumed(look)
-    for name in keys(look, LONG):
-        number = look.ask("MEMORY", "USAGE", name) or 0  # it may be gone
-        kind = kind_of(look, name, queues)
+    queues = consumed(system)
+    for name in keys(system, LONG):
+        number = system.ask("MEMORY", "USAGE", name) or 0  # it may be gone
+        kind = kind_of(system, name, queues)
         kinds[kind] += number
         largest, seen = max(largest, (number, name)), seen + 1
         if kind == FOR_EVER:
             endless.append(name)
-    whole = look.ask("DBSIZE")
+    whole = system.ask("DBSIZE")
     for kind in kinds if 0 < seen < whole else ():
         kinds[kind] = kinds[kind] * whole // seen
     return Contents(kinds, largest, endless)
 
 
-def kind_of(look: Look, name: str, queues: set[str]) -> str:
+def kind_of(system: System, name: str, queues: set[str]) -> str:
     """What the key is for."""
-    plain = name.removeprefix(look.key(""))
+    plain = name.removeprefix(system.key(""))
     if plain.startswith(RESULTS):
-        return FOR_EVER if look.ask("TTL", name) == -1 else FOR_A_TIME
+        return FOR_EVER if system.ask("TTL", name) == -1 else FOR_A_TIME
     if plain.startswith("unacked"):
         return "tasks that run or wait for their time"
     queue = queue_of(plain)
     if queue in queues:
         return f"tasks in the queue {queue}"
-    return "other lists" if look.ask("TYPE", name) == "list" else "other keys"
+    return "other lists" if system.ask("TYPE", name) == "list" else "other keys"
 
 
-def keys(look: Look, seconds: float) -> Iterator[str]:
+def keys(system: System, seconds: float) -> Iterator[str]:
     """Names of keys, in no order; all of them if there is time."""
     end, cursor = time.monotonic() + seconds, "0"
     while True:
-        cursor, page = look.ask("SCAN", cursor, "COUNT", str(PAGE))
+        cursor, page = system.ask("SCAN", cursor, "COUNT", str(PAGE))
         yield from page
         if cursor == "0" or time.monotonic() > end:
             return
 
 
-def expire(look: Look) -> None:
+def expire(system: System) -> None:
     """All that are seen, until none is left or the time is over; the next run goes on."""
-    for name in keys(look, 10 * LONG):
-        if name.removeprefix(look.key("")).startswith(RESULTS):
-            look.ask("EXPIRE", name, str(KEPT), "NX", user="admin")
+    for name in keys(system, 10 * LONG):
+        if name.removeprefix(system.key("")).startswith(RESULTS):
+            system.ask("EXPIRE", name, str(KEPT), "NX", user="admin")

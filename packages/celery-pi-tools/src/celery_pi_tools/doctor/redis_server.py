@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from celery_pi_checks.registry import CannotLook
-from celery_pi_checks.resp import SOCKET, Refused, login
-
-from celery_pi_doctor.act import all_of, do, start
-from celery_pi_doctor.look import Look
-from celery_pi_doctor.registry import Found, problem
+from celery_pi_tools.commands import CannotRead, execute
+from celery_pi_tools.doctor.registry import Found, problem
+from celery_pi_tools.doctor.repairs import all_of, start
+from celery_pi_tools.redis_client import SOCKET, Refused, login
+from celery_pi_tools.system import System
 
 UNIT = "redis-server"
 ACL = Path("/etc/celery-pi/redis.acl")
@@ -25,8 +24,8 @@ ABOVE = ("Disk", "Permissions", "A process is stopped", "A package is half insta
 
 
 @problem("Redis", "Redis is down", needs=ABOVE)
-def down(look: Look) -> Found | None:
-    shown = look.units[UNIT]
+def down(system: System) -> Found | None:
+    shown = system.units[UNIT]
     if shown["ActiveState"] == "active":
         return None
     return Found(
@@ -34,25 +33,25 @@ def down(look: Look) -> Found | None:
         "no task is accepted and none can be run",
         "start it; if it fails again, journalctl -u redis-server -n 50 says why",
         lambda: start(UNIT, shown["ActiveState"]),
-        passing=STARTING if shown["ActiveState"] == "activating" else 2 - look.down_for(UNIT),
+        grace=STARTING if shown["ActiveState"] == "activating" else 2 - system.down_for(UNIT),
     )
 
 
 @problem("Redis", "Redis' socket is missing", needs=("Redis is down", *ABOVE))
-def socket_missing(_: Look) -> Found | None:
+def socket_missing(_: System) -> Found | None:
     if Path(SOCKET).is_socket():
         return None
     return Found(
         f"{SOCKET} is missing, while Redis runs",
         "worker, Beat and Flower reach Redis by it",
         "start Redis again, which makes it; running tasks go on",
-        lambda: do("systemctl", "restart", UNIT),
-        passing=2,
+        lambda: execute("systemctl", "restart", UNIT),
+        grace=2,
     )
 
 
 @problem("Redis", "Redis does not answer", needs=("Redis is down", "Redis' socket is missing"))
-def silent(_: Look) -> Found | None:
+def silent(_: System) -> Found | None:
     try:
         login("monitor", PATIENCE).ask("PING")
     except Refused as error:
@@ -63,7 +62,7 @@ def silent(_: Look) -> Found | None:
             "a long command, a disk that stands still or swap keeps it from everything else",
             "top -p $(pidof redis-server); iostat; redis-cli admin slowlog get; as the last resort "
             "systemctl kill -s KILL redis-server, which costs the last second",
-            passing=BUSY,
+            grace=BUSY,
         )
     return None
 
@@ -74,19 +73,19 @@ def busy() -> Found:
         "it does nothing else meanwhile",
         "end the script, which Redis does only while that has written nothing (SCRIPT KILL)",
         lambda: login("admin", PATIENCE).ask("SCRIPT", "KILL"),
-        passing=2,
+        grace=2,
     )
 
 
-def users(look: Look) -> list[str]:
+def users(system: System) -> list[str]:
     """Those that a deploy stores a password of."""
-    return ["celery", "backup", "monitor", *(["flower"] if look.value("flower") else []), "admin"]
+    return ["celery", "backup", "monitor", *(["flower"] if system.value("flower") else []), "admin"]
 
 
-def refused(look: Look) -> list[str]:
+def refused(system: System) -> list[str]:
     """Users whose stored password Redis does not take."""
     found = []
-    for user in users(look):
+    for user in users(system):
         try:
             login(user, PATIENCE)
         except Refused:
@@ -95,41 +94,43 @@ def refused(look: Look) -> list[str]:
 
 
 @problem("Redis", "Redis refuses a password", needs=("Redis",))
-def passwords(look: Look) -> Found | None:
-    found = refused(look)
+def passwords(system: System) -> Found | None:
+    found = refused(system)
     if not found:
         return None
-    saw = f"it does not take the stored password of {', '.join(found)}"
-    why = "whoever connects anew as that user is refused: the site, a worker that is started"
+    symptom = f"it does not take the stored password of {', '.join(found)}"
+    impact = "whoever connects anew as that user is refused: the site, a worker that is started"
     if "admin" in found:
-        return Found(saw, why, "deploy again: nobody else may set it")
-    return Found(saw, why, f"set the users as {ACL} has them", lambda: set_users(look.again()))
+        return Found(symptom, impact, "deploy again: nobody else may set it")
+    return Found(
+        symptom, impact, f"set the users as {ACL} has them", lambda: set_users(system.refresh())
+    )
 
 
-def set_users(look: Look) -> None:
+def set_users(system: System) -> None:
     """As a deploy does: connections that are open stay open, unlike with ACL LOAD."""
     for line in ACL.read_text().splitlines():
         if line.startswith("user "):
             name, *rules = line.split()[1:]
-            look.ask("ACL", "SETUSER", name, "reset", *rules, user="admin")
+            system.ask("ACL", "SETUSER", name, "reset", *rules, user="admin")
 
 
 @problem("Redis", "Redis cannot write its data", needs=("Redis", *ABOVE))
-def unwritten(look: Look) -> Found | None:
-    failed = [what for what, name in STATUSES.items() if look.info[name] != "ok"]
+def unwritten(system: System) -> Found | None:
+    failed = [what for what, name in STATUSES.items() if system.info[name] != "ok"]
     if not failed:
         return None
     return Found(
         f"the last try failed: {', '.join(failed)}",
         "it refuses every task until the next try succeeds (MISCONF)",
         "have it try again; if that fails, journalctl -u redis-server -n 50 says why",
-        all_of(lambda: again(look, "BGSAVE", "SCHEDULE"), lambda: again(look, "BGREWRITEAOF")),
+        all_of(lambda: again(system, "BGSAVE", "SCHEDULE"), lambda: again(system, "BGREWRITEAOF")),
     )
 
 
-def again(look: Look, *command: str) -> None:
+def again(system: System, *command: str) -> None:
     try:
-        look.again().ask(*command, user="admin")
-    except CannotLook as error:
+        system.refresh().ask(*command, user="admin")
+    except CannotRead as error:
         if "already in progress" not in str(error):  # somebody else has it try
             raise

@@ -8,9 +8,9 @@ import socket
 from functools import partial
 from pathlib import Path
 
-from celery_pi_doctor.act import all_of, rewrite
-from celery_pi_doctor.look import Look
-from celery_pi_doctor.registry import Found, problem
+from celery_pi_tools.doctor.registry import Found, problem
+from celery_pi_tools.doctor.repairs import all_of, rewrite
+from celery_pi_tools.system import System
 
 AT_START = Path("/etc/celery-pi/redis.conf")
 LIVE = Path("/etc/celery-pi/redis-live.conf")
@@ -25,17 +25,17 @@ def size_in_bytes(text: str) -> int:
     return int(text[:-2]) * FACTORS[text[-2].lower()]
 
 
-def wanted(look: Look) -> dict[Path, dict[str, str]]:
+def wanted(system: System) -> dict[Path, dict[str, str]]:
     """What a deploy writes into each file, as far as tasks depend on it."""
-    tls, by_socket = look.value("redis_tls"), look.value("redis_socket")
-    port = {"port": "0" if tls or by_socket else str(look.value("redis_port"))}
-    tls_port = {"tls-port": str(look.value("redis_tls_port"))} if tls else {}
+    tls, by_socket = system.value("redis_tls"), system.value("redis_socket")
+    port = {"port": "0" if tls or by_socket else str(system.value("redis_port"))}
+    tls_port = {"tls-port": str(system.value("redis_tls_port"))} if tls else {}
     live = {
         "appendonly": "yes",
         "appendfsync": "everysec",
         "save": "900 1 300 10 60 10000",
-        "maxmemory": str(size_in_bytes(look.value("redis_maxmemory"))),
-        "maxmemory-policy": look.value("redis_maxmemory_policy"),
+        "maxmemory": str(size_in_bytes(system.value("redis_maxmemory"))),
+        "maxmemory-policy": system.value("redis_maxmemory_policy"),
         "timeout": "0",
     }
     start = {"bind": "127.0.0.1 -::1", "protected-mode": "yes", **port, **tls_port}
@@ -48,8 +48,8 @@ def told(changes: Changes) -> str:
 
 
 @problem("Redis' settings", "Redis' files were changed", needs=("Permissions",))
-def in_files(look: Look) -> Found | None:
-    found = {path: in_file(path, values) for path, values in wanted(look).items()}
+def in_files(system: System) -> Found | None:
+    found = {path: in_file(path, values) for path, values in wanted(system).items()}
     if not any(found.values()):
         return None
     return Found(
@@ -86,9 +86,9 @@ def with_lines(text: str, changes: Changes) -> str:
 @problem(
     "Redis' settings", "Redis was told other settings", needs=("Redis", "Redis' files were changed")
 )
-def in_server(look: Look) -> Found | None:
-    values = {name: value for each in wanted(look).values() for name, value in each.items()}
-    running = {name: look.config(name) for name in values}
+def in_server(system: System) -> Found | None:
+    values = {name: value for each in wanted(system).values() for name, value in each.items()}
+    running = {name: system.config(name) for name in values}
     found = {
         name: (running[name], values[name]) for name in values if running[name] != values[name]
     }
@@ -98,20 +98,20 @@ def in_server(look: Look) -> Found | None:
         f"in the running server {told(found)}",
         "clients do not find it, or it loses tasks when it ends or its memory is full",
         "set what was deployed; it is not started again for it",
-        lambda: set_back(look.again(), found),
+        lambda: set_back(system.refresh(), found),
     )
 
 
-def set_back(look: Look, changes: Changes) -> None:
+def set_back(system: System, changes: Changes) -> None:
     for name, (_, value) in changes.items():
-        look.ask("CONFIG", "SET", name, value, user="admin")
+        system.ask("CONFIG", "SET", name, value, user="admin")
 
 
 @problem("Redis' settings", "Redis' port cannot be reached", needs=("Redis", "Redis' settings"))
-def unreachable(look: Look) -> Found | None:
-    if look.value("redis_socket"):
+def unreachable(system: System) -> Found | None:
+    if system.value("redis_socket"):
         return None
-    port = look.value("redis_tls_port" if look.value("redis_tls") else "redis_port")
+    port = system.value("redis_tls_port" if system.value("redis_tls") else "redis_port")
     try:
         socket.create_connection(("127.0.0.1", port), PATIENCE).close()
     except OSError as error:
@@ -119,16 +119,16 @@ def unreachable(look: Look) -> Found | None:
         return Found(
             f"127.0.0.1:{port} cannot be reached ({reason}), while Redis answers by its socket",
             "the site cannot send tasks; the worker, which uses the socket, does not notice",
-            f"a firewall is in the way: {'; '.join(in_the_way(look)) or 'see iptables-save'}; "
+            f"a firewall is in the way: {'; '.join(in_the_way(system)) or 'see iptables-save'}; "
             "remove that rule, or ufw reload",
-            passing=2,
+            grace=2,
         )
     return None
 
 
-def in_the_way(look: Look) -> list[str]:
+def in_the_way(system: System) -> list[str]:
     """Rules that speak of loopback and do not let through."""
     if not shutil.which("iptables-save"):
         return []
-    rules = look.filters[4].splitlines()
+    rules = system.filters[4].splitlines()
     return [rule for rule in rules if LOOPBACK.search(rule) and "-j ACCEPT" not in rule]

@@ -1,11 +1,11 @@
 """Managed by celery-pi. What a problem is.
 
     @problem("Redis", "Redis is down", needs=("Disk",))
-    def redis_is_down(look: Look) -> Found | None:
+    def redis_is_down(system: System) -> Found | None:
         return Found("it is failed", "no task is accepted", "start it", fix=start)
 
-A `need` is the name or the section of a problem that would bring this one about: while that one
-stands, this one is not looked for.
+A `need` is the name or the section of a problem that would cause this one: while that one stands,
+this one is not looked for.
 """
 
 from __future__ import annotations
@@ -14,62 +14,68 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from celery_pi_doctor.look import Look
+    from celery_pi_tools.system import System
 
 
 class Found(NamedTuple):
-    """A problem that is there.
+    """A problem that exists.
 
-    `will` says what `fix` does; without one, what a person is to do. `passing` are the seconds
-    within which it may go away by itself, as a service does that is being started. `files` are
-    those that it concerns: that they were changed is no other problem.
+    `action` is what `fix` does or, without a `fix`, what a person is to do. A problem is reported
+    only if it lasts for `grace` seconds, as a service that is being started does not. Changes of
+    the `files` that it concerns are not reported as drift.
     """
 
-    saw: str
-    why: str
-    will: str
+    symptom: str
+    impact: str
+    action: str
     fix: Callable[[], object] | None = None
-    passing: float = 0
+    grace: float = 0
     files: tuple[str, ...] = ()
 
 
-Find = Callable[["Look"], "Found | None"]
+Find = Callable[["System"], "Found | None"]
 
 
 class Problem(NamedTuple):
-    """What is looked for; `alone` only while nothing else was found, which may have caused it."""
+    """A known problem. One that is `only_if_healthy` is looked for only while no other was found,
+    which may have caused it."""
 
     section: str
     name: str
     find: Find
     needs: tuple[str, ...]
-    alone: bool = False
+    only_if_healthy: bool = False
 
 
 class Outcome(NamedTuple):
-    """What came of a problem.
+    """The result for one problem.
 
-    `state` is fixable, explained, fixed or left, which a repair did not help; or unknown, when it
-    could not be looked for; or behind, when a cause of it stands. `said` is what a failed repair
-    said.
+    `state` is one of
+
+        fixable      it has a repair, which was not requested
+        manual       a person must act
+        fixed        the repair succeeded
+        unresolved   the repair failed, or did not help; `reason` says why
+        unknown      it could not be looked for; `reason` says why
+        suppressed   it was not looked for, because a cause of it, `reason`, stands
     """
 
     problem: Problem
     state: str
     found: Found
-    said: str = ""
+    reason: str = ""
 
 
 PROBLEMS: list[Problem] = []
 
 
 def problem(
-    section: str, name: str, needs: tuple[str, ...] = (), alone: bool = False
+    section: str, name: str, needs: tuple[str, ...] = (), only_if_healthy: bool = False
 ) -> Callable[[Find], Find]:
-    """Have the function look for the problem of that name."""
+    """Registers the function that looks for the problem of that name."""
 
     def register(find: Find) -> Find:
-        PROBLEMS.append(Problem(section, name, find, needs, alone))
+        PROBLEMS.append(Problem(section, name, find, needs, only_if_healthy))
         return find
 
     return register

@@ -4,50 +4,50 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from importlib import import_module
 from typing import Any
 
-from celery_pi_checks.report import show
-from celery_pi_checks.table import count, line
-
-from celery_pi_doctor import MODULES
-from celery_pi_doctor.act import Failed, do
-from celery_pi_doctor.examination import examine
-from celery_pi_doctor.look import Look
-from celery_pi_doctor.registry import PROBLEMS, Outcome
+from celery_pi_tools import doctor
+from celery_pi_tools.checks.report import show
+from celery_pi_tools.commands import execute
+from celery_pi_tools.doctor.examination import examine
+from celery_pi_tools.doctor.registry import PROBLEMS, Outcome
+from celery_pi_tools.privileges import Failed
+from celery_pi_tools.system import System
+from celery_pi_tools.table import count, line
 
 ANSWERS = {
     "fixable": "--fix",
-    "explained": "to do",
+    "manual": "to do",
     "fixed": "done",
-    "left": "tried",
+    "unresolved": "tried",
 }
+# `--json` keeps the words that programs of owners know.
+JSON_STATES = {"manual": "explained", "unresolved": "left"}
 
 
 def main(settings: dict[str, Any], fix: bool, for_programs: bool) -> int:
     """Exit status: 0 healthy, 1 there are problems, 2 something could not be looked at."""
-    for name in MODULES:
-        import_module(f"celery_pi_doctor.{name}")
-    outcomes = examine(Look(settings), fix)
+    doctor.load()
+    outcomes = examine(System(settings), fix)
     if any(each.state == "fixed" for each in outcomes):
-        forget_restarts(Look(settings))
+        forget_restarts(System(settings))
     show(as_json(outcomes) if for_programs else as_text(outcomes))
     return status(outcomes)
 
 
-def forget_restarts(look: Look) -> None:
-    """What they were for has been repaired; else the next look would be told of them."""
-    for name, unit in look.units.items():
-        if unit["NRestarts"] != "0" and look.up(name):
+def forget_restarts(system: System) -> None:
+    """Resets the counters of restarts, whose cause was repaired: the next run would report them."""
+    for name, unit in system.units.items():
+        if unit["NRestarts"] != "0" and system.up(name):
             try:
-                do("systemctl", "reset-failed", name)
+                execute("systemctl", "reset-failed", name)
             except Failed:
-                continue  # the next look tells of them, which is no harm
+                continue  # the next run reports them, which is harmless
 
 
 def status(outcomes: Sequence[Outcome]) -> int:
     states = {each.state for each in outcomes}
-    if states & {"fixable", "explained", "left"}:
+    if states & {"fixable", "manual", "unresolved"}:
         return 1
     return 2 if "unknown" in states else 0
 
@@ -58,22 +58,23 @@ def as_text(outcomes: Sequence[Outcome]) -> str:
     for each in outcomes:
         if each.state in ANSWERS:
             lines += [each.problem.name]
-            lines += [f"  saw    {line(each.found.saw)}", f"  why    {line(each.found.why)}"]
-            lines += [f"  {ANSWERS[each.state]:<5}  {line(each.found.will)}"]
-            lines += [f"  but    {line(each.said)}"] if each.said else []
+            lines += [f"  saw    {line(each.found.symptom)}", f"  why    {line(each.found.impact)}"]
+            lines += [f"  {ANSWERS[each.state]:<5}  {line(each.found.action)}"]
+            lines += [f"  but    {line(each.reason)}"] if each.reason else []
         elif each.state == "unknown":
-            lines += [each.problem.name, f"  could not be looked for: {line(each.said)}"]
+            lines += [each.problem.name, f"  could not be looked for: {line(each.reason)}"]
     return "\n".join([*lines, verdict(outcomes)])
 
 
 def verdict(outcomes: Sequence[Outcome]) -> str:
     """One line for all."""
-    of = {state: sum(each.state == state for each in outcomes) for state in (*ANSWERS, "behind")}
-    there = of["fixable"] + of["explained"] + of["left"]
+    states = [each.state for each in outcomes]
+    of = {state: states.count(state) for state in (*ANSWERS, "suppressed")}
+    there = of["fixable"] + of["manual"] + of["unresolved"]
     said = [f"{count(there, 'problem')}" if there else "no problem"]
     said += [f"{of['fixed']} repaired"] if of["fixed"] else []
     said += [f"celery-pi doctor --fix repairs {of['fixable']}"] if of["fixable"] else []
-    said += [f"{of['behind']} more not looked for meanwhile"] if of["behind"] else []
+    said += [f"{of['suppressed']} more not looked for meanwhile"] if of["suppressed"] else []
     return f"{'; '.join(said)} (of {len(PROBLEMS)} that are known)"
 
 
@@ -81,16 +82,17 @@ def as_json(outcomes: Sequence[Outcome]) -> str:
     """The same for programs."""
     problems = [
         {
-            **{"section": each.problem.section, "name": each.problem.name, "state": each.state},
-            **{"saw": each.found.saw, "why": each.found.why, "will": each.found.will},
-            "said": each.said,
+            **{"section": each.problem.section, "name": each.problem.name},
+            "state": JSON_STATES.get(each.state, each.state),
+            **{"saw": each.found.symptom, "why": each.found.impact, "will": each.found.action},
+            "said": each.reason,
         }
         for each in outcomes
         if each.state in ANSWERS
     ]
     others = {
-        state: {each.problem.name: each.said for each in outcomes if each.state == state}
-        for state in ("unknown", "behind")
+        word: {each.problem.name: each.reason for each in outcomes if each.state == state}
+        for word, state in (("unknown", "unknown"), ("behind", "suppressed"))
     }
     healthy = status(outcomes) == 0
     return json.dumps({"healthy": healthy, "problems": problems, **others}, indent=2)

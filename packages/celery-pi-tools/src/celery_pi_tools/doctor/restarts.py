@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import time
 
-from celery_pi_checks.table import age, count
-
-from celery_pi_doctor.look import RECENT, Look, journal
-from celery_pi_doctor.registry import Found, problem
+from celery_pi_tools.doctor.registry import Found, problem
+from celery_pi_tools.system import RECENT, System, journal
+from celery_pi_tools.table import age, count
 
 REASON = "celery-pi: |Watchdog timeout|Failed with result|Main process exited|OOM"
 
 
-@problem("Restarts", "A service is started again and again", alone=True)
-def restarts(look: Look) -> Found | None:
-    found = {name: int(unit["NRestarts"]) for name, unit in look.units.items()}
-    lately = [name for name in found if found[name] and time.time() - look.since(name) < RECENT]
+@problem("Restarts", "A service is started again and again", only_if_healthy=True)
+def restarts(system: System) -> Found | None:
+    found = {name: int(unit["NRestarts"]) for name, unit in system.units.items()}
+    lately = [name for name in found if found[name] and time.time() - system.since(name) < RECENT]
     if not lately:
         return None
     name = lately[0]
-    said = journal(name, f"-{RECENT}s", REASON)
+    said = journal.matching(name, f"-{RECENT}s", REASON)
     reason = f"; last: {said[0]}" if said else ""
-    since = age(time.time() - look.since(name))
+    since = age(time.time() - system.since(name))
     shown = ", ".join(f"{name} ({count(found[name], 'time')})" for name in lately)
     return Found(
         f"by systemd, because it ended or hung: {shown}, {since} ago{reason}",

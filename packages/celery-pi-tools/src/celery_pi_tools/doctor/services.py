@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from functools import partial
 
-from celery_pi_doctor.act import all_of, do, start
-from celery_pi_doctor.look import Look, output
-from celery_pi_doctor.registry import Find, Found, problem
+from celery_pi_tools.commands import execute, output
+from celery_pi_tools.doctor.registry import Find, Found, problem
+from celery_pi_tools.doctor.repairs import all_of, start
+from celery_pi_tools.system import System
 
 STARTING = 45  # seconds that a Pi may take to start the worker
 BETWEEN = 2  # seconds for which it may be away when it is started again
@@ -24,36 +25,36 @@ SERVICES = {
 }
 
 
-def down(name: str, why: str) -> Find:
+def down(name: str, impact: str) -> Find:
     """Looks for that service; of one that was not deployed it says nothing."""
 
-    def find(look: Look) -> Found | None:
-        shown = look.units.get(name)
+    def find(system: System) -> Found | None:
+        shown = system.units.get(name)
         if shown is None or shown["ActiveState"] == "active":
             return None
-        saw = f"{name} is {shown['ActiveState']} ({shown['SubState']})"
+        symptom = f"{name} is {shown['ActiveState']} ({shown['SubState']})"
         if shown["LoadState"] != "loaded":
             by_hand = "systemctl unmask it, if nobody meant that; deploy again"
-            return Found(f"{name} is {shown['LoadState']}", why, by_hand)
+            return Found(f"{name} is {shown['LoadState']}", impact, by_hand)
         if shown["ActiveState"] == "deactivating":
             wait = "wait: the worker lets its tasks finish; start it then, if nothing else does"
-            return Found(saw, why, wait, passing=STARTING)
+            return Found(symptom, impact, wait, grace=STARTING)
         will = f"start it; if it fails again, journalctl -u {name} -n 50 says why"
         fix = partial(start, name, shown["ActiveState"])
-        return Found(saw, why, will, fix, patience(look, name))
+        return Found(symptom, impact, will, fix, patience(system, name))
 
     return find
 
 
-def patience(look: Look, name: str) -> float:
+def patience(system: System, name: str) -> float:
     """Seconds within which a service that is not up may come up by itself.
 
     systemd has a job for one that waits for another unit, as Beat does for the time.
     """
-    shown = look.units[name]
+    shown = system.units[name]
     if shown["ActiveState"] in ("activating", "reloading") or shown.get("Job"):
         return STARTING
-    return max(0, BETWEEN - look.down_for(name))
+    return max(0, BETWEEN - system.down_for(name))
 
 
 for each, (reason, causes) in SERVICES.items():
@@ -61,23 +62,23 @@ for each, (reason, causes) in SERVICES.items():
 
 
 @problem("Services", "A service is not enabled")
-def disabled(look: Look) -> Found | None:
-    found = [name for name, unit in look.units.items() if unit["UnitFileState"] == "disabled"]
+def disabled(system: System) -> Found | None:
+    found = [name for name, unit in system.units.items() if unit["UnitFileState"] == "disabled"]
     if not found:
         return None
     return Found(
         f"{', '.join(found)} will not start with the machine",
         "after the next restart it is not there",
         "enable it",
-        all_of(*(partial(do, "systemctl", "enable", "--quiet", name) for name in found)),
+        all_of(*(partial(execute, "systemctl", "enable", "--quiet", name) for name in found)),
     )
 
 
 @problem("Services", "Something else has failed", needs=("Disk",))
-def others(look: Look) -> Found | None:
+def others(system: System) -> Found | None:
     listed = output("systemctl", "list-units", "--failed", "--plain", "--no-legend", "--no-pager")
     names = [line.split()[0] for line in listed.splitlines() if line]
-    found = [name for name in names if name.removesuffix(".service") not in look.units]
+    found = [name for name in names if name.removesuffix(".service") not in system.units]
     if not found:
         return None
     return Found(

@@ -7,11 +7,10 @@ import time
 from collections import Counter
 from datetime import datetime
 
-from celery_pi_checks.table import age, count
-
-from celery_pi_doctor.look import RECENT, Look
-from celery_pi_doctor.queues import forgotten, queue_of
-from celery_pi_doctor.registry import Found, problem
+from celery_pi_tools.doctor.queues import forgotten, queue_of
+from celery_pi_tools.doctor.registry import Found, problem
+from celery_pi_tools.system import RECENT, System
+from celery_pi_tools.table import age, count
 
 ABOVE = ("Redis", "celery-worker is down", "Worker")
 SHORTEST_VISIBILITY, MARGIN = 3600, 300  # seconds, as safe_settings has them
@@ -21,8 +20,8 @@ LIMIT = re.compile(r"(Soft|Hard) time limit \((\S+?)s\) exceeded for ([\w.]+)\["
 
 
 @problem("Tasks", "Tasks wait where no worker takes them", needs=ABOVE)
-def unconsumed(look: Look) -> Found | None:
-    found = forgotten(look)
+def unconsumed(system: System) -> Found | None:
+    found = forgotten(system)
     if not found:
         return None
     shown = ", ".join(f"{count(number, 'task')} in {queue}" for queue, number in found.items())
@@ -31,14 +30,14 @@ def unconsumed(look: Look) -> Found | None:
         "they wait for ever: PENDING",
         "put the queue into celery_queues and deploy; or, if nobody wants them any more, "
         "redis-cli admin del QUEUE",
-        passing=2,
+        grace=2,
     )
 
 
 @problem("Tasks", "The app sends to a queue that is not its own", needs=("Redis",))
-def refused(look: Look) -> Found | None:
+def refused(system: System) -> Found | None:
     entries = [
-        dict(zip(flat[::2], flat[1::2], strict=True)) for flat in look.ask("ACL", "LOG", ENTRIES)
+        dict(zip(flat[::2], flat[1::2], strict=True)) for flat in system.ask("ACL", "LOG", ENTRIES)
     ]
     keys = {
         queue_of(entry["object"])
@@ -57,8 +56,8 @@ def refused(look: Look) -> Found | None:
 
 
 @problem("Tasks", "The worker does not know a task", needs=("A service runs old code",))
-def unknown(look: Look) -> Found | None:
-    names = Counter(match[1] for line in look.said if (match := UNKNOWN.search(line)))
+def unknown(system: System) -> Found | None:
+    names = Counter(match[1] for line in system.worker_log if (match := UNKNOWN.search(line)))
     if not names:
         return None
     shown = ", ".join(f"{name} ({count(number, 'time')})" for name, number in names.items())
@@ -71,8 +70,10 @@ def unknown(look: Look) -> Found | None:
 
 
 @problem("Tasks", "A task runs into its time limit")
-def limit_reached(look: Look) -> Found | None:
-    found = Counter((match[3], match[2]) for line in look.said if (match := LIMIT.search(line)))
+def limit_reached(system: System) -> Found | None:
+    found = Counter(
+        (match[3], match[2]) for line in system.worker_log if (match := LIMIT.search(line))
+    )
     if not found:
         return None
     shown = ", ".join(
@@ -88,12 +89,12 @@ def limit_reached(look: Look) -> Found | None:
 
 
 @problem("Tasks", "A task waits for longer than it may", needs=ABOVE)
-def far_off(look: Look) -> Found | None:
-    longest, limit = look.value("celery_longest_countdown"), look.value("celery_time_limit")
+def far_off(system: System) -> Found | None:
+    longest, limit = system.value("celery_longest_countdown"), system.value("celery_time_limit")
     visibility = max(SHORTEST_VISIBILITY, limit + MARGIN, longest + MARGIN)
     waits = [
         (seconds, entry["request"]["name"])
-        for entries in look.told[0]["scheduled"].values()
+        for entries in system.worker_answers[0]["scheduled"].values()
         for entry in entries
         if (seconds := wait(entry["eta"])) > visibility
     ]
@@ -115,8 +116,8 @@ def wait(eta: str | None) -> float:
 
 
 @problem("Tasks", "Results are not kept", needs=ABOVE)
-def without_results(look: Look) -> Found | None:
-    configured = look.told[0]["conf"]
+def without_results(system: System) -> Found | None:
+    configured = system.worker_answers[0]["conf"]
     if not any(dict(conf).get("task_ignore_result") for conf in configured.values()):
         return None
     return Found(
@@ -127,8 +128,8 @@ def without_results(look: Look) -> Found | None:
 
 
 @problem("Tasks", "Tasks were set aside", needs=("Redis",))
-def set_aside(look: Look) -> Found | None:
-    number = look.ask("LLEN", look.key("set-aside"))
+def set_aside(system: System) -> Found | None:
+    number = system.ask("LLEN", system.key("set-aside"))
     if not number:
         return None
     return Found(
