@@ -26,7 +26,7 @@ def from_file(path: str, mode: str = "0644", check: str = "") -> ConfigFile:
 
 
 def from_package(name: str, to: str) -> list[ConfigFile]:
-    """Every module of a package in `packages/`, below the directory `to` on the target."""
+    """Every module of `packages/<name>`, below the directory `to`, as they lie below its `src/`."""
     source = ROOT / "packages" / name / "src"
     return [
         ConfigFile(f"{to}/{path.relative_to(source)}", path.read_text(encoding="utf-8"))

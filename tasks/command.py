@@ -1,10 +1,9 @@
 """The command `celery-pi` on the Pi."""
 
 from celery_pi.component import component
-from celery_pi.operations.absent_units import absent_units
 from celery_pi.operations.config_files import ConfigFile, config_files
 from celery_pi.operations.debian_packages import debian_packages
-from celery_pi.operations.package_tree import absent_trees, package_tree
+from celery_pi.operations.extra_files import extra_files_absent
 from celery_pi.settings import Settings
 from celery_pi.sources import from_file, from_package, from_template
 
@@ -13,16 +12,14 @@ LIBRARY = "/usr/local/lib/celery-pi"
 PACKAGES = ["distro-info-data"]
 
 TOOLS = f"{LIBRARY}/tools"
-FILES = from_package("celery-pi-tools", TOOLS)
-# What earlier versions have installed.
-EARLIER_TREES = [
-    f"{LIBRARY}/{name}" for name in ("celery_pi_backup", "celery_pi_checks", "celery_pi_doctor")
-]
-EARLIER_FILES = [
+FILES = from_package("celery-pi-tools", to=TOOLS)
+# Where its modules and programs were before they became a package.
+FORMER = [
     f"{LIBRARY}/{name}"
     for name in (
+        *("celery_pi_backup", "celery_pi_checks", "celery_pi_doctor", "__pycache__"),
+        *("celery_pi_privileges.py", "celery_pi_text.py", "take-rotated"),
         *("backup", "deploys", "doctor", "drill", "maintenance", "restore", "set-aside"),
-        *("take-rotated", "celery_pi_privileges.py", "celery_pi_text.py"),
     )
 ]
 
@@ -44,15 +41,19 @@ def deploy(settings: Settings) -> None:
 
 
 @component("Command")
-def retire(_: Settings) -> None:
-    """The programs of earlier versions are gone; nothing may start them any more."""
-    absent_units(name="Remove earlier programs", units=[], files=EARLIER_FILES)
-    absent_trees(name="Remove earlier modules", directories=EARLIER_TREES)
+def prune(_: Settings) -> None:
+    """Of modules and programs that nothing starts any more, nothing is left."""
+    extra_files_absent(
+        name="Remove tools of earlier versions",
+        directory=TOOLS,
+        files=[file.path for file in FILES],
+        former=FORMER,
+    )
 
 
 def install_tools() -> None:
     """The package celery_pi_tools, for a component that starts one of its programs."""
-    package_tree(name="Install the tools", directory=TOOLS, files=FILES)
+    config_files(name="Install the tools", files=FILES)
 
 
 def tool(module: str) -> ConfigFile:

@@ -397,33 +397,31 @@ def test_rotation_by_root_where_others_write_is_wrong(
 @pytest.fixture
 def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Root's programs, of which one is a module that root's Python has compiled."""
-    place, programs = tmp_path / "lib", tmp_path / "bin"
+    place = tmp_path / "lib"
     place.mkdir(mode=0o755)
-    programs.mkdir(mode=0o755)
     source = place / "module.py"
     source.write_text("def answer():\n    return 42\n")
     compiled = Path(py_compile.compile(str(source), doraise=True) or "")
     (place / "doctor").write_text("#!/usr/bin/python3\n")
     monkeypatch.setattr(manifest, "DECLARED", tmp_path / "declared")
     monkeypatch.setattr(manifest, "LIBRARY", str(place))
-    monkeypatch.setattr(manifest, "PROGRAMS", programs)
 
     def declare() -> None:
         lines = [[str(path), *manifest.state(str(path))] for path in (source, place / "doctor")]
         (tmp_path / "declared").write_text("".join("\t".join(line) + "\n" for line in lines))
 
     return SimpleNamespace(
-        **{"place": place, "programs": programs, "source": source, "compiled": compiled},
+        **{"place": place, "source": source, "compiled": compiled},
         **{"declare": declare, "drift": lambda: audit_drift.drift(None)},
-        strangers=lambda: audit_drift.strangers(None),
+        undeclared=lambda: audit_drift.undeclared(None),
     )
 
 
 @as_root
 def test_files_as_deployed_are_well(library: Any) -> None:
-    assert (library.drift().state, library.strangers().state) == ("warn", "ok")
+    assert (library.drift().state, library.undeclared().state) == ("warn", "ok")
     library.declare()
-    assert (library.drift().state, library.strangers().state) == ("ok", "ok")
+    assert (library.drift().state, library.undeclared().state) == ("ok", "ok")
     assert library.drift().evidence == "2 files as deployed"
 
 
@@ -448,31 +446,23 @@ def test_program_of_roots_that_was_changed_is_wrong(
 
 @as_root
 @pytest.mark.parametrize(
-    "name", ["lib/json.py", "lib/celery_pi_checks/audit_x.py", "lib/x.so", "bin/argparse.py"]
+    "name", ["lib/json.py", "lib/tools/celery_pi_tools/checks/audit_x.py", "lib/x.so"]
 )
 def test_module_that_root_would_load_instead_is_a_stranger(
     library: Any, tmp_path: Path, name: str
 ) -> None:
     library.declare()
-    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).touch()
-    told = library.strangers()
+    told = library.undeclared()
     assert (told.state, told.values["files"]) == ("wrong", [str(tmp_path / name)])
-
-
-@as_root
-def test_programs_of_the_owners_are_no_strangers(library: Any) -> None:
-    library.declare()
-    (library.programs / "mine").touch()
-    (library.programs / "mine.py").touch()
-    assert library.strangers().state == "ok"
 
 
 @as_root
 def test_link_to_a_directory_is_a_stranger(library: Any) -> None:
     library.declare()
     (library.place / "xml").symlink_to("/tmp")  # noqa: S108
-    assert library.strangers().values["files"] == [f"{library.place}/xml"]
+    assert library.undeclared().values["files"] == [f"{library.place}/xml"]
 
 
 def other_code(library: Any) -> None:
@@ -506,4 +496,4 @@ def test_bytecode_is_that_of_its_source(
     assert library.compiled.name == f"module.{sys.implementation.cache_tag}.pyc"
     library.declare()
     change(library)
-    assert library.strangers().state == state
+    assert library.undeclared().state == state

@@ -13,10 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import backup_lab
 import pytest
-from backup_lab import CONFINED, USER, Lab, MakeLab, state
 
+import backup_lab
+from backup_lab import CONFINED, USER, Lab, MakeLab, state
 from tests.fake import as_root
 from tests.harness import wait_for
 

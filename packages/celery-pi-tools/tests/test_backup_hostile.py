@@ -14,10 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import backup_lab
 import pytest
-from backup_lab import CONFINED, USER, Lab, state
 
+import backup_lab
+from backup_lab import CONFINED, USER, Lab, state
 from celery_pi_tools.backup import archive
 from celery_pi_tools.privileges import Refused
 from tests.fake import as_root

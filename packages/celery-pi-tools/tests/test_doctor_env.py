@@ -9,7 +9,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fake_system import fake_system
 
 from celery_pi.operations.env_file import HEADING, with_variables
 from celery_pi.secrets import redis_url
@@ -17,6 +16,7 @@ from celery_pi.settings import Settings
 from celery_pi_tools import redis_client
 from celery_pi_tools.doctor import env
 from celery_pi_tools.privileges import Refused
+from fake_system import fake_system
 from tests.fake import ME, as_root, mode
 from tests.hostile import put
 

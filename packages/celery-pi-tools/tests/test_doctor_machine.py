@@ -15,7 +15,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fake_system import UP, fake_system
 
 from celery_pi_tools import journal, manifest
 from celery_pi_tools.doctor import (
@@ -33,6 +32,7 @@ from celery_pi_tools.doctor import (
     services,
 )
 from celery_pi_tools.privileges import Failed
+from fake_system import UP, fake_system
 from tests.fake import ME, Programs, as_root, mode
 from tests.harness import wait_for
 from tests.hostile import put

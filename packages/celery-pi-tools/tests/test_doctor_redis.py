@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_system import answering, consuming, fake_system
 
 from celery_pi.operations.redis_server import directives
 from celery_pi.settings import Settings, of_memory
 from celery_pi_tools import redis_client
 from celery_pi_tools.doctor import redis_memory, redis_server, redis_settings
+from fake_system import answering, consuming, fake_system
 from tasks.redis import conf
 from tests.fake import Programs, as_root, mode
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 from celery.worker.consumer.consumer import UNKNOWN_TASK_ERROR
-from fake_system import answering, consuming, fake_system
 from kombu.transport.virtual import Message
 
 from celery_pi_tools.doctor import tasks, worker
 from celery_pi_tools.system import WORKER_MESSAGES
+from fake_system import answering, consuming, fake_system
 
 pytestmark = pytest.mark.fast
 

@@ -1,4 +1,4 @@
-"""Managed by celery-pi. The files of ours, as the last deploys have left them, and as they are."""
+"""Managed by celery-pi. The files that the last deploys have installed, compared with the disk."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from celery_pi_tools.config import LIBRARY, STATE
 from celery_pi_tools.privileges import foreign_steps, group_name, others_in, user_name
 
 DECLARED = STATE / "declared"
-PROGRAMS = Path("/usr/local/bin")
 LARGEST = 16 * 2**20  # bytes; none of ours has a tenth of it
 HEADER = 16  # bytes of a file of bytecode before the code
 BYTECODE = re.compile(r"(.+)\.(\w+-\d+)\.pyc")
@@ -28,21 +27,21 @@ State = list[str]
 
 
 def deployed() -> dict[str, State]:
-    """The files that are to be there: mode, user, group and SHA-256, a dash for a secret's."""
+    """Each file's expected mode, user, group and SHA-256, which is a dash for a secret."""
     if not DECLARED.exists():
         return {}
-    kept = [line.split("\t") for line in DECLARED.read_text().splitlines()]
-    return {path: state for path, *state in kept}
+    lines = [line.split("\t") for line in DECLARED.read_text().splitlines()]
+    return {path: state for path, *state in lines}
 
 
 def changed() -> dict[str, str]:
-    """How each is another that is."""
-    told = {path: differs(path, wanted) for path, wanted in deployed().items()}
-    return {path: how for path, how in told.items() if how}
+    """The files that differ from what was deployed, and how."""
+    found = {path: difference(path, wanted) for path, wanted in deployed().items()}
+    return {path: how for path, how in found.items() if how}
 
 
-def differs(path: str, wanted: State) -> str:
-    """How it is another, or nothing."""
+def difference(path: str, wanted: State) -> str:
+    """How the file differs, or nothing."""
     if place := next(foreign_steps(path, follow=False), ""):
         return f"lies in {place}, where others than root may write"
     try:
@@ -53,15 +52,18 @@ def differs(path: str, wanted: State) -> str:
         return f"cannot be read: {error.strerror}"
     if found is None:
         return "is no file any more"
-    (*access, digest), (*owners, right) = found, wanted
-    if right not in ("-", digest):
+    (*access, digest), (*wanted_access, wanted_digest) = found, wanted
+    if wanted_digest not in ("-", digest):
         return "was changed"
-    told, then = ("{} {}:{}".format(*each) for each in (access, owners))
-    return "" if told == then else f"is {told}, not {then}"
+    now, then = ("{} {}:{}".format(*each) for each in (access, wanted_access))
+    return "" if now == then else f"is {now}, not {then}"
 
 
 def state(path: str) -> State | None:
-    """Mode, user, group and digest of the file itself; none of what is no file."""
+    """Mode, user, group and digest of the file; None if it is no regular file.
+
+    A link is not followed. Raises OSError.
+    """
     try:
         with open(path, "rb", opener=itself) as file:
             shown = os.fstat(file.fileno())
@@ -78,20 +80,20 @@ def state(path: str) -> State | None:
 
 
 def itself(path: str, flags: int) -> int:
-    """Opens it without following a link or waiting."""
+    """An opener that follows no link and does not wait."""
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
 
 
-# -- what was not declared
+# -- files that no deploy has installed
 
 
-def strangers() -> list[str]:
-    """What lies where Python looks for modules of root's programs, and no deploy has put there."""
+def undeclared() -> list[str]:
+    """Files where root's Python looks for our modules that no deploy has installed."""
     known = set(deployed())
-    return sorted(strange(known)) if known else []
+    return sorted(_undeclared(known)) if known else []
 
 
-def strange(known: set[str]) -> Iterator[str]:
+def _undeclared(known: set[str]) -> Iterator[str]:
     for place, directories, files in os.walk(LIBRARY):
         paths = [Path(place, name) for name in files]
         paths += [Path(place, name) for name in directories if Path(place, name).is_symlink()]
@@ -101,16 +103,10 @@ def strange(known: set[str]) -> Iterator[str]:
             )
             if not ours:
                 yield str(path)
-    for path in PROGRAMS.iterdir():
-        # Beside `celery-pi` it would be taken for a module of Python's own.
-        module = path.is_dir() or path.suffix in (".py", ".so")
-        name = path.name.partition(".")[0]
-        if module and name in sys.stdlib_module_names and str(path) not in known:
-            yield str(path)
 
 
 def is_bytecode(path: Path, known: set[str]) -> bool:
-    """Whether Python has compiled it of a file of ours, as whose code root would run it."""
+    """Whether it is the bytecode of an installed module, in whose place root's Python loads it."""
     if UNFINISHED.fullmatch(path.name):
         return True
     named = BYTECODE.fullmatch(path.name)
@@ -125,7 +121,7 @@ def is_bytecode(path: Path, known: set[str]) -> bool:
 
 
 def is_compiled(path: Path, source: Path) -> bool:
-    """Whether it holds the code of the source, or what Python does not load."""
+    """Whether it holds the compiled source, or is stale and therefore not loaded."""
     content, text = path.read_bytes(), source.read_bytes()
     shown = source.stat()
     number, flags, when, size = struct.unpack("<4sIII", content[:HEADER].ljust(HEADER, b"\0"))
@@ -134,7 +130,7 @@ def is_compiled(path: Path, source: Path) -> bool:
     if not flags and (when, size) != (int(shown.st_mtime) & 0xFFFFFFFF, len(text)):
         return True
     try:
-        # What root would load anyway.
+        # Root's Python would load it anyway.
         code = marshal.loads(content[HEADER:])
     except (EOFError, TypeError, ValueError):
         return False

@@ -22,8 +22,8 @@ def drift(_: System) -> Result:
 
 
 @check("Escalation", "Strangers among root's programs")
-def strangers(_: System) -> Result:
-    found = manifest.strangers()
+def undeclared(_: System) -> Result:
+    found = manifest.undeclared()
     if found:
         remedy = "see whose it is; rm it, if it is none of yours (an earlier version's may be left)"
         return wrong(f"no deploy has put there: {few(found)}", remedy, files=found)

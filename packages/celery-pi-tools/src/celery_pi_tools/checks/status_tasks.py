@@ -68,7 +68,7 @@ def set_aside(system: System) -> Result:
     number = system.ask("LLEN", system.key("set-aside"))
     if number:
         told = f"{count(number, 'task')}, lost with their process each time"
-        return wrong(told, "celery-pi set-aside", number=number)
+        return wrong(told, "celery-pi dead-letters", number=number)
     return ok("none", number=0)
 
 

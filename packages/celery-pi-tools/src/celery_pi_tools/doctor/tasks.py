@@ -135,5 +135,5 @@ def set_aside(system: System) -> Found | None:
     return Found(
         f"{count(number, 'task')}, lost with its process four times each",
         "it takes too much memory, or its code ends the process",
-        "celery-pi set-aside lists them; mend their code, and then --return puts them back",
+        "celery-pi dead-letters lists them; mend their code, and then --return puts them back",
     )
