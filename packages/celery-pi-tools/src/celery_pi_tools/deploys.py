@@ -53,7 +53,7 @@ def lines(record: dict[str, Any]) -> list[str]:
     what, source = ", ".join(record["what"]), record["commit"][:12] or "no commit"
     if record["commit"].endswith("-dirty"):
         source += "-dirty"
-    told = [
+    shown = [
         f"{record['number']:>4}  {record['started']}  {record['who']}  {what} of {source}: "
         f"{record['result']}"
     ]
@@ -62,5 +62,5 @@ def lines(record: dict[str, Any]) -> list[str]:
         ("changed", record["changed"]),
         *record.get("planned", {}).items(),  # older records have none
     ):
-        told += [f"      {title}: {', '.join(map(str, items))}"] if items else []
-    return told
+        shown += [f"      {title}: {', '.join(map(str, items))}"] if items else []
+    return shown

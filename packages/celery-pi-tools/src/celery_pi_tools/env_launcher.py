@@ -1,10 +1,9 @@
 """Managed by celery-pi. Runs a program with the variables of a file: with-env-file FILE PROGRAM...
 
-systemd's own EnvironmentFile= is read by its first process, as root, wherever whoever may write the
-file's directory leads it: a link to a file of root's would show that to the service, and a FIFO
-would stop the whole system. Here the service's own user reads it, and a regular file only. What it
-says means what it means to systemd (systemd.exec(5)). Exit status: the program's, or 1 and one
-sentence.
+systemd's own EnvironmentFile= is read by PID 1 as root. Whoever may write the file's directory
+could make it a link, which shows a file of root's to the service, or a FIFO, which blocks PID 1.
+Here the service's own user reads it, and only a regular file. The syntax is systemd's
+(systemd.exec(5)). Exit status: the program's, or 1 and one sentence.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ def read(path: str) -> str:
 
 
 def variables(text: str) -> dict[str, str]:
-    """Value of each variable, the last one counts; a line that assigns nothing is passed over."""
+    """Value of each variable; the last assignment counts, other lines are ignored."""
     found: dict[str, str] = {}
     at = 0
     while at < len(text):

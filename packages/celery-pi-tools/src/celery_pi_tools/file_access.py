@@ -11,7 +11,7 @@ from celery_pi_tools.privileges import Refused, foreign_steps, group_name, other
 
 PATH = re.compile(r"(?<![\w./-])/[\w.+@:/-]+")
 SCRIPT = (".py", ".sh", ".pl")
-# What follows is done by another user.
+# The rest of the command runs as another user.
 HANDED_OVER = re.compile(r"\b(runuser|setpriv|su|sudo|celery_pi_tools/privileges\.py run)\b")
 
 
@@ -23,7 +23,7 @@ def access(file: Path) -> str:
 
 
 def changed_by(path: str) -> str:
-    """How others than root can change what the path leads to; empty when nobody can."""
+    """How users other than root can change what is at the path; empty if they cannot."""
     try:
         for directory in foreign_steps(path):
             return f"{path} leads through {directory}, which {writer(directory)} may change"
@@ -41,7 +41,7 @@ def writer(directory: str) -> str:
 
 
 def programs(command: str) -> list[str]:
-    """Paths in a command that root would run, or have an interpreter run."""
+    """Paths in a command that root runs, itself or by an interpreter."""
     roots = HANDED_OVER.split(command)[0]
     return [path for path in PATH.findall(roots) if is_program(path)]
 

@@ -18,7 +18,7 @@ BLOCK = 4096  # bytes; of the file system
 
 
 def opened(path: str) -> int:
-    """The file itself, and not what somebody has put in its place. Raises OSError."""
+    """A descriptor of the regular file itself; a link is refused. Raises OSError."""
     fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY)
     shown = os.fstat(fd)
     if not stat.S_ISREG(shown.st_mode) or shown.st_nlink > 1:
@@ -27,7 +27,8 @@ def opened(path: str) -> int:
 
 
 def take(log: int, copy: int) -> bool:
-    """Whether the blocks that the copy has were taken out of the log; the copy then has no more."""
+    """Removes the blocks that the copy holds from the log, and the rest from the copy. Whether that
+    succeeded."""
     taken = os.fstat(copy).st_size // BLOCK * BLOCK
     if not taken:
         return False

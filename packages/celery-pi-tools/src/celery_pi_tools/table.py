@@ -45,19 +45,19 @@ def count(number: int, one: str, many: str = "") -> str:
 
 
 def line(text: str) -> str:
-    """The text as one line of a terminal, whoever wrote it."""
+    """Any text as one printable line."""
     return printable(text[:LONGEST]) + (" …" if len(text) > LONGEST else "")
 
 
-def few(told: Sequence[str]) -> str:
-    """The first of many."""
-    more = f" and {count(len(told) - SHOWN, 'other')}" if len(told) > SHOWN else ""
-    return f"{', '.join(told[:SHOWN])}{more}"
+def few(texts: Sequence[str]) -> str:
+    """The first few of the texts, and the number of the others."""
+    more = f" and {count(len(texts) - SHOWN, 'other')}" if len(texts) > SHOWN else ""
+    return f"{', '.join(texts[:SHOWN])}{more}"
 
 
 def as_table(rows: Sequence[Row]) -> str:
-    """A line for each result and below it, where it is not well, what to do, once for several."""
-    told = ""
+    """A line for each result; below one that is not ok its remedy, unless it is the last one's."""
+    last_remedy = ""
     width = max((len(line(row.name)) for row in rows), default=0)
     lines = []
     for section, group in groupby(rows, key=lambda row: row.section):
@@ -65,20 +65,22 @@ def as_table(rows: Sequence[Row]) -> str:
         for row in group:
             mark = MARKS[row.result.state]
             lines.append(f"  {mark:<5}  {line(row.name):<{width}}  {line(row.result.evidence)}")
-            if row.result.remedy not in ("", told):
+            if row.result.remedy not in ("", last_remedy):
                 lines.append(f"  {'':<5}  {'':<{width}}  -> {line(row.result.remedy)}")
-            told = row.result.remedy
+            last_remedy = row.result.remedy
     return "\n".join([*lines, verdict(rows)])
 
 
 def verdict(rows: Sequence[Row]) -> str:
-    """One line for all."""
+    """A summary in one line."""
     found = {
         state: [line(row.name) for row in rows if row.result.state == state]
         for state in ("wrong", "warn")
     }
-    said = [f"{len(names)} {state} ({', '.join(names)})" for state, names in found.items() if names]
-    return "; ".join(said) or "all is well"
+    parts = [
+        f"{len(names)} {state} ({', '.join(names)})" for state, names in found.items() if names
+    ]
+    return "; ".join(parts) or "all is well"
 
 
 def as_json(command: str, rows: Sequence[Row]) -> str:

@@ -1,4 +1,4 @@
-"""Managed by celery-pi. Text of others, for a terminal: nothing in it is a command there."""
+"""Managed by celery-pi. Text from outside, made safe for a terminal."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Managed by celery-pi. The app's part of a backup: its databases and its `.env`.
 
-Whoever may write the app's directory could lead root astray there, by a link, so its files are
-read, copied and replaced by the app's user.
+Whoever may write the app's directory could redirect root by a link, so the app's user reads,
+copies and replaces its files.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ LOAD = ("mariadb", "--sandbox")
 COMPLETE = b"-- Dump completed"
 AGAIN = 3  # seconds in which a file comes back that another one replaces
 HOURS = 6 * 3600  # seconds for MariaDB, of whose size nothing is known
-# What a deploy sets in `.env`; where it is, it is this machine's own.
+# What a deploy sets in `.env`: this machine's own values, which a restore keeps.
 OURS = re.compile(rb"\s*(CELERY_(?:_?BROKER_URL|_?RESULT_BACKEND|KEY_PREFIX))=")
 
 Found = TypeVar("Found")
 
 
 def known(settings: Settings) -> set[str]:
-    """Names that a member of an archive may have on this machine, but for Redis'."""
+    """Names of the members, other than Redis', for which this machine has a place."""
     names = {ENV, *(f"app/{name}" for name in settings["backup_databases"])}
     return names | ({mariadb(settings)} if settings["backup_mariadb"] else set())
 
@@ -80,8 +80,8 @@ def present(
     before: Container[str],
     look: Callable[[Settings, str], Found | None],
 ) -> Found | None:
-    """What is found, or None where it has never been. It is looked for again for some seconds:
-    who replaces a file may remove it first."""
+    """What `look` finds, or None if it was not in the last backup either. It retries for some
+    seconds, because a file may be removed before it is replaced."""
     deadline = time.monotonic() + AGAIN
     while (found := look(settings, name)) is None and time.monotonic() < deadline:
         time.sleep(0.2)
@@ -94,7 +94,7 @@ def present(
 
 
 def place_of(name: str, settings: Settings) -> Path:
-    """Where on this machine that member of an archive belongs."""
+    """Path on this machine of that member of an archive."""
     return Path(settings["app_dir"], *PurePosixPath(name).parts[1:])
 
 
@@ -110,7 +110,7 @@ def size_of(settings: Settings, name: str) -> int | None:
 
 
 def copy(name: str, settings: Settings, target: Path, check: bool) -> None:
-    """A file of root's, with the database as it is now."""
+    """Copies the database as it is now to a file of root's."""
     user, size = settings["app_user"], size_of(settings, name) or 0
     require_space(target.parent, 2 * size)  # his copy and ours
     with room(user) as theirs:
@@ -161,7 +161,7 @@ def check_place(name: str, settings: Settings) -> None:
 
 
 def put(name: str, file: Path, settings: Settings) -> None:
-    """What the member holds is what the app has."""
+    """Replaces what the app has by the member."""
     if name.startswith(MARIADB):
         with file.open("rb") as content:
             database = f"--database={settings['backup_mariadb']}"
@@ -192,7 +192,7 @@ def keep(name: str, into: Path, settings: Settings) -> Path | None:
 
 
 def put_env(text: bytes, settings: Settings) -> None:
-    """The text with this machine's own variables, in one step; 0600, the app user's."""
+    """Writes `.env` atomically, with this machine's own variables; 0600, the app user's."""
     current = read_env(settings)
     if current is not None:
         text = with_ours(text, current)
@@ -200,7 +200,7 @@ def put_env(text: bytes, settings: Settings) -> None:
 
 
 def with_ours(text: bytes, current: bytes) -> bytes:
-    """Of our variables the current assignments, of all others those of the text."""
+    """The text, with the current assignments of the variables that a deploy sets."""
     mine = {found[1]: line for line in current.splitlines(True) if (found := OURS.match(line))}
     kept = []
     for line in text.splitlines(True):

@@ -1,4 +1,4 @@
-"""Managed by celery-pi. What the manifest of an archive must look like, whoever has written it."""
+"""Managed by celery-pi. Validation of an archive's manifest, which anybody may have written."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ LATEST = 2**36  # seconds; the year 4147
 
 
 def check_manifest(manifest: dict[str, Any]) -> None:
-    """What others rely on is there, and of the type that they expect. Raises ValueError."""
+    """Checks that what is used of it exists and has the right type. Raises ValueError, KeyError."""
     members, versions = _of(manifest["members"], list), _of(manifest["versions"], dict)
     for member in members:
         _of(_of(member, dict)["name"], str)

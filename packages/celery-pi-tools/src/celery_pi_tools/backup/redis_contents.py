@@ -44,8 +44,8 @@ def of_directory(data: Path, append_only: str) -> dict[str, Any]:
 
 def version() -> str:
     """Of the installed server, such as 8.0.2."""
-    said = run(USER, ("redis-server", "--version")).decode(errors="replace")
-    return next(word[2:] for word in said.split() if word.startswith("v="))
+    printed = run(USER, ("redis-server", "--version")).decode(errors="replace")
+    return next(word[2:] for word in printed.split() if word.startswith("v="))
 
 
 def difference(found: dict[str, Any], promised: dict[str, Any]) -> str:

@@ -58,21 +58,21 @@ def _ready(process: subprocess.Popen[bytes], room: Path) -> Connection:
             return connection
     with (room / "log").open("rb") as log:
         log.seek(max(0, log.seek(0, 2) - TAIL))
-        said = log.read(TAIL).decode(errors="replace").strip().splitlines()
-    sys.exit(f"Redis does not load the data: {said[-1] if said else 'it says nothing'}")
+        lines = log.read(TAIL).decode(errors="replace").strip().splitlines()
+    sys.exit(f"Redis does not load the data: {lines[-1] if lines else 'it says nothing'}")
 
 
 def counts(line: str) -> tuple[str, dict[str, int]]:
     """`db0:keys=8,expires=2,…` by its number."""
-    name, _, told = line.partition(":")
-    values = dict(pair.split("=") for pair in told.split(","))
+    name, _, text = line.partition(":")
+    values = dict(pair.split("=") for pair in text.split(","))
     return name[2:], {"keys": int(values["keys"]), "expiring": int(values["expires"])}
 
 
 def main(data: str, append_only: str, room: str) -> None:
     with server(data, append_only, Path(room)) as connection:
-        told = connection.ask("INFO", "keyspace").splitlines()
-        databases = dict(counts(line) for line in told if line.startswith("db"))
+        lines = connection.ask("INFO", "keyspace").splitlines()
+        databases = dict(counts(line) for line in lines if line.startswith("db"))
         print(json.dumps({"databases": databases, "digest": connection.ask("DEBUG", "DIGEST")}))
 
 

@@ -20,7 +20,7 @@ TRIES = 3  # of systemd to start Redis, after which it would go on for ever
 
 
 def users(settings: Settings) -> list[str]:
-    """Of our units and the site's own, those that run."""
+    """Those of our units and the site's that are running."""
     named = (*OURS, *(settings["app_units"] or ()))
     return [unit for unit in named if run_as_root("systemctl", *STATE, unit) in UP]
 
@@ -59,10 +59,10 @@ def start_redis() -> None:
 
 
 def _tries() -> int:
-    """How often systemd has started it again; from 0 on when it is started by hand."""
+    """How often systemd has restarted it; a start by hand resets the number."""
     return int(run_as_root("systemctl", "show", "-P", "NRestarts", REDIS) or 0)
 
 
 def _answers() -> bool:
-    said = attempt("root", (CLI, "admin", "INFO", "persistence")).out
-    return b"loading:0" in said and b"aof_enabled:1" in said
+    printed = attempt("root", (CLI, "admin", "INFO", "persistence")).out
+    return b"loading:0" in printed and b"aof_enabled:1" in printed

@@ -58,10 +58,10 @@ def put(source: str, target: str) -> int:
 def check(path: str) -> None:
     """Ends with status 1 unless it is."""
     database = opened(path, "ro&immutable=1")
-    said = [row[0] for row in database.execute("PRAGMA integrity_check(1)")]
+    problems = [row[0] for row in database.execute("PRAGMA integrity_check(1)")]
     database.close()
-    if said != ["ok"]:
-        sys.exit(f"{path} is damaged: {said[0]}")
+    if problems != ["ok"]:
+        sys.exit(f"{path} is damaged: {problems[0]}")
 
 
 def main(task: str, *words: str) -> int | None:
@@ -72,12 +72,12 @@ def main(task: str, *words: str) -> int | None:
 
 if __name__ == "__main__":
     try:
-        told = main(*sys.argv[1:])
+        result = main(*sys.argv[1:])
     except FileNotFoundError as error:
         print(f"{error.filename}: {error.strerror}", file=sys.stderr)
         sys.exit(MISSING)
     except (OSError, sqlite3.Error) as error:
         # What is put is ours, and where it is put is not.
         sys.exit(f"{sys.argv[3 if sys.argv[1] == 'put' else 2]}: {error}")
-    if told is not None:
-        print(told)
+    if result is not None:
+        print(result)

@@ -26,7 +26,7 @@ BLOCK = 2**16
 
 @contextmanager
 def workspace() -> Iterator[Path]:
-    """A directory of root's that others may pass through and not read, gone afterwards."""
+    """A temporary directory of root's that others may enter and not list."""
     directory = Path(tempfile.mkdtemp(prefix="celery-pi-", dir=WORK))
     try:
         directory.chmod(0o711)
@@ -37,7 +37,7 @@ def workspace() -> Iterator[Path]:
 
 @contextmanager
 def room(user: str) -> Iterator[Path]:
-    """A directory of that user's alone, gone afterwards with what he has made in it."""
+    """A temporary directory that only that user may enter."""
     around = Path(tempfile.mkdtemp(prefix="celery-pi-", dir=WORK))
     try:
         around.chmod(0o711)
@@ -51,7 +51,7 @@ def room(user: str) -> Iterator[Path]:
 
 
 def room_in(directory: Path, user: str) -> Path:
-    """The same in a directory of root's, and it stays."""
+    """Makes such a directory in one of root's; it stays."""
     who = account(user)
     directory.mkdir(mode=0o700)
     os.chown(directory, who.uid, who.gid)
@@ -59,7 +59,7 @@ def room_in(directory: Path, user: str) -> Path:
 
 
 def clear(directory: Path, user: str) -> None:
-    """The room is gone; its user empties it himself. Raises OSError where another process of his
+    """Removes the room, which its user empties. Raises OSError if another process of that user
     fills it again."""
     attempt(user, ("/usr/bin/find", str(directory), "-mindepth", "1", "-delete"), timeout=LEAST)
     directory.rmdir()
@@ -67,8 +67,8 @@ def clear(directory: Path, user: str) -> None:
 
 @contextmanager
 def lent(file: Path, user: str) -> Iterator[Path]:
-    """A second name of a file of root's, by which that user can read it. There is no second copy,
-    and it stays root's. Others of his group could read it too, if they knew the name."""
+    """A hard link to a file of root's, by which that user can read it; the file stays root's. Other
+    members of the user's group could read it too, if they knew the name."""
     with workspace() as work:
         name = work / file.name
         os.link(file, name, follow_symlinks=False)
@@ -95,28 +95,28 @@ def received(user: str, path: Path, target: Path, size: int) -> None:
 
 
 def script(user: str, path: Path, *words: str, **how: Any) -> str:
-    """What one of our scripts prints that works as that user."""
+    """Runs a script of ours as that user; its output."""
     return run(user, (PYTHON, "-I", "-S", str(path), *words), **how).decode(errors="replace")
 
 
 def run_as_root(
     *command: str, timeout: float = LEAST, sink: IO[bytes] | None = None, **how: Any
 ) -> str:
-    """What a program prints that works as root, with no terminal and none of our environment. It
-    keeps the groups that a unit gives, by which it reaches the sockets."""
+    """Runs a program as root, without a terminal or our environment; its output. It keeps the
+    groups of the unit, by which it reaches the sockets."""
     done = run("root", command, timeout=timeout, sink=sink, groups=os.getgroups(), **how)
     return done.decode(errors="replace")
 
 
 def number(text: str) -> int:
-    """Of bytes, as another user has told it."""
+    """A number of bytes that another user's process has printed. Raises BackupError."""
     if not text.strip().isdecimal() or len(text) > 20:
         raise BackupError(f"{text.strip()[:20]!r} is no number of bytes")
     return int(text)
 
 
 def copy_timeout(size: int) -> int:
-    """Seconds in which any card copies so many bytes."""
+    """Seconds within which even a slow card copies so many bytes."""
     return LEAST + size // SLOWEST
 
 
@@ -131,5 +131,5 @@ def require_space(place: Path, size: int) -> None:
     shown = os.statvfs(place)
     free = shown.f_bavail * shown.f_frsize
     if free < size + RESERVE:
-        told = f"{(size + RESERVE) >> 20} MiB must be free in {place}, and {free >> 20} MiB are"
-        raise BackupError(told)
+        reason = f"{(size + RESERVE) >> 20} MiB must be free in {place}, and {free >> 20} MiB are"
+        raise BackupError(reason)

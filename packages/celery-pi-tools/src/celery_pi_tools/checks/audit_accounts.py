@@ -33,13 +33,13 @@ def ptrace(system: System) -> Result:
         scope = int(PTRACE.read_text())
         if scope:
             return ok(f"a process may look into its children's only ({scope})", scope=scope)
-        told = f"every process of {user} may look into the memory of the others"
-        return wrong(told, "deploy again, which sets kernel.yama.ptrace_scope = 1", scope=0)
-    told = f"this kernel has no Yama: processes of {user} can read each other's memory"
+        evidence = f"every process of {user} may look into the memory of the others"
+        return wrong(evidence, "deploy again, which sets kernel.yama.ptrace_scope = 1", scope=0)
+    evidence = f"this kernel has no Yama: processes of {user} can read each other's memory"
     if user != web:
-        return ok(f"{told}, and nobody else's", scope=None)
+        return ok(f"{evidence}, and nobody else's", scope=None)
     return warn(
-        f"{told}, nginx' key among it",
+        f"{evidence}, nginx' key among it",
         "give the app a user of its own (app_user): docs/app-user.md",
         scope=None,
     )
@@ -59,7 +59,7 @@ def shared(system: System) -> Result:
 
 
 def web_user() -> str:
-    """As whom nginx runs its workers."""
+    """The user of nginx' workers."""
     text = NGINX.read_text() if NGINX.exists() else ""
     found = NGINX_USER.search(text)
     return found[1] if found else "www-data"
@@ -77,12 +77,12 @@ def groups(system: System) -> Result:
     roots, readers = sorted(names & TO_ROOT), sorted(names & READ_MORE)
     values = {"groups": sorted(names), "capabilities": powers}
     if roots or powers:
-        told = [f"{user} is in {', '.join(roots)}"] if roots else []
+        evidence = [f"{user} is in {', '.join(roots)}"] if roots else []
         remedy = f"gpasswd -d {user} GROUP; systemctl edit the unit: AmbientCapabilities="
-        return wrong("; ".join([*told, *powers]), remedy, **values)
+        return wrong("; ".join([*evidence, *powers]), remedy, **values)
     if readers:
-        told = [f"{user} is in {', '.join(readers)}: it reads logs, or Redis' files"]
-        return warn(told[0], f"gpasswd -d {user} GROUP; then restart its services", **values)
+        evidence = [f"{user} is in {', '.join(readers)}: it reads logs, or Redis' files"]
+        return warn(evidence[0], f"gpasswd -d {user} GROUP; then restart its services", **values)
     return ok(", ".join(sorted(names)), **values)
 
 
@@ -107,19 +107,19 @@ def sudo(system: System) -> Result | None:
 
 
 def allowed(user: str) -> str:
-    """What sudo lets that user do, or nothing."""
+    """sudo's rules for that user; empty if there are none. Raises CannotRead."""
     done = attempt("root", (SUDO, "-n", "-l", "-U", user), timeout=PATIENCE)
-    told = (done.out + done.err).decode(errors="replace")
-    if "is not allowed to run sudo" in told:
+    listed = (done.out + done.err).decode(errors="replace")
+    if "is not allowed to run sudo" in listed:
         return ""
-    if "may run the following commands" not in told:
+    if "may run the following commands" not in listed:
         raise CannotRead(f"sudo says: {done.last_words}", f"run it by hand: sudo -l -U {user}")
-    return told
+    return listed
 
 
 @check("Escalation", "Files that change the user")
 def set_ids(system: System) -> Result:
-    """A directory that hands on its group is no such file."""
+    """Set-gid directories are not meant: they only pass on their group."""
     app = system.settings["app_dir"]
     program, *test = FIND
     by_hand = f"find {app} -xdev -type f -perm /6000"

@@ -15,9 +15,9 @@ def drift(_: System) -> Result:
         return warn("no deploy has told of its files yet", "deploy", files=[])
     found = manifest.changed()
     if found:
-        told = [f"{path} {how}" for path, how in found.items()]
+        evidence = [f"{path} {how}" for path, how in found.items()]
         remedy = "`make plan` shows each; deploy again, which puts them back"
-        return wrong(few(told), remedy, files=sorted(found))
+        return wrong(few(evidence), remedy, files=sorted(found))
     return ok(f"{count(len(manifest.deployed()), 'file')} as deployed", files=[])
 
 

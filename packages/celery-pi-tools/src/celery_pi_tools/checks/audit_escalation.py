@@ -56,20 +56,20 @@ class Unit(NamedTuple):
 def units(system: System) -> Iterator[Unit]:
     """Every service that systemd has loaded."""
     for block in BETWEEN.split(system.services.strip()):
-        told = dict(re.findall(r"^([A-Z]\w*)=(.*)$", block, re.MULTILINE))
-        user = "another" if told.get("DynamicUser") == "yes" else told.get("User", "")
+        properties = dict(re.findall(r"^([A-Z]\w*)=(.*)$", block, re.MULTILINE))
+        user = "another" if properties.get("DynamicUser") == "yes" else properties.get("User", "")
         yield Unit(
-            told["Id"],
+            properties["Id"],
             user,
             FILE.findall(block),
-            told.get("WorkingDirectory", "").lstrip("!-"),
-            told.get("AmbientCapabilities", ""),
-            as_root(block, user, told.get("PermissionsStartOnly") == "yes"),
+            properties.get("WorkingDirectory", "").lstrip("!-"),
+            properties.get("AmbientCapabilities", ""),
+            as_root(block, user, properties.get("PermissionsStartOnly") == "yes"),
         )
 
 
 def as_root(block: str, user: str, start_only: bool) -> list[str]:
-    """The commands of a unit that root runs. A command may be of several lines."""
+    """The commands of a unit that root runs; one may have several lines. Raises CannotRead."""
     found = PARSED.findall(block)
     if len(found) < len(BEGUN.findall(block)):
         raise CannotRead("systemd tells its commands in another way", "mend audit_escalation.py")
@@ -110,7 +110,7 @@ def commands(system: System) -> Result:
 
 
 def used(unit: Unit) -> list[str]:
-    """What root runs of it, and in which directory, in which Python would look for its modules."""
+    """The programs that root runs, and their working directory, from which Python imports."""
     named = {path for command in unit.commands for path in programs(command)}
     place = [unit.directory] if unit.user in ROOT and unit.directory.startswith("/") else []
     return [*sorted(named), *place]

@@ -38,7 +38,7 @@ def cron(_: System) -> Result:
 
 
 def tables() -> list[Path]:
-    """Those with commands of root's."""
+    """The tables that may have commands of root's."""
     return [file for file in (CRON / "crontab", OF_ROOT) if file.exists()] + within(CRON / "cron.d")
 
 
@@ -47,7 +47,7 @@ def within(place: Path) -> list[Path]:
 
 
 def roots(table: Path) -> Iterator[str]:
-    """Commands that root runs by it."""
+    """The commands in a table that root runs."""
     for line in table.read_text(errors="replace").splitlines():
         if line.lstrip().startswith("#") or VARIABLE.match(line):
             continue
@@ -59,7 +59,7 @@ def roots(table: Path) -> Iterator[str]:
 
 
 class Block(NamedTuple):
-    """What a file of logrotate's says of some logs."""
+    """A block of logrotate's configuration."""
 
     directories: set[str]
     su: bool
@@ -81,8 +81,11 @@ def rotation(_: System) -> Result:
 
 
 def trouble(block: Block) -> str:
-    """Where root would follow names of others. `su` is not for scripts; a directory of another's
-    that nobody else can replace, logrotate itself works in safely."""
+    """Where root would follow names that others can change, or nothing.
+
+    `su` does not apply to scripts. logrotate itself is safe in another user's directory if nobody
+    can replace the directory.
+    """
     for directory in sorted(block.directories):
         if not block.su and next(foreign_steps(directory), None):
             return f"{directory} may be replaced by others"
@@ -94,7 +97,7 @@ def trouble(block: Block) -> str:
 
 
 def blocks(text: str) -> Iterator[Block]:
-    """A script may hold braces, so that a block ends with a line of its own."""
+    """The blocks of a file. A script may hold braces, so a block ends with a line of its own."""
     paths: list[str] = []
     lines = iter(text.splitlines())
     for line in lines:

@@ -34,11 +34,11 @@ def listening(system: System) -> Result:
     }
     strangers = sorted(set(found) - public_ports(system))
     if strangers:
-        told = ", ".join(f"{found[port]} port {port}" for port in strangers)
+        evidence = ", ".join(f"{found[port]} port {port}" for port in strangers)
         remedy = "ss -Htlnp shows whose they are; bind them to 127.0.0.1 or stop them"
-        return wrong(f"beyond loopback: {told}", remedy, ports=strangers)
-    told = ", ".join(map(str, sorted(found))) or "nothing"
-    return ok(f"beyond loopback: {told}", ports=sorted(found))
+        return wrong(f"beyond loopback: {evidence}", remedy, ports=strangers)
+    evidence = ", ".join(map(str, sorted(found))) or "nothing"
+    return ok(f"beyond loopback: {evidence}", ports=sorted(found))
 
 
 def public_ports(system: System) -> set[int]:
@@ -64,54 +64,54 @@ def firewall(system: System) -> Result:
         ssh = {f"{each}/tcp" for each in system.ssh_ports}
         wanted = declared(system, version) | ssh
         if missing := sorted(wanted - found, key=port):
-            told = f"{', '.join(missing)} does not come in by IPv{version}"
-            return wrong(told, "deploy again", open=sorted(found))
+            evidence = f"{', '.join(missing)} does not come in by IPv{version}"
+            return wrong(evidence, "deploy again", open=sorted(found))
         if not system.settings["bans"] and not ssh <= limited(table):
-            told = f"without bans, nothing limits who tries ssh by IPv{version}"
-            return wrong(told, "deploy again", open=sorted(found))
+            evidence = f"without bans, nothing limits who tries ssh by IPv{version}"
+            return wrong(evidence, "deploy again", open=sorted(found))
         everything |= found
         strange |= (
             found - wanted - {f"{text} from {known}" for text in ssh for known in deployers()}
         )
-    told, values = (
+    evidence, values = (
         f"lets in {', '.join(sorted(everything, key=port))}",
         {"open": sorted(everything)},
     )
     if strange:
         remedy = "declare it in firewall_allow; or ufw delete, or firewall_only_ours = True"
-        return warn(f"{told}; not declared: {', '.join(sorted(strange))}", remedy, **values)
-    return ok(f"{told}, and nothing else", **values)
+        return warn(f"{evidence}; not declared: {', '.join(sorted(strange))}", remedy, **values)
+    return ok(f"{evidence}, and nothing else", **values)
 
 
 def declared(system: System, version: int) -> set[str]:
-    """What is to come in by that version of IP."""
+    """Ports that are to be open for that version of IP."""
     other = ":" if version == 4 else "."
     texts = (*(f"{each}/tcp" for each in WEB), *system.settings["firewall_allow"])
     return {text for text in texts if other not in text}
 
 
 def deployers() -> list[str]:
-    """The machines that deploy, which a limit of ssh's lets in."""
+    """Addresses of the machines that deploy, which are exempt from the limit on ssh."""
     return DEPLOYERS.read_text().split() if DEPLOYERS.exists() else []
 
 
 def let_in(table: str) -> set[str]:
-    """What comes in by that table of the kernel's, such as `8000/tcp from 10.0.0.0/8`."""
+    """Ports that the kernel's table opens, such as `8000/tcp from 10.0.0.0/8`."""
     return {written(rule.split()) for rule, _ in LETS_IN.findall(table)}
 
 
 def limited(table: str) -> set[str]:
-    """What of it does for a few tries only."""
+    """Those of them for which the number of connections is limited."""
     return {written(rule.split()) for rule, to in LETS_IN.findall(table) if to != "ACCEPT"}
 
 
 def written(words: list[str]) -> str:
-    """A rule of iptables' as `firewall_allow` has it; of another kind, as it is."""
-    told = dict(zip(words[::2], words[1::2], strict=False))
-    if not {"-p", "--dport"} <= set(told) <= {"-p", "-m", "--dport", "-s"}:
+    """An iptables rule in the words of `firewall_allow`; one of another kind as it is."""
+    options = dict(zip(words[::2], words[1::2], strict=False))
+    if not {"-p", "--dport"} <= set(options) <= {"-p", "-m", "--dport", "-s"}:
         return f"0/{' '.join(words) or 'all'}"
-    source = re.sub(r"/(32|128)$", "", told.get("-s", ""))
-    return f"{told['--dport']}/{told['-p']}" + (f" from {source}" if source else "")
+    source = re.sub(r"/(32|128)$", "", options.get("-s", ""))
+    return f"{options['--dport']}/{options['-p']}" + (f" from {source}" if source else "")
 
 
 @check("Network", "Bans")

@@ -1,4 +1,4 @@
-"""Managed by celery-pi. Redis: who may do what, and what it was told to do."""
+"""Managed by celery-pi. Redis: its users, and the settings that protect its data."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ AGAIN = "deploy again"  # which sets it in the running server
 def default_user(system: System) -> Result:
     # `monitor` may not: who sees the users sees the hashes of their passwords.
     found = system.ask("ACL", "GETUSER", "default", user="admin")
-    told = dict(zip(found[::2], found[1::2], strict=True))
-    off = "off" in told["flags"] and not told["passwords"]
+    user = dict(zip(found[::2], found[1::2], strict=True))
+    off = "off" in user["flags"] and not user["passwords"]
     return ok("off, without a password") if off else wrong("can log in", AGAIN)
 
 

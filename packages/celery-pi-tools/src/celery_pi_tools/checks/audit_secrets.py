@@ -16,7 +16,7 @@ SHORTEST, SHORTEST_TYPED = 32, 16  # characters; the latter of a password that a
 
 
 def private(path: str, mode: str, owner: str, group: str) -> Function:
-    """A check that the file has that mode and those owners; it may be missing."""
+    """A check of the file's mode and owners; a missing file is left out."""
 
     def judge(system: System) -> Result | None:
         user = {"APP": system.settings["app_user"]}
@@ -67,7 +67,7 @@ def shortest(name: str) -> int:
 
 
 def passwords() -> Iterator[tuple[str, str]]:
-    """Name of its file and text of each password."""
+    """File name and text of each stored password."""
     for file in STORE.iterdir():
         for line in file.read_text().splitlines():
             typed = line.partition(":")[2] if file.name == "flower_login" else line

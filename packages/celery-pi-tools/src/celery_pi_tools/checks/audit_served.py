@@ -58,11 +58,11 @@ def served(system: System) -> Result:
     answer = fetched(asked)
     values = {key: answer[key] for key in ("found", "servers", "asked", "unanswered")}
     if answer["found"]:
-        return wrong(told(answer["found"], listening), remedy(), **values)
+        return wrong(described(answer["found"], listening), remedy(), **values)
     if answer["unanswered"]:
         total = answer["asked"] + answer["unanswered"]
-        said = f"{answer['unanswered']} of {total} questions were not answered; the others well"
-        return warn(said, "see what is slow: ss -ltnp; audit again", **values)
+        evidence = f"{answer['unanswered']} of {total} questions were not answered; the others well"
+        return warn(evidence, "see what is slow: ss -ltnp; audit again", **values)
     if not answer["servers"]:
         return ok("no server answers HTTP", **values)
     what = ", ".join(file["what"] for file in known)
@@ -70,7 +70,7 @@ def served(system: System) -> Result:
 
 
 def fetched(asked: dict[str, Any]) -> dict[str, Any]:
-    """What comes of the questions; they are asked by nobody."""
+    """The answers to the questions, which the user nobody asks. Raises CannotRead."""
     command = (PYTHON, "-I", "-S", http_probe.__file__)
     given = json.dumps(asked).encode()
     done = attempt("nobody", command, input=given, timeout=SECONDS + 15)
@@ -80,8 +80,8 @@ def fetched(asked: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
-def told(found: Sequence[dict[str, Any]], listening: Sequence[tuple[str, int, str]]) -> str:
-    """What was served, once each, with one URL."""
+def described(found: Sequence[dict[str, Any]], listening: Sequence[tuple[str, int, str]]) -> str:
+    """Each thing that was served, once, with one URL."""
     first = {each["what"]: each for each in reversed(found)}
     parts = [
         f"{process(each['port'], listening)} serves {what} at {each['url']}"
@@ -111,7 +111,7 @@ def sockets(shown: str) -> list[tuple[str, int, str]]:
 
 
 def servers(listening: Sequence[tuple[str, int, str]]) -> Iterator[tuple[str, int]]:
-    """Where each can be asked, once each: of one that listens everywhere, each address here."""
+    """Address and port of each server, once; one that listens everywhere has each address."""
     own = output("hostname", "-I").split()[:ADDRESSES]
     four = ["127.0.0.1", *(address for address in own if ":" not in address)]
     six = ["::1", *(address for address in own if ":" in address)]
@@ -126,7 +126,7 @@ def servers(listening: Sequence[tuple[str, int, str]]) -> Iterator[tuple[str, in
 
 
 def names(system: System, processes: set[str]) -> list[str]:
-    """By which a server may be asked: this machine's, and those that its web servers know."""
+    """Host names to try: this machine's, and those in the configuration of its web servers."""
     node = platform.node()
     known = [node, f"{node}.local", "localhost", *system.settings["nginx_names"]]
     if "nginx" in processes:
@@ -145,7 +145,7 @@ def apache_names(listed: str) -> list[str]:
 
 
 def plain(name: str) -> str:
-    """One of the names that a pattern stands for; of a regular expression none."""
+    """A name that matches the pattern; a regular expression stays, and is dropped later."""
     return name.replace("*", "www") if name.startswith("*.") else name.removeprefix(".")
 
 
@@ -153,7 +153,7 @@ def plain(name: str) -> str:
 
 
 def files(system: System) -> Iterator[dict[str, Any]]:
-    """What must not come, by what it is known and where it would be."""
+    """Each file that must not be served: how to recognise it, and its possible paths in a URL."""
     root = system.settings["app_dir"]
     for what, path in private(system):
         content = contents(path, system)
@@ -183,14 +183,14 @@ def known(what: str, path: str, root: str, content: bytes) -> dict[str, Any]:
 
 
 def ways(path: str, root: str) -> list[str]:
-    """Paths in a URL, also those of what a link leads to."""
+    """Paths in a URL, for the path itself and for the target of a link."""
     real = os.path.realpath(path)
     both = [*http_probe.paths(path, root), *http_probe.paths(real, os.path.realpath(root))]
     return list(dict.fromkeys(both))
 
 
 def contents(path: str, system: System) -> bytes | None:
-    """The file as the app's user reads it, or the owner of the app's directory; none of no file."""
+    """Content as the app's user or the owner of the app's directory reads it; None if missing."""
     refused: Refused | None = None
     owner = user_name(os.stat(system.settings["app_dir"]).st_uid)  # noqa: PTH116
     for who in dict.fromkeys((system.settings["app_user"], owner)):

@@ -29,8 +29,8 @@ def users(system: System) -> Result:
     if as_root:
         remedy = "systemctl cat UNIT shows which file says so; deploy again"
         return wrong(f"root: {', '.join(as_root)}", remedy, users=owners)
-    told = ", ".join(f"{name} {user}" for name, user in owners.items())
-    return ok(told or "none runs", users=owners)
+    evidence = ", ".join(f"{name} {user}" for name, user in owners.items())
+    return ok(evidence or "none runs", users=owners)
 
 
 def owner(pid: str) -> str:
@@ -44,10 +44,12 @@ def sandboxes(system: System) -> Result:
     found = {name: rated[name] for name in system.units if name in rated}
     open_ones = {name: score for name, score in found.items() if score > limit(name)}
     if open_ones:
-        told = ", ".join(f"{name} {score}" for name, score in open_ones.items())
-        return wrong(f"too open: {told}", "systemd-analyze security UNIT; deploy again", **found)
-    told = ", ".join(f"{name} {score}" for name, score in found.items())
-    return ok(f"{told} (10 is open)", **found)
+        evidence = ", ".join(f"{name} {score}" for name, score in open_ones.items())
+        return wrong(
+            f"too open: {evidence}", "systemd-analyze security UNIT; deploy again", **found
+        )
+    evidence = ", ".join(f"{name} {score}" for name, score in found.items())
+    return ok(f"{evidence} (10 is open)", **found)
 
 
 def limit(name: str) -> float:

@@ -44,9 +44,13 @@ def automatic(system: System) -> Result:
     ]
     if stopped:
         return wrong(f"{', '.join(stopped)} does not run", "deploy again", timers=stopped)
-    told = output("apt-config", "dump")
-    off = [name for name in PERIODIC if not re.search(f'^APT::Periodic::{name} "[^0]', told, re.M)]
-    if off or "Debian-Security" not in told:
+    configuration = output("apt-config", "dump")
+    off = [
+        name
+        for name in PERIODIC
+        if not re.search(f'^APT::Periodic::{name} "[^0]', configuration, re.M)
+    ]
+    if off or "Debian-Security" not in configuration:
         return wrong("apt's configuration does not ask for them", "deploy again", timers=[])
     return ok(f"each day at {system.settings['updates_time']}", timers=[])
 
@@ -57,14 +61,14 @@ def security(system: System) -> Result:
     waiting = sorted(set(SECURITY.findall(plan)))
     if waiting:
         few = ", ".join(waiting[:5]) + (", …" if len(waiting) > 5 else "")
-        told = f"{count(len(waiting), 'package waits', 'packages wait')}: {few}"
+        evidence = f"{count(len(waiting), 'package waits', 'packages wait')}: {few}"
         judge = warn if system.settings["updates"] and not is_old(LAST_UPGRADE) else wrong
-        return judge(told, INSTALL, packages=waiting)
+        return judge(evidence, INSTALL, packages=waiting)
     fetched = max(LISTS.glob("*_Packages*"), key=modified, default=None)
     if fetched is None:
         return warn("none known: the lists were never fetched", FETCH, packages=[])
-    told = f"none waits; the lists are {age(time.time() - modified(fetched))} old"
-    return warn(told, FETCH, packages=[]) if is_old(fetched) else ok(told, packages=[])
+    evidence = f"none waits; the lists are {age(time.time() - modified(fetched))} old"
+    return warn(evidence, FETCH, packages=[]) if is_old(fetched) else ok(evidence, packages=[])
 
 
 def modified(file: Path) -> float:
@@ -72,7 +76,7 @@ def modified(file: Path) -> float:
 
 
 def is_old(file: Path) -> bool:
-    """Whether it was written so long ago that the timers cannot have run."""
+    """Whether it is older than OLD, so that the timers have not run."""
     return file.exists() and time.time() - modified(file) > OLD
 
 
@@ -85,8 +89,8 @@ def packages(_: System) -> Result:
     held = sorted(name for want, *_, name in there if want == "hold")
     values = {"broken": broken, "held": held}
     if broken:
-        told = f"not fully installed: {', '.join(broken)}"
-        return wrong(told, "dpkg --configure -a; apt-get -f install", **values)
+        evidence = f"not fully installed: {', '.join(broken)}"
+        return wrong(evidence, "dpkg --configure -a; apt-get -f install", **values)
     if held:
         return warn(f"held back: {', '.join(held)}", "apt-mark unhold PACKAGE", **values)
     return ok(f"{len(there)} installed, none held back", **values)
@@ -110,19 +114,23 @@ def django(system: System) -> Result | None:
     branch = ".".join(found.split(".")[:2])
     if branch not in DJANGO:
         newer = float(branch) > max(map(float, DJANGO))
-        told = f"Django {found}"
+        evidence = f"Django {found}"
         remedy = "move the app to Django 5.2"
-        return ok(f"{told}, newer than this check") if newer else wrong(f"{told}: over", remedy)
+        return (
+            ok(f"{evidence}, newer than this check")
+            if newer
+            else wrong(f"{evidence}: over", remedy)
+        )
     return until(f"Django {found}", DJANGO[branch], "move the app to a newer Django")
 
 
 def until(what: str, end: str, remedy: str) -> Result:
-    """Whether that day is still to come."""
+    """The result for software that gets security fixes until that day."""
     left = date.fromisoformat(end) - date.today()
-    told = f"{what} gets security fixes until {end}"
+    evidence = f"{what} gets security fixes until {end}"
     if left < timedelta(0):
         return wrong(f"{what} gets no security fixes since {end}", remedy, end=end)
-    return warn(told, remedy, end=end) if left < SOON else ok(told, end=end)
+    return warn(evidence, remedy, end=end) if left < SOON else ok(evidence, end=end)
 
 
 @check("Updates", "Packages of the app")

@@ -99,10 +99,10 @@ class Hunt:
 
     def note(self, what: str, server: Server, url: str) -> None:
         with self.lock:
-            told = {"what": what, "url": url, "address": server[0], "port": server[1]}
-            self.found.append(told)
+            hit = {"what": what, "url": url, "address": server[0], "port": server[1]}
+            self.found.append(hit)
 
-    def told(self) -> str:
+    def report(self) -> str:
         with self.lock:
             # A server that nobody has come to was not asked either.
             left = len(self.todo) * self.questions
@@ -224,7 +224,7 @@ def main() -> None:
         thread.start()
     for thread in threads:
         thread.join(max(0.0, hunt.deadline + PATIENCE - time.monotonic()))
-    print(hunt.told(), flush=True)
+    print(hunt.report(), flush=True)
     os._exit(0)  # whatever a server still has a thread wait for
 
 

@@ -108,5 +108,5 @@ def judged(function: Function, system: System) -> Result | None:
         return wrong(f"cannot be read: {reason}", "deploy again")
     except Exception as error:  # one that is broken must not hide what the others found
         # Without its text, in which may stand what was read.
-        told = f"cannot be read: {type(error).__name__}"
-        return wrong(told, "deploy again; if it stays, it is a fault of celery-pi")
+        evidence = f"cannot be read: {type(error).__name__}"
+        return wrong(evidence, "deploy again; if it stays, it is a fault of celery-pi")

@@ -21,7 +21,7 @@ def main(command: str, settings: dict[str, Any], for_programs: bool) -> int:
 
 
 def show(text: str) -> None:
-    """Print it, for as long as somebody reads: `celery-pi status | head`."""
+    """Prints the text; a reader may close the pipe, as in `celery-pi status | head`."""
     try:
         print(text, flush=True)
     except BrokenPipeError:

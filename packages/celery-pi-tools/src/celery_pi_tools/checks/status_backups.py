@@ -32,23 +32,23 @@ def newest(system: System) -> Result | None:
         return none_yet(system) if daily else None
     shown = files[-1].stat()
     since = time.time() - shown.st_mtime
-    told = f"{files[-1].name}, {size(shown.st_size)}, {age(since)} old; {len(files)} kept"
+    evidence = f"{files[-1].name}, {size(shown.st_size)}, {age(since)} old; {len(files)} kept"
     values = {"files": len(files), "seconds": int(since), "size": shown.st_size}
     last = read("backup")
     if not last.get("well", True) and last["time"] > shown.st_mtime:
-        return wrong(f"{told}; the last try failed: {last['said']}", NOW, **values)
-    return wrong(told, NOW, **values) if daily and since > OLD else ok(told, **values)
+        return wrong(f"{evidence}; the last try failed: {last['said']}", NOW, **values)
+    return wrong(evidence, NOW, **values) if daily and since > OLD else ok(evidence, **values)
 
 
 def none_yet(system: System) -> Result:
-    """None is no fault until the first should have been made."""
+    """Wrong only once the first backup is overdue."""
     last = read("backup")
     if not last.get("well", True):
         return wrong(f"none; the last try failed: {last['said']}", NOW, files=0)
     if time.time() - UNIT.stat().st_mtime > OLD:
         return wrong(f"none in {PLACE}", NOW, files=0)
-    told = f"none yet; the first comes at {system.settings['backup_time']}"
-    return warn(told, "celery-pi backup", files=0)
+    evidence = f"none yet; the first comes at {system.settings['backup_time']}"
+    return warn(evidence, "celery-pi backup", files=0)
 
 
 @check("Backups", "Last drill")
@@ -57,11 +57,11 @@ def drill(system: System) -> Result | None:
     if not last:
         return not_tried(system) if any(PLACE.glob(PATTERN)) else None
     since = time.time() - last["time"]
-    told = f"{age(since)} ago: {last['said']}"
+    evidence = f"{age(since)} ago: {last['said']}"
     values = {"well": last["well"], "seconds": int(since)}
     if not last["well"] or (system.settings["backup"] and since > DRILL_OLD):
-        return wrong(told, TRY, **values)
-    return ok(told, **values)
+        return wrong(evidence, TRY, **values)
+    return ok(evidence, **values)
 
 
 def not_tried(system: System) -> Result:
@@ -74,6 +74,6 @@ def is_late(unit: Path, system: System) -> bool:
 
 
 def read(name: str) -> dict[str, Any]:
-    """What the last run of it has noted, if there was one."""
+    """The record of the last run, or nothing."""
     file = STATE / f"{name}.json"
     return json.loads(file.read_text()) if file.exists() else {}

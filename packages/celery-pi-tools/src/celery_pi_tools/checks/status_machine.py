@@ -36,13 +36,13 @@ def data(_: System) -> Result | None:
 def disk(path: str) -> Result:
     shown = os.statvfs(path)
     free, whole = shown.f_bavail * shown.f_frsize, shown.f_blocks * shown.f_frsize
-    told = f"{size(free)} of {size(whole)} free ({percent(free, whole)} %)"
+    evidence = f"{size(free)} of {size(whole)} free ({percent(free, whole)} %)"
     remedy = "du -xh / | sort -h | tail; journalctl --vacuum-size=64M; apt-get clean"
     if free < LEAST_FREE:
-        return wrong(told, remedy, free=free, size=whole)
+        return wrong(evidence, remedy, free=free, size=whole)
     if percent(free, whole) < LOW:
-        return warn(told, remedy, free=free, size=whole)
-    return ok(told, free=free, size=whole)
+        return warn(evidence, remedy, free=free, size=whole)
+    return ok(evidence, free=free, size=whole)
 
 
 @check("Machine", "Memory")
@@ -51,22 +51,22 @@ def memory(_: System) -> Result:
     shown = {words[0].rstrip(":"): int(words[1]) * 1024 for words in lines}
     free, whole = shown["MemAvailable"], shown["MemTotal"]
     swapped = shown["SwapTotal"] - shown["SwapFree"]
-    told = f"{size(free)} of {size(whole)} available"
-    told += f", {size(swapped)} swapped" if swapped else ""
+    evidence = f"{size(free)} of {size(whole)} available"
+    evidence += f", {size(swapped)} swapped" if swapped else ""
     values = {"available": free, "total": whole, "swapped": swapped}
     if percent(free, whole) < LOW:
         remedy = "ps axk -rss o rss,args | head; celery_concurrency, redis_maxmemory"
-        return warn(told, remedy, **values)
-    return ok(told, **values)
+        return warn(evidence, remedy, **values)
+    return ok(evidence, **values)
 
 
 @check("Machine", "Load")
 def load(_: System) -> Result:
     averages, processors = os.getloadavg(), os.cpu_count() or 1
-    told = ", ".join(f"{average:.2f}" for average in averages) + f" on {processors} processors"
+    evidence = ", ".join(f"{average:.2f}" for average in averages) + f" on {processors} processors"
     if averages[2] > 2 * processors:
-        return warn(told, "top -b -n 1 | head -20", averages=averages)
-    return ok(told, averages=averages)
+        return warn(evidence, "top -b -n 1 | head -20", averages=averages)
+    return ok(evidence, averages=averages)
 
 
 @check("Machine", "Temperature")
@@ -74,11 +74,11 @@ def temperature(_: System) -> Result | None:
     found = [int(path.read_text()) / 1000 for path in THERMAL.glob("thermal_zone*/temp")]
     if not found:
         return None
-    told = f"{max(found):.0f} °C"
+    evidence = f"{max(found):.0f} °C"
     if max(found) >= HOT:
         judge = wrong if max(found) >= TOO_HOT else warn
-        return judge(told, "give it a heat sink or a fan", celsius=max(found))
-    return ok(told, celsius=max(found))
+        return judge(evidence, "give it a heat sink or a fan", celsius=max(found))
+    return ok(evidence, celsius=max(found))
 
 
 @check("Machine", "Power")
@@ -96,7 +96,7 @@ def power(_: System) -> Result | None:
 
 
 def decoded(bits: int) -> tuple[list[str], list[str]]:
-    """What is the matter now, and what was since the start."""
+    """The flags that are set now, and those that were set since the start."""
     return tuple(  # type: ignore[return-value]
         [what for place, what in enumerate(THROTTLED) if bits & 1 << place + shift]
         for shift in (0, 16)
@@ -109,5 +109,5 @@ def restart(_: System) -> Result:
         return ok("not needed", needed=False)
     packages = REBOOT.with_name("reboot-required.pkgs")
     names = sorted(set(packages.read_text().split())) if packages.exists() else []
-    told = f"needed{' for ' if names else ''}{', '.join(names)}"
-    return warn(told, "systemctl reboot; running tasks finish first", needed=True)
+    evidence = f"needed{' for ' if names else ''}{', '.join(names)}"
+    return warn(evidence, "systemctl reboot; running tasks finish first", needed=True)

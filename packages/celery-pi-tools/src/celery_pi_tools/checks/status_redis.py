@@ -26,27 +26,27 @@ def memory(system: System) -> Result:
     if not limit:
         return wrong(f"{size(used)}, without a limit", "deploy again", used=used, limit=0)
     share = percent(used, limit)
-    told = f"{size(used)} of {size(limit)} ({share} %)"
+    evidence = f"{size(used)} of {size(limit)} ({share} %)"
     values = {"used": used, "limit": limit}
     if share >= HIGH:
-        return (wrong if share >= FULL else warn)(told, DRAIN, **values)
-    return ok(told, **values)
+        return (wrong if share >= FULL else warn)(evidence, DRAIN, **values)
+    return ok(evidence, **values)
 
 
 @check("Redis", "Clients")
 def clients(system: System) -> Result:
     connected, most = system.number("connected_clients"), system.number("maxclients")
-    told = f"{connected} of {most}"
+    evidence = f"{connected} of {most}"
     if percent(connected, most) >= 80:
-        return warn(told, "who are they? redis-cli admin client list", connected=connected)
-    return ok(told, connected=connected)
+        return warn(evidence, "who are they? redis-cli admin client list", connected=connected)
+    return ok(evidence, connected=connected)
 
 
 @check("Redis", "Keys")
 def keys(system: System) -> Result:
     stored = system.info.get(f"db{system.settings['redis_database']}", "keys=0,expires=0")
-    told = dict(pair.split("=") for pair in stored.split(","))
-    number, expiring = int(told["keys"]), int(told["expires"])
+    figures = dict(pair.split("=") for pair in stored.split(","))
+    number, expiring = int(figures["keys"]), int(figures["expires"])
     evicted = system.number("evicted_keys")
     given_up = f"; {count(evicted, 'result')} given up for want of memory" if evicted else ""
     values = {"keys": number, "expiring": expiring, "evicted": evicted}
@@ -57,10 +57,10 @@ def keys(system: System) -> Result:
 def snapshot(system: System) -> Result:
     saved, status = system.number("rdb_last_save_time"), system.info["rdb_last_bgsave_status"]
     since, changes = int(time.time()) - saved, system.number("rdb_changes_since_last_save")
-    told = f"{age(since)} ago, {count(changes, 'change')} since"
+    evidence = f"{age(since)} ago, {count(changes, 'change')} since"
     if status != "ok":
-        return wrong(f"the last one failed; {told}", LOOK_AT_DISK, age=since, status=status)
-    return ok(told, age=since, status=status)
+        return wrong(f"the last one failed; {evidence}", LOOK_AT_DISK, age=since, status=status)
+    return ok(evidence, age=since, status=status)
 
 
 @check("Redis", "Append-only file")

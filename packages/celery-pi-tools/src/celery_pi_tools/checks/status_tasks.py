@@ -26,8 +26,8 @@ def maintenance(_: System) -> Result | None:
     if not MAINTENANCE_PAGE.exists():
         return None
     since = int(time.time() - MAINTENANCE_PAGE.stat().st_mtime)
-    told = f"on for {age(since)}: no task is begun, the site shows a page"
-    return warn(told, "celery-pi maintenance off", seconds=since)
+    evidence = f"on for {age(since)}: no task is begun, the site shows a page"
+    return warn(evidence, "celery-pi maintenance off", seconds=since)
 
 
 @check("Tasks", "Queues")
@@ -36,8 +36,8 @@ def queues(system: System) -> Result:
         queue: sum(system.ask("LLEN", system.key(queue + step)) for step in BY_PRIORITY)
         for queue in system.settings["celery_queues"]
     }
-    told = ", ".join(f"{queue} {length}" for queue, length in lengths.items())
-    return ok(told, **lengths)
+    evidence = ", ".join(f"{queue} {length}" for queue, length in lengths.items())
+    return ok(evidence, **lengths)
 
 
 @check("Tasks", "Unacknowledged")
@@ -48,11 +48,11 @@ def unacknowledged(system: System) -> Result:
 
 @check("Tasks", "Active and scheduled")
 def in_workers(system: System) -> Result:
-    told, workers = ask_workers(system, ("active", "scheduled"))
-    numbers = {method: sum(map(len, by.values())) for method, by in told.items()}
-    answered = min(len(by) for by in told.values())
+    answers, workers = ask_workers(system, ("active", "scheduled"))
+    numbers = {method: sum(map(len, by.values())) for method, by in answers.items()}
+    answered = min(len(by) for by in answers.values())
     shown = f"{numbers['active']} active, {numbers['scheduled']} scheduled"
-    names = sorted({task["name"] for tasks in told["active"].values() for task in tasks})
+    names = sorted({task["name"] for tasks in answers["active"].values() for task in tasks})
     if names:
         shown += f" ({', '.join(names[:3])}{', ...' if names[3:] else ''})"
     if not workers:
@@ -67,8 +67,8 @@ def in_workers(system: System) -> Result:
 def set_aside(system: System) -> Result:
     number = system.ask("LLEN", system.key("set-aside"))
     if number:
-        told = f"{count(number, 'task')}, lost with their process each time"
-        return wrong(told, "celery-pi dead-letters", number=number)
+        evidence = f"{count(number, 'task')}, lost with their process each time"
+        return wrong(evidence, "celery-pi dead-letters", number=number)
     return ok("none", number=0)
 
 
@@ -83,17 +83,19 @@ def workers(system: System) -> Result:
     least = system.settings["celery_min_concurrency"] or system.settings["celery_concurrency"]
     others = len(alive) - here
     elsewhere = f"; {others} elsewhere" if others else ""
-    told = f"{'alive' if here else 'not connected to Redis'}, {count(pool, 'process', 'processes')}"
+    evidence = (
+        f"{'alive' if here else 'not connected to Redis'}, {count(pool, 'process', 'processes')}"
+    )
     values = {"here": here, "elsewhere": others, "pool": pool}
     if not here or not pool:
-        return wrong(f"{told}{elsewhere}", WORKER, **values)
+        return wrong(f"{evidence}{elsewhere}", WORKER, **values)
     if pool < least:
-        return warn(f"{told} of {least}{elsewhere}", WORKER, **values)
-    return ok(f"{told}{elsewhere}", **values)
+        return warn(f"{evidence} of {least}{elsewhere}", WORKER, **values)
+    return ok(f"{evidence}{elsewhere}", **values)
 
 
 def processes(main: str, group: str) -> int:
-    """Children of the worker's main process: those that run tasks."""
+    """Number of the worker's pool processes: the children of its main process."""
     if main == "0" or not group:
         return 0
     listed = (CGROUPS / group.lstrip("/") / "cgroup.procs").read_text().split()

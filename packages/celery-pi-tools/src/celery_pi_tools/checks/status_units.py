@@ -17,25 +17,25 @@ RECENT = 3600  # seconds
 
 
 def unit(name: str) -> Function:
-    """A check of that unit; of one that was not deployed it says nothing."""
+    """A check of that unit, left out if the unit was not deployed."""
     return lambda system: state(name, system.units[name]) if name in system.units else None
 
 
 def state(name: str, shown: dict[str, str]) -> Result:
     restarts = int(shown["NRestarts"])
     since = time.monotonic() - int(shown["ActiveEnterTimestampMonotonic"]) / 1e6
-    told = f"{shown['ActiveState']} ({shown['SubState']})"
+    evidence = f"{shown['ActiveState']} ({shown['SubState']})"
     values = {"state": shown["ActiveState"], "restarts": restarts}
     log = f"journalctl -u {name} -n 50"
     if shown["ActiveState"] != "active":
         failed = f", {shown['Result']}" if shown["Result"] != "success" else ""
-        return wrong(f"{told}{failed}", f"{log}; systemctl restart {name}", **values)
-    told += f" for {age(since)}"
+        return wrong(f"{evidence}{failed}", f"{log}; systemctl restart {name}", **values)
+    evidence += f" for {age(since)}"
     values["seconds"] = int(since)
     if not restarts:
-        return ok(told, **values)
-    told += f", after {count(restarts, 'restart')} by itself"
-    return warn(told, log, **values) if since < RECENT else ok(told, **values)
+        return ok(evidence, **values)
+    evidence += f", after {count(restarts, 'restart')} by itself"
+    return warn(evidence, log, **values) if since < RECENT else ok(evidence, **values)
 
 
 for each in UNITS:

@@ -25,8 +25,8 @@ ABOVE = ("Redis", "The app's .env leads elsewhere", "Permissions")
 
 
 def changed(system: System) -> tuple[float, Path]:
-    """When its newest Python file came here, and that file. A copy may keep the time at which it
-    was written, so it is the time at which this disk was told of it."""
+    """Time of the app's newest Python file, and its path. A copy may keep its mtime, so it is the
+    ctime, at which it came to this disk."""
     found = [line.split(" ", 1) for line in code(system)]
     newest = max(((float(when), path) for when, path in found), default=None)
     return (newest[0], Path(newest[1])) if newest else (0, Path(system.value("app_dir")))
@@ -46,27 +46,27 @@ def code(system: System) -> list[str]:
 
 
 def literal(path: str) -> str:
-    """A pattern of find's that is that path and no other; a trailing slash is none of it."""
+    """A pattern of find(1) that matches only that path, without a trailing slash."""
     return re.sub(r"([*?\[\\])", r"\\\1", path.rstrip("/"))
 
 
 def behind(system: System) -> list[str]:
-    """Services that were started before the newest code came."""
+    """Services that were started before the newest code came to the disk."""
     newest = changed(system)[0]
     return [unit for unit in SERVICES if system.up(unit) and system.since(unit) < newest]
 
 
 def complaints() -> list[str]:
-    """What `celery-pi check` says against the app, as it lies on the disk."""
+    """The reasons of `celery-pi check` against the app as it lies on the disk."""
     done = attempt("root", (COMMAND, "check"), timeout=PATIENCE)
     lines = done.err.decode(errors="replace").splitlines()
-    said = [line.removeprefix("celery-pi: ") for line in lines]
-    return (said or ["celery-pi check ended without a word"]) if done.status else []
+    reasons = [line.removeprefix("celery-pi: ") for line in lines]
+    return (reasons or ["celery-pi check ended without a word"]) if done.status else []
 
 
 @problem("App", "The worker would not run the app", needs=ABOVE)
 def unfit(system: System) -> Found | None:
-    """To load the app takes seconds, so it is done where there is a reason to."""
+    """Loading the app takes seconds, so this is checked only if a service is down or outdated."""
     if all(system.up(unit) for unit in SERVICES) and not behind(system):
         return None
     found = complaints()
@@ -101,13 +101,13 @@ def fit() -> None:
 
 
 def restart(unit: str) -> None:
-    """Not waited for: a task of the worker's may run for half an hour."""
+    """Does not wait: a task may run for half an hour."""
     execute("systemctl", "--no-block", "restart", unit)
 
 
 @problem("App", "The worker has another directory", needs=(*ABOVE, "A service runs old code"))
 def replaced(system: System) -> Found | None:
-    """What was removed and made again while it runs is read-only to it."""
+    """A directory that is replaced while the worker runs is read-only in its sandbox."""
     pid = system.units["celery-worker"]["MainPID"]
     root = Path("/proc", pid, "root")
     if not os.access(root, os.X_OK):

@@ -40,7 +40,7 @@ def served(system: System) -> list[str]:
 
 
 def ends_soon(path: str) -> bool:
-    """Or cannot be read as a certificate."""
+    """Whether it ends within SOON, or is no certificate."""
     asked = ("openssl", "x509", "-noout", "-checkend", str(SOON), "-in", path)
     try:
         execute(*asked, timeout=PATIENCE)
@@ -50,7 +50,7 @@ def ends_soon(path: str) -> bool:
 
 
 def renewal(path: str) -> partial[None] | None:
-    """What makes a new one; nothing can for one of the owner's."""
+    """The repair that makes a new one; None for one of the owner's."""
     if path == SITE:
         return partial(renew, f"{LIBRARY}/nginx-certificate", "reload", "nginx")
     if path in REDIS:

@@ -41,8 +41,8 @@ def behind(_: System) -> Found | None:
 
 @problem("Clock", "Nobody sets the clock", needs=("The clock is wrong",))
 def unset(_: System) -> Found | None:
-    told = output("systemctl", "show", "-p", "LoadState,ActiveState", TIMESYNCD)
-    shown = dict(line.split("=", 1) for line in told.splitlines())
+    state = output("systemctl", "show", "-p", "LoadState,ActiveState", TIMESYNCD)
+    shown = dict(line.split("=", 1) for line in state.splitlines())
     # Another time service takes the place of this one; a container has its host's clock.
     if shown["LoadState"] != "loaded" or CONTAINER.exists():
         return None

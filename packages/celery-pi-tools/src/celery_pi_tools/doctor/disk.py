@@ -31,7 +31,7 @@ def disks(system: System) -> Iterator[tuple[str, os.statvfs_result]]:
 
 
 def writable(system: System) -> list[str]:
-    """What the app's tasks write to."""
+    """Paths to which the app's tasks write."""
     app = Path(system.value("app_dir"))
     return [str(app / path) for path in system.value("app_writable")]
 
@@ -53,7 +53,7 @@ def full(system: System) -> Found | None:
     found = [(path, left(shown)) for path, shown in disks(system) if left(shown)]
     if not found:
         return None
-    symptom = ", ".join(f"{path}: {told}" for path, told in found)
+    symptom = ", ".join(f"{path}: {room}" for path, room in found)
     impact = "Redis refuses tasks when it cannot write its files, and logs are lost"
     device = Path(found[0][0]).stat().st_dev
     if spare(device) > LEAST:
@@ -62,7 +62,7 @@ def full(system: System) -> Found | None:
 
 
 def left(shown: os.statvfs_result) -> str:
-    """How little is left; nothing when it is enough."""
+    """How little room is left; empty if it is enough."""
     free, whole = shown.f_bavail * shown.f_frsize, shown.f_blocks * shown.f_frsize
     if free < min(LEAST, whole * SMALL // 100):
         return f"{size(free)} of {size(whole)} free"
@@ -72,7 +72,7 @@ def left(shown: os.statvfs_result) -> str:
 
 
 def spare(device: int) -> int:
-    """Bytes that apt could do without on that disk."""
+    """Bytes of apt's archives on that disk."""
     if not ARCHIVES.is_dir() or ARCHIVES.stat().st_dev != device:
         return 0
     return sum(file.stat().st_size for file in ARCHIVES.glob("*.deb"))

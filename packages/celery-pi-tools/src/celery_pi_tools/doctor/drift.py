@@ -10,13 +10,13 @@ from celery_pi_tools.table import few
 
 @problem("Drift", "Files differ from what was deployed")
 def drift(system: System) -> Found | None:
-    """Whatever else stands; of a file that another problem concerns, that one tells."""
+    """Found whatever other problems there are, except for files that another problem concerns."""
     found = manifest.changed().items()
-    told = [f"{path} {how}" for path, how in found if path not in system.concerned]
-    if not told:
+    differences = [f"{path} {how}" for path, how in found if path not in system.concerned]
+    if not differences:
         return None
     return Found(
-        few(told),
+        few(differences),
         "the next deploy puts them back, and with them whatever the change was made for; a change "
         "that nobody made is an intrusion",
         "see `make plan`; keep the change by a setting or a drop-in of your own, then deploy",

@@ -26,7 +26,7 @@ WHY = "the site's tasks are refused, or go where no worker takes them"
 
 
 def url(system: System, password: str) -> str:
-    """What a deploy writes."""
+    """The URL that a deploy writes into `.env`."""
     login, database = f"celery:{encode(password, safe='')}", system.value("redis_database")
     if system.value("redis_socket"):
         return f"redis+socket://{login}@{SOCKET}?virtual_host={database}"
@@ -60,7 +60,7 @@ def leads_elsewhere(system: System) -> Found | None:
 
 
 def variables(system: System) -> dict[str, list[str]]:
-    """Each variable's right values, the newest first: while passwords change, the old are valid."""
+    """Valid values of each variable, the newest first: during a rotation there are several."""
     urls = [url(system, password) for password in stored("celery")]
     return {**dict.fromkeys(URLS, urls), "CELERY_KEY_PREFIX": [system.value("redis_key_prefix")]}
 
@@ -82,7 +82,7 @@ def unquoted(text: str) -> str:
 
 
 def different(there: str | None, right: str) -> str:
-    """In what it differs; no part of it that could be a secret is told."""
+    """How the values differ, without any part that could be a secret."""
     if there is None:
         return "no value"
     if "://" not in right:
@@ -96,7 +96,7 @@ def different(there: str | None, right: str) -> str:
 
 
 def parts(text: str) -> dict[str, str]:
-    """What a URL of Redis is made of. Raises ValueError."""
+    """The parts of a Redis URL. Raises ValueError."""
     shown = urlsplit(text)
     login, _, place = shown.netloc.rpartition("@")
     user, _, password = login.partition(":")
@@ -114,7 +114,7 @@ def write(path: str, wanted: dict[str, str], user: str) -> None:
 
 
 def with_variables(before: str, wanted: dict[str, str]) -> str:
-    """The text with the variables set, in their places; further ones of the same name go."""
+    """The text with each variable set once, in the place of its first assignment or at the end."""
     missing, kept = dict(wanted), []
     for line in LINE.findall(before):
         match = ASSIGNED.match(line)

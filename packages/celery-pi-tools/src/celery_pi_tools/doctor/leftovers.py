@@ -56,7 +56,7 @@ def pid_files(directory: Path) -> list[Path]:
 
 
 def is_stale(file: Path) -> bool:
-    """As whoever owns it reads it: root follows no name there."""
+    """Whether the file names no live process. Its owner reads it: root follows no name there."""
     try:
         shown = os.lstat(file)
         if not stat.S_ISREG(shown.st_mode) or time.time() - shown.st_mtime < FRESH:
@@ -68,6 +68,6 @@ def is_stale(file: Path) -> bool:
 
 
 def remove(file: Path) -> None:
-    """That name itself, in the directory in which who owns it may remove it."""
+    """Removes the name itself, if the file's owner may remove it."""
     with place(str(file), user_name(os.lstat(file).st_uid), follow=False) as found:
         os.unlink(found.name, dir_fd=found.fd)

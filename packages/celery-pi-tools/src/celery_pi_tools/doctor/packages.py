@@ -18,7 +18,7 @@ PATIENCE = 600  # seconds
 
 
 def packages() -> list[list[str]]:
-    """Wish, state, error and name of each that is not merely known by name."""
+    """Wanted state, state, error and name of each package that is at least partly installed."""
     lines = [line.split() for line in output("dpkg-query", "-W", "-f", ASKED).splitlines()]
     return [line for line in lines if line[1] not in ("not-installed", "config-files")]
 
@@ -37,7 +37,7 @@ def half_installed(_: System) -> Found | None:
 
 
 def is_busy() -> bool:
-    """Whether apt or dpkg are at work, which leaves packages half done for as long."""
+    """Whether apt or dpkg is running; meanwhile packages are half installed."""
     for path in LOCKS:
         if path.exists():
             place = os.open(path, os.O_RDWR)

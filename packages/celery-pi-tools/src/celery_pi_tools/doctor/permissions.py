@@ -32,7 +32,7 @@ TMPFILES = "/etc/tmpfiles.d/celery-pi-redis.conf"
 
 
 class Wanted(NamedTuple):
-    """What is to be the file's."""
+    """Expected mode and owners of a file."""
 
     path: Path
     mode: int
@@ -40,12 +40,12 @@ class Wanted(NamedTuple):
     group: str
 
     @property
-    def told(self) -> str:
+    def described(self) -> str:
         return f"{self.mode:o} {self.user}:{self.group}"
 
 
 def wanted(system: System) -> list[Wanted]:
-    """What a deploy gives these files and directories."""
+    """Mode and owners that a deploy sets."""
     app, secrets = system.value("app_user"), Path("/etc/celery-pi/secrets")
     redis = [Path("/etc/celery-pi", f"redis{end}") for end in (".acl", ".conf", "-live.conf")]
     return [
@@ -61,11 +61,15 @@ def wanted(system: System) -> list[Wanted]:
 @problem("Permissions", "A file has another owner or mode")
 def drifted(system: System) -> Found | None:
     found = [
-        each for each in wanted(system) if each.path.exists() and access(each.path) != each.told
+        each
+        for each in wanted(system)
+        if each.path.exists() and access(each.path) != each.described
     ]
     if not found:
         return None
-    symptom = ", ".join(f"{each.path} is {access(each.path)}, not {each.told}" for each in found)
+    symptom = ", ".join(
+        f"{each.path} is {access(each.path)}, not {each.described}" for each in found
+    )
     impact = "the service that needs it cannot use it, or others can read a password"
     files = tuple(str(each.path) for each in found)
     if any(each.path.is_symlink() for each in found):
@@ -82,8 +86,8 @@ def drifted(system: System) -> Found | None:
 
 
 def is_put_there(path: str, user: str) -> bool:
-    """Whether it is root's, or a third user's, where others may write: any file of theirs could
-    have been put there, so that root gives it to nobody."""
+    """Whether it belongs to root or a third user in a directory that others may write. They could
+    have put any file of that owner there, so root does not give it away."""
     shown = os.lstat(path)
     if is_roots_alone(path, follow=False) or is_roots_own_place(shown):
         return False
@@ -91,21 +95,21 @@ def is_put_there(path: str, user: str) -> bool:
 
 
 def theirs(paths: list[str], system: System) -> str:
-    """The command that does it all the same."""
+    """The command by which a person may do it all the same."""
     return f"chown -h {system.value('app_user')} {' '.join(map(quote, paths))}"
 
 
 @problem("Permissions", "The app cannot write", needs=("Disk",))
 def unwritable(system: System) -> Found | None:
-    """Of files only logs are looked at: media may hold a hundred thousand of them."""
+    """Of the files only logs are checked: media may hold a hundred thousand."""
     user, app = system.value("app_user"), system.value("app_dir") + "/"
     places = [path for path in writable(system) if Path(path).is_dir()]
     closed = [path for path in places if not may_write(user, path)]
     within = [path for path in places if path not in closed]
     found_there = run(user, (FIND, *within, *LOGS), timeout=PATIENCE) if within else b""
-    # His process may say what he likes: names of files in these directories, and no others.
-    told = os.fsdecode(found_there).split("\0")
-    logs = [path for path in told if os.path.dirname(path) in within]  # noqa: PTH120
+    # The app's process may print anything: only files in these directories are accepted.
+    printed = os.fsdecode(found_there).split("\0")
+    logs = [path for path in printed if os.path.dirname(path) in within]  # noqa: PTH120
     found = [*closed, *logs]
     if not found:
         return None
@@ -126,7 +130,7 @@ def unwritable(system: System) -> Found | None:
 
 
 def own(path: str, user: str) -> None:
-    """Give it to the user, who may then write it; the other rights stay."""
+    """Makes the user its owner, who may write it; the other rights stay."""
     mode = os.stat(path, follow_symlinks=False).st_mode & 0o777  # noqa: PTH116
     give(path, user=user, mode=mode | (0o700 if Path(path).is_dir() else 0o600))
 

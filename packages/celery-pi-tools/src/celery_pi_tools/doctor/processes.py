@@ -1,4 +1,4 @@
-"""Managed by celery-pi. What systemd or the kernel has of our services that is not as it should."""
+"""Managed by celery-pi. Unit files that systemd has not loaded, and processes that are stopped."""
 
 from __future__ import annotations
 

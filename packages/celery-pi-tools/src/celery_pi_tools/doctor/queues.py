@@ -24,7 +24,7 @@ def queue_of(name: str) -> str:
 
 
 def consumed(system: System) -> set[str]:
-    """Queues of the settings, and those that a worker says it consumes."""
+    """Queues of the settings, and those that any worker consumes."""
     answers = system.worker_answers[0]["active_queues"].values()
     return {*system.value("celery_queues"), *(queue["name"] for each in answers for queue in each)}
 

@@ -54,7 +54,7 @@ def fills(system: System) -> Found | None:
 
 
 def shown(held: Contents, used: int) -> str:
-    """The three kinds that take most, and a key that stands out."""
+    """The three largest kinds, and a key that takes a large share by itself."""
     most = [f"{size(number)} {kind}" for kind, number in held.kinds.most_common(3)]
     number, name = held.largest
     big = [f"{size(number)} in the one key {name}"] if percent(number, used) >= BIG else []
@@ -62,7 +62,7 @@ def shown(held: Contents, used: int) -> str:
 
 
 def contents(system: System) -> Contents:
-    """What lies in the app's database, as far as can be seen within the time."""
+    """A sample of the app's database, within LONG seconds, extrapolated."""
     kinds: Counter[str] = Counter()
     largest, endless, seen = (0, ""), [], 0
     queues = consumed(system)
@@ -103,7 +103,7 @@ def keys(system: System, seconds: float) -> Iterator[str]:
 
 
 def expire(system: System) -> None:
-    """All that are seen, until none is left or the time is over; the next run goes on."""
+    """Sets an expiry for each result that has none, within a time; the next run continues."""
     for name in keys(system, 10 * LONG):
         if name.removeprefix(system.key("")).startswith(RESULTS):
             system.ask("EXPIRE", name, str(KEPT), "NX", user="admin")

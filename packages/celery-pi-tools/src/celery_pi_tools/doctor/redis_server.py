@@ -78,7 +78,7 @@ def busy() -> Found:
 
 
 def users(system: System) -> list[str]:
-    """Those that a deploy stores a password of."""
+    """Redis users whose password a deploy stores."""
     return ["celery", "backup", "monitor", *(["flower"] if system.value("flower") else []), "admin"]
 
 
@@ -108,7 +108,7 @@ def passwords(system: System) -> Found | None:
 
 
 def set_users(system: System) -> None:
-    """As a deploy does: connections that are open stay open, unlike with ACL LOAD."""
+    """Sets each user as a deploy does; unlike ACL LOAD, this closes no connection."""
     for line in ACL.read_text().splitlines():
         if line.startswith("user "):
             name, *rules = line.split()[1:]

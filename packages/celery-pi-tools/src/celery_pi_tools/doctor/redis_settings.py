@@ -26,7 +26,7 @@ def size_in_bytes(text: str) -> int:
 
 
 def wanted(system: System) -> dict[Path, dict[str, str]]:
-    """What a deploy writes into each file, as far as tasks depend on it."""
+    """The deployed settings in each file on which tasks depend."""
     tls, by_socket = system.value("redis_tls"), system.value("redis_socket")
     port = {"port": "0" if tls or by_socket else str(system.value("redis_port"))}
     tls_port = {"tls-port": str(system.value("redis_tls_port"))} if tls else {}
@@ -42,8 +42,8 @@ def wanted(system: System) -> dict[Path, dict[str, str]]:
     return {AT_START: start, LIVE: live}
 
 
-def told(changes: Changes) -> str:
-    """What is there, and what was deployed."""
+def described(changes: Changes) -> str:
+    """Each setting as it is, and as it was deployed."""
     return "; ".join(f"{name} is {now}, not {then}" for name, (now, then) in changes.items())
 
 
@@ -53,7 +53,7 @@ def in_files(system: System) -> Found | None:
     if not any(found.values()):
         return None
     return Found(
-        "; ".join(f"{path}: {told(changes)}" for path, changes in found.items() if changes),
+        "; ".join(f"{path}: {described(changes)}" for path, changes in found.items() if changes),
         "the next start of Redis goes by it: clients do not find it, or tasks are lost",
         "write back what was deployed",
         all_of(*(partial(write, path, changes) for path, changes in found.items() if changes)),
@@ -62,7 +62,7 @@ def in_files(system: System) -> Found | None:
 
 
 def in_file(path: Path, values: dict[str, str]) -> Changes:
-    """What the file says otherwise; the last of several lines counts for Redis."""
+    """Settings that differ in the file; Redis uses the last of several lines."""
     lines = [line.split(maxsplit=1) for line in path.read_text().splitlines()]
     there = {line[0]: line[1].strip() for line in lines if len(line) == 2}
     different = {name: there.get(name, "missing") for name in values}
@@ -95,7 +95,7 @@ def in_server(system: System) -> Found | None:
     if not found:
         return None
     return Found(
-        f"in the running server {told(found)}",
+        f"in the running server {described(found)}",
         "clients do not find it, or it loses tasks when it ends or its memory is full",
         "set what was deployed; it is not started again for it",
         lambda: set_back(system.refresh(), found),
@@ -127,7 +127,7 @@ def unreachable(system: System) -> Found | None:
 
 
 def in_the_way(system: System) -> list[str]:
-    """Rules that speak of loopback and do not let through."""
+    """Rules that block loopback."""
     if not shutil.which("iptables-save"):
         return []
     rules = system.filters[4].splitlines()

@@ -67,15 +67,15 @@ def as_text(outcomes: Sequence[Outcome]) -> str:
 
 
 def verdict(outcomes: Sequence[Outcome]) -> str:
-    """One line for all."""
+    """A summary in one line."""
     states = [each.state for each in outcomes]
     of = {state: states.count(state) for state in (*ANSWERS, "suppressed")}
     there = of["fixable"] + of["manual"] + of["unresolved"]
-    said = [f"{count(there, 'problem')}" if there else "no problem"]
-    said += [f"{of['fixed']} repaired"] if of["fixed"] else []
-    said += [f"celery-pi doctor --fix repairs {of['fixable']}"] if of["fixable"] else []
-    said += [f"{of['suppressed']} more not looked for meanwhile"] if of["suppressed"] else []
-    return f"{'; '.join(said)} (of {len(PROBLEMS)} that are known)"
+    parts = [f"{count(there, 'problem')}" if there else "no problem"]
+    parts += [f"{of['fixed']} repaired"] if of["fixed"] else []
+    parts += [f"celery-pi doctor --fix repairs {of['fixable']}"] if of["fixable"] else []
+    parts += [f"{of['suppressed']} more not looked for meanwhile"] if of["suppressed"] else []
+    return f"{'; '.join(parts)} (of {len(PROBLEMS)} that are known)"
 
 
 def as_json(outcomes: Sequence[Outcome]) -> str:

@@ -18,8 +18,8 @@ def restarts(system: System) -> Found | None:
     if not lately:
         return None
     name = lately[0]
-    said = journal.matching(name, f"-{RECENT}s", REASON)
-    reason = f"; last: {said[0]}" if said else ""
+    lines = journal.matching(name, f"-{RECENT}s", REASON)
+    reason = f"; last: {lines[0]}" if lines else ""
     since = age(time.time() - system.since(name))
     shown = ", ".join(f"{name} ({count(found[name], 'time')})" for name in lately)
     return Found(

@@ -26,7 +26,7 @@ SERVICES = {
 
 
 def down(name: str, impact: str) -> Find:
-    """Looks for that service; of one that was not deployed it says nothing."""
+    """A check whether that service is down; one that was not deployed is not looked at."""
 
     def find(system: System) -> Found | None:
         shown = system.units.get(name)

@@ -111,7 +111,7 @@ def far_off(system: System) -> Found | None:
 
 
 def wait(eta: str | None) -> float:
-    """Seconds until then."""
+    """Seconds until the ETA."""
     return datetime.fromisoformat(eta).timestamp() - time.time() if eta else 0
 
 

@@ -67,7 +67,7 @@ def paused(system: System) -> Found | None:
 
 
 def consume(system: System, worker: str, queue: str) -> None:
-    """Tell that worker to take tasks from the queue."""
+    """Makes that worker consume the queue (add_consumer)."""
     channel = system.key(f"/{system.value('redis_database')}.{EXCHANGE}")
     message = command(
         "add_consumer", str(uuid4()), str(uuid4()), {"queue": queue}, destination=[worker]
@@ -91,7 +91,7 @@ def second(system: System) -> Found | None:
 
 
 def role_of(system: System, pid: int) -> str:
-    """`worker` or `beat`, if the process is one of this app, of which another one is none."""
+    """`worker` or `beat` if the process is one of this app's, else empty."""
     try:
         words = (PROC / str(pid) / "cmdline").read_bytes().decode(errors="replace").split("\0")
         asked = [word for word in words if word in ROLES]
