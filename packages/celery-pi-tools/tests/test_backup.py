@@ -206,7 +206,7 @@ KNOWN = ("redis/dump.rdb", "app/db.sqlite3", "app/.env")
 
 
 def rewritten(lab: Lab, file: Path, change: str) -> None:
-    """The same backup with another manifest, sealed anew."""
+    """The same backup with another manifest, with a new checksum."""
     code = f"""
 import sys; sys.path.insert(0, "{lab.root}/lib")
 from pathlib import Path

@@ -328,7 +328,7 @@ def test_link_in_redis_directory_makes_root_write_nowhere(
 
 
 def foreign(lab: Lab, change: Callable[[dict[str, Any]], None], **names: str) -> Path:
-    """A backup of this lab with another manifest, sealed anew; `names` for members by their old."""
+    """A backup of this lab with another manifest, with a new checksum; `names` for members by their old."""
     file, into = lab.make(), lab.root / "into"
     into.mkdir()
     manifest = archive.unpack(file, into, ("redis/dump.rdb", "app/db.sqlite3", "app/.env"))
@@ -413,13 +413,13 @@ def deep(told: dict[str, Any]) -> None:
 def test_manifest_of_another_shape_is_refused(
     tmp_path: Path, change: Callable[[dict[str, Any]], None]
 ) -> None:
-    file = sealed(tmp_path / "backup.tar.gz", manifest(NOTHING, change=change))
+    file = with_trailer(tmp_path / "backup.tar.gz", manifest(NOTHING, change=change))
     with pytest.raises(Refused, match="is damaged: "):
         archive.unpack(file, tmp_path, ("app/.env",))
 
 
-def sealed(path: Path, *blocks: bytes) -> Path:
-    """What is in gzip, with our seal behind it."""
+def with_trailer(path: Path, *blocks: bytes) -> Path:
+    """The blocks in gzip, with our trailer."""
     with path.open("w+b") as file:
         with gzip.GzipFile("", "wb", 3, file, mtime=0) as packed:
             for block in blocks:
@@ -464,7 +464,7 @@ BOMBS: dict[str, tuple[bytes, ...]] = {
 
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_archive_that_unpacks_to_much_fills_neither_memory_nor_disk(lab: Lab, bomb: str) -> None:
-    file = sealed(lab.root / "bomb.tar.gz", *BOMBS[bomb])
+    file = with_trailer(lab.root / "bomb.tar.gz", *BOMBS[bomb])
     lab.change("backup/common.py", "LOCK_TIMEOUT = 600", "LOCK_TIMEOUT = 60")
     said = untouched(lab, file, f"{file}")
     assert "damaged" in said or "is not what its manifest says" in said or "is no backup" in said
@@ -476,7 +476,7 @@ def test_great_env_in_an_archive_is_refused(lab: Lab) -> None:
     entry = archive.described(file, "app/.env")
     content = file.read_bytes() + bytes(511)
     head = manifest(entry), header("app/.env", entry["size"])
-    bomb = sealed(lab.root / "b.tar.gz", *head, content)
+    bomb = with_trailer(lab.root / "b.tar.gz", *head, content)
     untouched(lab, bomb, "app/.env is larger than 1048576 bytes")
 
 

@@ -1,25 +1,26 @@
-"""Managed by celery-pi. What root does as another user, or where another user may write.
+"""Managed by celery-pi. How root works as another user, or where another user may write.
 
 Two rules, for every root program of ours and for the deploy:
 
 - A process of another user gets nothing of root's: no terminal, no descriptor but its own three, no
   environment, no session (`run`).
-- Root follows no name that another user can change. Where others can, the user goes for whom it is
-  done, or the one owner of the whole way: never whoever happens to own what a way leads to, for
-  somebody else may have laid it. He opens the directory, root judges the descriptor (`place`), and
-  what is there is looked at, read and given away by a descriptor of itself (`show`, `give`). What
-  is root's, or a third user's, is given to nobody.
+- Root follows no name that another user can change. There the path is opened by the user for whom
+  root works, or by the only user who can change the whole path; never by whoever owns its target,
+  to which somebody else may have made a link. That process opens the directory and root verifies
+  the descriptor (`place`). The file is then read and changed by its own descriptor (`show`,
+  `give`). A file of root's, or of a third user's, is given to nobody.
 
-The deploy sends this text to `python3 -I -c`; on the Pi the same commands are, as root:
+This module imports nothing of its package: the deploy sends its text to `python3 -I -c`. The same
+commands work on the Pi, as root:
 
-    run USER COMMAND...              the command as that user; what it prints, 1 MiB at most
-    own PATH SECONDS COMMAND...      the command, with standard input, as whoever owns what is there
+    run USER COMMAND...              runs the command as that user; prints 1 MiB at most
+    own PATH SECONDS COMMAND...      runs it, with standard input, as the owner of the path
     show USER PATH                   JSON: mode, user, group and content (base64) of a file, or {}
-    replace USER GROUP MODE PATH     its content, by standard input, in one step
-    give USER GROUP MODE PATH        its owners and mode (a dash leaves the mode)
-    make USER GROUP MODE PATH        a directory, with these owners; if it was there, its mode stays
+    replace USER GROUP MODE PATH     replaces its content by standard input, atomically
+    give USER GROUP MODE PATH        sets owners and mode (a dash keeps the mode)
+    make USER GROUP MODE PATH        makes a directory with these owners; an existing mode stays
 
-USER is who is to have the file. Exit status: 0, or 1 and one sentence.
+USER is the user who is to have the file. Exit status: 0, or 1 and one sentence.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ MISSING, REFUSED = 3, 4  # exit statuses of a child
 
 
 class Refused(Exception):
-    """Why root does not do it, in one sentence without a secret."""
+    """Why root refuses, in one sentence without a secret."""
 
 
 class Failed(Refused):
@@ -59,7 +60,7 @@ class Failed(Refused):
 
 
 class Account(NamedTuple):
-    """A user, with every group of his."""
+    """A user and all groups of that user."""
 
     name: str
     uid: int
@@ -82,7 +83,7 @@ def account(user: str) -> Account:
 
 
 class Done(NamedTuple):
-    """How a process ended, and what it printed."""
+    """Exit status and output of a process."""
 
     status: int
     out: bytes
@@ -90,7 +91,7 @@ class Done(NamedTuple):
 
     @property
     def last_words(self) -> str:
-        """The last line that it printed, of its errors first."""
+        """The last line of its standard error, or else of its output."""
         lines = (self.err.strip() or self.out.strip()).decode(errors="replace").splitlines()
         return lines[-1] if lines else f"ended with status {self.status}"
 
@@ -102,8 +103,8 @@ def become(
     umask: int = 0o077,
     groups: Sequence[int] = (),
 ) -> dict[str, Any]:
-    """Arguments by which `subprocess` starts a process of that user with nothing of root's; what
-    it is given as input and output is the caller's to say. `groups` come on top of the user's."""
+    """Arguments by which `subprocess` starts a process of that user with nothing of root's. The
+    caller adds input and output. `groups` are added to the user's."""
     who = account(user)
     own = {"PATH": PATH, "LC_ALL": "C.UTF-8", "HOME": who.home, "USER": user, "LOGNAME": user}
     return {
@@ -124,7 +125,7 @@ def attempt(
     limit: int = MIB,
     **more: Any,
 ) -> Done:
-    """Run a command as that user to its end, whatever its status.
+    """Runs a command as that user to its end, whatever its status.
 
     Its standard input is `input`, or the file that root has opened as `stdin`, or empty. What it
     prints goes to `sink`, a file of root's, or is returned. Raises Refused when it takes more than
@@ -174,8 +175,8 @@ def _exchange(
     timeout: float,
     limit: int,
 ) -> tuple[bytes, bytes]:
-    """Feed it, and read what it prints, until it has ended. Who has left the session of the process
-    may hold its pipes for as long as he likes: they are not waited for."""
+    """Writes its input and reads its output until it has ended. A process that has left its session
+    may keep the pipes open: they are read for GRACE seconds more."""
     deadline, ended = time.monotonic() + timeout, False
     assert process.stdout
     assert process.stderr
@@ -221,13 +222,13 @@ def _exchange(
 
 
 def _has_ended(process: subprocess.Popen[bytes]) -> bool:
-    """Without taking its status: until then its number is nobody else's."""
+    """Whether it has ended. Its status is not collected, so that its PID is not reused."""
     how = os.WEXITED | os.WNOWAIT | os.WNOHANG
     return os.waitid(os.P_PID, process.pid, how) is not None
 
 
 def _end(process: subprocess.Popen[bytes], user: str) -> None:
-    """Nothing of its session is left. Where root lacks the power to kill, the user has it."""
+    """Kills its whole session; as the user where root lacks CAP_KILL."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
@@ -248,7 +249,7 @@ def _end(process: subprocess.Popen[bytes], user: str) -> None:
 
 
 def read(user: str, path: str, limit: int = MIB, timeout: float = PATIENCE) -> bytes:
-    """Content of a regular file, as that user may read it: he may lead himself by a link.
+    """Content of a regular file as that user reads it, who may follow links of his own.
 
     Raises FileNotFoundError, and Refused for all that is no regular file, is larger than `limit`
     bytes, cannot be read by him or takes more than `timeout` seconds.
@@ -260,7 +261,7 @@ def read(user: str, path: str, limit: int = MIB, timeout: float = PATIENCE) -> b
 
 
 def may_write(user: str, path: str) -> bool:
-    """Whether that user may write there, in a directory make and remove files."""
+    """Whether that user may write the file, or make and remove files in the directory."""
     return attempt(user, _child("writable", path), timeout=PATIENCE).status == 0
 
 
@@ -412,7 +413,7 @@ def _is_mounted_here(fd: int) -> bool:
 
 
 def _has_acl(directory: str | int) -> bool:
-    """Whether it has an access control list, which its mode does not tell."""
+    """Whether it has an access control list, which its mode does not show."""
     try:
         os.getxattr(directory, "system.posix_acl_access")
     except OSError:
@@ -421,7 +422,7 @@ def _has_acl(directory: str | int) -> bool:
 
 
 def _is_open_to(who: Account, directory: os.stat_result) -> bool:
-    """Whether that user may do in the directory whatever he likes, by its mode."""
+    """Whether that user may make and remove any file in the directory, by its mode."""
     if directory.st_uid == who.uid:
         return bool(directory.st_mode & 0o200)
     if directory.st_mode & stat.S_ISVTX:
@@ -499,7 +500,7 @@ def others_in(shown: os.stat_result) -> str:
 
 
 def replace(path: str, content: bytes, *, user: str, group: str = "", mode: int = 0o600) -> None:
-    """Put the content at the path in one step, with these owners and mode; whole or not at all.
+    """Replaces the content of the path atomically, with these owners and mode.
 
     A link stays, and what it leads to is replaced. The file is nobody else's to read at any time.
     Raises Refused, OSError.
@@ -524,7 +525,7 @@ def replace(path: str, content: bytes, *, user: str, group: str = "", mode: int 
 
 
 def give(path: str, *, user: str, group: str = "", mode: int | None = None) -> None:
-    """Set owners and mode of a file or directory, itself and not what a link leads to.
+    """Sets owners and mode of a file or directory itself; a link is refused.
 
     Where others may write the directory, they may have put there a file with a second name, or one
     of somebody else's than theirs: it is refused. Raises Refused, FileNotFoundError, OSError.
@@ -603,7 +604,7 @@ def owner(path: str) -> str:
 
 
 def user_name(uid: int) -> str:
-    """Of who has been removed, the number."""
+    """Name of the user; the number if there is none."""
     try:
         return getpwuid(uid).pw_name
     except KeyError:
@@ -611,7 +612,7 @@ def user_name(uid: int) -> str:
 
 
 def group_name(gid: int) -> str:
-    """Of one that has been removed, the number."""
+    """Name of the group; the number if there is none."""
     try:
         return getgrgid(gid).gr_name
     except KeyError:
@@ -622,7 +623,7 @@ def group_name(gid: int) -> str:
 
 
 def _child(*words: str) -> tuple[str, ...]:
-    """Command by which this very text works as another user."""
+    """Command that runs this module as another user."""
     here = globals().get("__file__")
     text = (here,) if here else ("-c", sys.orig_argv[sys.orig_argv.index("-c") + 1])
     return (PYTHON, "-I", "-S", *text, "child", *words)
@@ -637,7 +638,7 @@ def _answer(done: Done, path: str) -> bytes:
 
 
 def as_child(task: str, path: str, *more: str) -> int:
-    """What `read`, `show`, `may_write` and `place` have done as the other user; the status."""
+    """What `read`, `show`, `may_write` and `place` run as the other user; the exit status."""
     try:
         if task == "read":
             _copy_out(path, int(more[0]), *more[1:])
@@ -714,7 +715,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _as_owner(path: str, seconds: float, command: Sequence[str]) -> int:
-    """Exit status. What the command makes, others may read; all that it says is passed on."""
+    """Runs the command as the owner and passes its output on. Files that it makes are 0644."""
     given = sys.stdin.buffer.read()
     done = attempt(owner(path), command, input=given, timeout=seconds, limit=16 * MIB, umask=0o022)
     sys.stdout.buffer.write(done.out)
