@@ -328,7 +328,7 @@ def test_link_in_redis_directory_makes_root_write_nowhere(
 
 
 def foreign(lab: Lab, change: Callable[[dict[str, Any]], None], **names: str) -> Path:
-    """A backup of this lab with another manifest, with a new checksum; `names` for members by their old."""
+    """A backup of this lab with another manifest and checksum; `names` for members by their old."""
     file, into = lab.make(), lab.root / "into"
     into.mkdir()
     manifest = archive.unpack(file, into, ("redis/dump.rdb", "app/db.sqlite3", "app/.env"))
