@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from celery_pi.settings import Settings
-from celery_pi_tools import manifest
+from celery_pi_tools import installed_files
 from celery_pi_tools.checks import (
     audit_accounts,
     audit_drift,
@@ -403,11 +403,13 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     source.write_text("def answer():\n    return 42\n")
     compiled = Path(py_compile.compile(str(source), doraise=True) or "")
     (place / "doctor").write_text("#!/usr/bin/python3\n")
-    monkeypatch.setattr(manifest, "DECLARED", tmp_path / "declared")
-    monkeypatch.setattr(manifest, "LIBRARY", str(place))
+    monkeypatch.setattr(installed_files, "DECLARED", tmp_path / "declared")
+    monkeypatch.setattr(installed_files, "LIBRARY", str(place))
 
     def declare() -> None:
-        lines = [[str(path), *manifest.state(str(path))] for path in (source, place / "doctor")]
+        lines = [
+            [str(path), *installed_files.state(str(path))] for path in (source, place / "doctor")
+        ]
         (tmp_path / "declared").write_text("".join("\t".join(line) + "\n" for line in lines))
 
     return SimpleNamespace(

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from celery_pi_tools import journal, manifest
+from celery_pi_tools import installed_files, journal
 from celery_pi_tools.doctor import (
     app,
     certificates,
@@ -580,7 +580,7 @@ def test_certificates_that_are_served_are_looked_at() -> None:
 @pytest.fixture
 def declared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Files as a deploy has left them: `declared.left(a="sha256 or not")`."""
-    monkeypatch.setattr(manifest, "DECLARED", tmp_path / "declared")
+    monkeypatch.setattr(installed_files, "DECLARED", tmp_path / "declared")
 
     def left(**files: bool) -> None:
         lines = [state(tmp_path / name, told) for name, told in files.items()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from celery_pi_tools import manifest
+from celery_pi_tools import installed_files
 from celery_pi_tools.doctor.registry import Found, problem
 from celery_pi_tools.system import System
 from celery_pi_tools.table import few
@@ -11,7 +11,7 @@ from celery_pi_tools.table import few
 @problem("Drift", "Files differ from what was deployed")
 def drift(system: System) -> Found | None:
     """Found whatever other problems there are, except for files that another problem concerns."""
-    found = manifest.changed().items()
+    found = installed_files.changed().items()
     differences = [f"{path} {how}" for path, how in found if path not in system.concerned]
     if not differences:
         return None
