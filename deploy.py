@@ -41,5 +41,6 @@ nginx.deploy()
 bans.deploy()
 redis.retire()  # of passwords, once every service has the new one
 backup.deploy()
+command.prune()  # once no unit starts them
 updates.deploy()  # a timer that was missed starts them at once
 plan.show()

@@ -11,7 +11,7 @@ from pyinfra.api import QuoteString, StringCommand
 
 from celery_pi.sources import ROOT
 
-MODULE = ROOT / "files/usr/local/lib/celery-pi/celery_pi_privileges.py"
+MODULE = ROOT / "packages/celery-pi-tools/src/celery_pi_tools/privileges.py"
 
 # For what each plan reads, since a Python takes ten times as long: the content of a regular file,
 # its first MiB, as the user reads it; he gets nothing of root's, and 5 s.

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from celery_pi.sources import ROOT
 
 PARTS = (
-    *("celery_pi", "tasks", "files", "templates", "group_data"),
+    *("celery_pi", "tasks", "files", "packages", "templates", "group_data"),
     *("deploy.py", "rollback.py", "inventory.py", "config.py"),
 )
 KEPT_AS = "refs/celery-pi/"

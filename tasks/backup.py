@@ -10,7 +10,7 @@ from celery_pi.operations.service import CHECK_UNIT, service
 from celery_pi.secrets import DIRECTORY, supplied
 from celery_pi.settings import Settings
 from celery_pi.sources import from_file, from_template
-from tasks import privileges
+from tasks import command
 
 LIBRARY = "/usr/local/lib/celery-pi"
 PLACE = "/var/backups/celery-pi"
@@ -20,24 +20,11 @@ OFF_SITE = from_file(f"{LIBRARY}/backup-off-site", mode="0755")
 RESTIC = ["restic"]
 PASSWORD = f"{DIRECTORY}/restic_password"
 
-# A restore works where no backup is made.
-PROGRAMS = [
-    *privileges.FILES,
-    *(from_file(f"{LIBRARY}/{name}", mode="0755") for name in ("backup", "restore", "drill")),
-    *(
-        from_file(f"{LIBRARY}/celery_pi_backup/{module}.py")
-        for module in (
-            *("__init__", "hands", "archive", "scratch", "app", "sqlite", "data", "services"),
-            *("replacing", "loaded", "shape"),
-        )
-    ),
-]
-
 
 @component("Backup")
 def deploy(settings: Settings) -> None:
     """A backup is made each day and tried each week; or neither, and those that are there stay."""
-    config_files(name="Install the programs", files=PROGRAMS)
+    command.install_tools()  # a restore works where no backup is made
     if settings.backup:
         files.directory(
             name="Make their directory", path=PLACE, user="root", group="root", mode="700"

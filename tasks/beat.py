@@ -21,6 +21,6 @@ def deploy(settings: Settings) -> None:
     unit = from_template(f"/etc/systemd/system/{UNIT}", check=CHECK_UNIT, settings=settings)
     sandbox = from_template(f"/etc/systemd/system/{UNIT}.d/sandbox.conf", settings=settings)
     # Before the units that are checked and name them.
-    config_files(name="Configure", files=[*CLOCK, LAUNCHER, unit, sandbox])
-    ours = [file.path for file in (CLOCK[-1], LAUNCHER, unit, sandbox)]
+    config_files(name="Configure", files=[*CLOCK, *LAUNCHER, unit, sandbox])
+    ours = [file.path for file in (CLOCK[-1], *LAUNCHER, unit, sandbox)]
     service(name="Run", unit=UNIT, watch=[*ours, *app.watched(settings)])

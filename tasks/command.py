@@ -1,36 +1,25 @@
 """The command `celery-pi` on the Pi."""
 
 from celery_pi.component import component
-from celery_pi.operations.config_files import config_files
+from celery_pi.operations.config_files import ConfigFile, config_files
 from celery_pi.operations.debian_packages import debian_packages
+from celery_pi.operations.extra_files import extra_files_absent
 from celery_pi.settings import Settings
-from celery_pi.sources import from_file, from_template
-from tasks import privileges
+from celery_pi.sources import from_file, from_package, from_template
 
 PROGRAM = "/usr/local/bin/celery-pi"
 LIBRARY = "/usr/local/lib/celery-pi"
 PACKAGES = ["distro-info-data"]
 
-# What each is for stands in the first of them.
-CHECKS = [
-    from_file(f"{LIBRARY}/celery_pi_checks/{module}.py")
-    for module in (
-        *("__init__", "registry", "report", "table", "look", "resp", "control"),
-        *("status_redis", "status_tasks", "status_units", "status_machine"),
-        *("audit_network", "audit_secrets", "audit_redis", "audit_units"),
-        *("audit_updates", "audit_backups", "status_backups", "audit_served", "served_fetch"),
-        *("audit_escalation", "audit_accounts", "audit_jobs", "audit_drift", "declared", "rights"),
-    )
-]
-
-DOCTOR = [
-    from_file(f"{LIBRARY}/celery_pi_doctor/{module}.py")
-    for module in (
-        *("__init__", "registry", "examination", "report", "act", "look", "queues"),
-        *("disk", "clock", "packages", "processes", "permissions"),
-        *("redis_server", "redis_settings", "redis_memory", "env", "app"),
-        *("services", "worker", "tasks", "leftovers", "certificates", "restarts"),
-        "drift",
+TOOLS = f"{LIBRARY}/tools"
+FILES = from_package("celery-pi-tools", to=TOOLS)
+# Where its modules and programs were before they became a package.
+FORMER = [
+    f"{LIBRARY}/{name}"
+    for name in (
+        *("celery_pi_backup", "celery_pi_checks", "celery_pi_doctor", "__pycache__"),
+        *("celery_pi_privileges.py", "celery_pi_text.py", "take-rotated"),
+        *("backup", "deploys", "doctor", "drill", "maintenance", "restore", "set-aside"),
     )
 ]
 
@@ -39,19 +28,35 @@ DOCTOR = [
 def deploy(settings: Settings) -> None:
     """`celery-pi` is on the Pi, and knows what was deployed."""
     debian_packages(name="Install what it reads", packages=PACKAGES)
+    install_tools()
     config_files(
         name="Install celery-pi",
         files=[
             from_file(PROGRAM, mode="0755"),
             from_file(f"{LIBRARY}/prove_task.py"),
             from_file(f"{LIBRARY}/check_app.py"),
-            from_file(f"{LIBRARY}/set-aside", mode="0755"),
-            from_file(f"{LIBRARY}/deploys", mode="0755"),
-            from_file(f"{LIBRARY}/maintenance", mode="0755"),
-            from_file(f"{LIBRARY}/doctor", mode="0755"),
-            *privileges.FILES,
-            *CHECKS,
-            *DOCTOR,
             from_template("/etc/celery-pi/settings.json", settings=settings),
         ],
     )
+
+
+@component("Command")
+def prune(_: Settings) -> None:
+    """Of modules and programs that nothing starts any more, nothing is left."""
+    extra_files_absent(
+        name="Remove tools of earlier versions",
+        directory=TOOLS,
+        files=[file.path for file in FILES],
+        former=FORMER,
+    )
+
+
+def install_tools() -> None:
+    """The package celery_pi_tools, for a component that starts one of its programs."""
+    config_files(name="Install the tools", files=FILES)
+
+
+def tool(module: str) -> ConfigFile:
+    """That module of the package."""
+    path = f"{TOOLS}/celery_pi_tools/{module}.py"
+    return next(file for file in FILES if file.path == path)

@@ -5,11 +5,11 @@ from celery_pi.operations.config_files import config_files
 from celery_pi.operations.debian_packages import debian_packages
 from celery_pi.operations.service import service
 from celery_pi.settings import Settings, size_in_bytes
-from celery_pi.sources import from_file, from_template
-from tasks import privileges
+from celery_pi.sources import from_template
+from tasks import command
 
 PACKAGES = ["logrotate"]
-TAKE = from_file(f"{privileges.LIBRARY}/take-rotated", mode="0755")
+PROGRAMS = [command.tool(name) for name in ("privileges", "log_rotation")]
 
 
 @component("Logs")
@@ -21,7 +21,7 @@ def deploy(settings: Settings) -> None:
         journal_bytes=size_in_bytes(settings.journal_max_use),
     )
     rotation = from_template("/etc/logrotate.d/celery-pi", settings=settings)
-    config_files(name="Configure", files=[*privileges.FILES, TAKE, journal, rotation])
+    config_files(name="Configure", files=[*PROGRAMS, journal, rotation])
     service(
         name="Let the journal take it over",
         unit="systemd-journald.service",

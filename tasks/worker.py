@@ -9,13 +9,16 @@ from celery_pi.sources import from_file, from_template
 from tasks import app, command
 
 UNIT = "celery-worker.service"
-LAUNCHER = from_file("/usr/local/lib/celery-pi/with-env-file", mode="0755")
+LAUNCHER = [
+    from_file(f"{command.LIBRARY}/with-env-file", mode="0755"),
+    *(command.tool(module) for module in ("__init__", "env_launcher")),
+]
 
 
 @component("Worker")
 def rehearse(settings: Settings) -> None:
     """The app loads in the worker's sandbox, with the `.env` that it will have; nothing changes."""
-    config_files(name="Install its launcher", files=[LAUNCHER])
+    config_files(name="Install its launcher", files=LAUNCHER)
     unit, sandbox = _unit(settings)
     rehearsal(
         name="Try the app in its sandbox",
@@ -32,7 +35,7 @@ def rehearse(settings: Settings) -> None:
 def deploy(settings: Settings) -> None:
     """The worker takes tasks from the broker; its unit is up when it does."""
     unit, sandbox = _unit(settings)
-    config_files(name="Configure", files=[LAUNCHER, unit, sandbox])
+    config_files(name="Configure", files=[*LAUNCHER, unit, sandbox])
     service(
         name="Run",
         unit=UNIT,
@@ -53,4 +56,5 @@ def _unit(settings: Settings) -> tuple[ConfigFile, ConfigFile]:
 
 
 def _watch(unit: ConfigFile, sandbox: ConfigFile, settings: Settings) -> list[str]:
-    return [LAUNCHER.path, unit.path, sandbox.path, *app.watched(settings)]
+    ours = [file.path for file in (*LAUNCHER, unit, sandbox)]
+    return [*ours, *app.watched(settings)]

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from tests.harness import Outcome, is_fit, run
-from tests.library import LIBRARY
 from tests.virtual_pi import VirtualPi
 from tests.virtual_pi.host import ensure_host
 from tests.virtual_pi.image import image_name
@@ -301,34 +296,3 @@ def _name(
 
 def _snapshot(request: pytest.FixtureRequest) -> str:
     return f"{request.config.getoption('--scope')}-deployed"
-
-
-@pytest.fixture
-def checks(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The modules of `celery-pi status` and `audit`, each by its name, as that imports them."""
-    monkeypatch.syspath_prepend(str(LIBRARY))
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    names = sorted(path.stem for path in (LIBRARY / "celery_pi_checks").glob("[a-z]*.py"))
-    found = SimpleNamespace(
-        **{name: import_module(f"celery_pi_checks.{name}") for name in names},
-        MODULES=import_module("celery_pi_checks").MODULES,
-    )
-    monkeypatch.setattr(found.registry, "CHECKS", [])
-    return found
-
-
-@pytest.fixture
-def doctor(checks: Any) -> Any:
-    """The modules of `celery-pi doctor`, each by its name, as that imports them."""
-    names = sorted(path.stem for path in (LIBRARY / "celery_pi_doctor").glob("[a-z]*.py"))
-    listed = import_module("celery_pi_doctor").MODULES
-    for name in listed:
-        import_module(f"celery_pi_doctor.{name}")
-    return SimpleNamespace(
-        **{name: import_module(f"celery_pi_doctor.{name}") for name in names},
-        MODULES=listed,
-        PROBLEMS=import_module("celery_pi_doctor.registry").PROBLEMS,
-        checks=checks.registry,
-        control=checks.control,
-        resp=checks.resp,
-    )

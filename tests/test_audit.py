@@ -29,8 +29,8 @@ BROKEN = {
     f"sed -i 's,^ExecStart=,EnvironmentFile={APP}/.env\\n&,' {BEAT}": {
         "Environment of root's commands"
     },
-    "sed -i /celery_pi_privileges/d /etc/logrotate.d/celery-pi": {"Rotation of logs"},
-    "echo '# by hand' >>/usr/local/lib/celery-pi/deploys": {"Drift"},
+    "sed -i /privileges.py/d /etc/logrotate.d/celery-pi": {"Rotation of logs"},
+    "echo '# by hand' >>/usr/local/lib/celery-pi/tools/celery_pi_tools/deploys.py": {"Drift"},
     f"echo '[Service]' >{BEAT}.d/sandbox.conf": {"Sandboxes"},
     f"printf guessed >{SECRETS}/redis_backup_password": {"Length of passwords"},
     "ufw disable": {"Firewall"},

@@ -47,8 +47,9 @@ for number in range(4000):
 # The newest with another manifest, sealed anew.
 AGE = """
 import pathlib, sys, tempfile
-sys.path.insert(0, "/usr/local/lib/celery-pi")
-from celery_pi_backup import archive, backups
+sys.path.append("/usr/local/lib/celery-pi/tools")
+from celery_pi_tools.backup import archive
+from celery_pi_tools.backup.common import backups
 file, into = backups()[-1], pathlib.Path(tempfile.mkdtemp(dir="/var/tmp"))
 manifest = archive.unpack(file, into, archive.names(file))
 manifest["made"] -= 27 * 3600

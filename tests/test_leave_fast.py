@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from celery_pi.on_the_pi import leave as program
 from celery_pi.operations.env_file import with_variables
-from tests.library import LIBRARY
 
 pytestmark = pytest.mark.fast
 
@@ -24,9 +23,7 @@ OURS = {
 @pytest.fixture
 def leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The program, with a machine of its own."""
-    monkeypatch.syspath_prepend(LIBRARY)
-    monkeypatch.delitem(sys.modules, "celery_pi.on_the_pi.leave", raising=False)
-    module = importlib.import_module("celery_pi.on_the_pi.leave")
+    module = program
     monkeypatch.setattr(module, "STATE", tmp_path / "state")
     monkeypatch.setattr(module, "BEFORE", tmp_path / "state/before")
     monkeypatch.setattr(module, "UNITS", tmp_path / "units")

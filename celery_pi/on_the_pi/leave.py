@@ -1,5 +1,5 @@
 """Takes celery-pi off the machine on which it runs: alone it says what it would do, and with --yes
-it does it. `make leave` sends it there, with `celery_pi_privileges` beside it.
+it does it. `make leave` sends it there, with `celery_pi_tools.privileges` beside it.
 
 What was there before the first deploy is again as it was; what has been added since by somebody
 else stays. Waiting tasks stay in Redis. The backups stay, and one is made first. Where it is cut
@@ -21,9 +21,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import celery_pi_privileges as privileges  # type: ignore[import-not-found]  # sent along
+from celery_pi_tools import privileges  # sent along
 
 LIBRARY = Path("/usr/local/lib/celery-pi")
+PROGRAM = Path("/usr/local/bin/celery-pi")
 STATE = Path("/var/lib/celery-pi")
 BEFORE = STATE / "before"
 USERS_BEFORE = BEFORE / "redis_users"
@@ -166,7 +167,7 @@ def steps() -> Iterator[Step]:
     """All that is left to do, in its order."""
     ours, packages, env = made(), installed(), env_path()
     runs = run("systemctl", "is-active", REDIS, check=False) == "active\n"
-    if runs and (LIBRARY / "backup").exists():
+    if runs and PROGRAM.exists():
         yield Step("make a backup, which stays in /var/backups/celery-pi", backup)
     if units := our_units():
         yield Step(f"stop {', '.join(units)}; the worker ends its tasks first", stop_ours)
@@ -215,7 +216,7 @@ def steps() -> Iterator[Step]:
 def backup() -> None:
     """Nothing of the app's is touched afterwards, so one that cannot be made keeps nobody here."""
     try:
-        run(f"{LIBRARY}/backup", timeout=PATIENCE)
+        run(str(PROGRAM), "backup", timeout=PATIENCE)
     except Trouble as trouble:
         print(f"   no backup was made: {trouble}")
 
@@ -436,7 +437,7 @@ def forget() -> None:
             run("userdel", user)
     for directory in (*DIRECTORIES, LIBRARY, STATE):
         shutil.rmtree(directory, ignore_errors=True)
-    Path("/usr/local/bin/celery-pi").unlink(missing_ok=True)
+    PROGRAM.unlink(missing_ok=True)
     run("systemctl", "daemon-reload")
 
 

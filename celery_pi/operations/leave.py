@@ -10,15 +10,14 @@ from pyinfra import host, logger, state
 from pyinfra.api import FactBase, QuoteString, StringCommand, operation
 
 from celery_pi import privileges
-from celery_pi.sources import ROOT
 
 PROGRAM = Path(__file__).parent.parent / "on_the_pi/leave.py"
-TEXT = ROOT / "files/usr/local/lib/celery-pi/celery_pi_text.py"
 
 # In memory, so that a plan changes nothing.
 RUN = r"""
 umask 022
 scratch=$(mktemp -d /run/celery-pi-leave.XXXXXX)
+mkdir "$scratch/celery_pi_tools"
 chmod 0755 "$scratch"  # other users run parts of it, in which there is no secret
 trap 'rm -rf "$scratch"' EXIT
 put() { printf '%s' "$2" | base64 -d >"$scratch/$1"; }
@@ -56,8 +55,7 @@ def leave() -> Generator[StringCommand]:
 def _program(*words: str) -> StringCommand:
     files = {
         "leave.py": PROGRAM.read_bytes(),
-        "celery_pi_privileges.py": privileges.text().encode(),
-        "celery_pi_text.py": TEXT.read_bytes(),
+        "celery_pi_tools/privileges.py": privileges.text().encode(),
     }
     puts = [
         StringCommand("put", name, QuoteString(base64.b64encode(content).decode()), ";")

@@ -9,7 +9,7 @@ from tests.harness import redis
 
 pytestmark = pytest.mark.native
 
-CHANGED = f"{LIBRARY}/backup"
+CHANGED = f"{LIBRARY}/redis-memory"
 REFUSED = """
 try:
     redis.get("no-key-of-the-apps")

@@ -20,7 +20,10 @@ from tests.virtual_pi.platforms import native_platform
 
 ORIGIN = "bench-back-origin"
 # What a deployed machine is made of, beside the image.
-_INPUTS = ("celery_pi", "files", "group_data", "tasks", "templates", "tests/app", "deploy.py")
+_INPUTS = (
+    *("celery_pi", "files", "group_data", "packages", "tasks", "templates", "tests/app"),
+    "deploy.py",
+)
 
 
 def deployed(name: str) -> VirtualPi:

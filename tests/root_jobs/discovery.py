@@ -29,7 +29,7 @@ def on_machine(pi: VirtualPi) -> set[str]:
     names = {name for path in listed for name in _named(path)}
     names = {each for name in names for each in _started(pi, name)}
     programs = pi.run("sh", "-c", f"cd {LIBRARY} && {RUN}").stdout.split()
-    names |= {f"program {path.removeprefix('./')}" for path in programs}
+    names |= {f"program {path.removeprefix('./').removeprefix('tools/')}" for path in programs}
     return names | {f"command {name}" for name in commands(pi)}
 
 
@@ -48,10 +48,10 @@ def in_source() -> set[str]:
             if path.is_file() and OURS in path.read_text():
                 target = f"/{path.relative_to(ROOT / top)}".removesuffix(".j2")
                 names |= {name for name in _named(target) if not _is_trigger(name)}
-    library = ROOT / f"files{LIBRARY}"
-    for path in library.rglob("*"):
-        if path.is_file() and path.suffix != ".pyc" and _is_program(path.read_bytes()):
-            names.add(f"program {path.relative_to(library)}")
+    for library in (ROOT / f"files{LIBRARY}", ROOT / "packages/celery-pi-tools/src"):
+        for path in library.rglob("*"):
+            if path.is_file() and path.suffix != ".pyc" and _is_program(path.read_bytes()):
+                names.add(f"program {path.relative_to(library)}")
     return names
 
 

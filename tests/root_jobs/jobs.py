@@ -46,11 +46,16 @@ def restart(unit: str, among: tuple[str, ...] = ("app",), *users: str) -> list[J
 # They are run in this order.
 JOBS: dict[str, list[Job] | str] = {
     "command check": [Job("celery-pi check", among=BOTH, users=("www-data",))],
-    "command prove": [Job("celery-pi prove", users=("www-data",))],
+    "command smoke-test": [Job("celery-pi smoke-test", users=("www-data",))],
+    "command prove": "celery-pi smoke-test by its old name",
     "command status": [Job("celery-pi status", among=BOTH, users=("www-data",))],
     "command audit": [Job("celery-pi audit", among=BOTH, users=("www-data",))],
     "command deploys": [Job("celery-pi deploys")],
-    "command set-aside": [Job("celery-pi set-aside"), Job("celery-pi set-aside --return")],
+    "command dead-letters": [
+        Job("celery-pi dead-letters"),
+        Job("celery-pi dead-letters --return"),
+    ],
+    "command set-aside": "celery-pi dead-letters by its old name",
     # Before those that put its data in order.
     "unit redis-server.service": restart("redis-server", BOTH, "redis"),
     "command backup": [Job("celery-pi backup", among=BOTH, users=("www-data", "redis"))],
@@ -102,12 +107,6 @@ JOBS: dict[str, list[Job] | str] = {
     ],
     # Programs of the library.
     **{
-        f"program {name}": f"celery-pi {name}"
-        for name in (
-            *("backup", "deploys", "doctor", "drill", "maintenance", "restore", "set-aside"),
-        )
-    },
-    **{
         f"program {name}": "within the deploy"
         for name in (
             *("check-fail2ban-config", "check-nginx-config", "check-redis-config"),
@@ -115,19 +114,21 @@ JOBS: dict[str, list[Job] | str] = {
         )
     },
     "program backup-off-site": "within celery-pi backup, and reads what is root's",
-    "program celery_pi_checks/served_fetch.py": "within celery-pi audit, as nobody",
-    "program celery_pi_privileges.py": "within most of the others",
+    "program celery_pi_tools/__main__.py": "within celery-pi status: it is the command itself",
+    "program celery_pi_tools/checks/http_probe.py": "within celery-pi audit, as nobody",
+    "program celery_pi_tools/privileges.py": "within most of the others",
     "program clock-is-set": "unit celery-beat-clock.service",
     "program redis-before-start": "unit redis-server.service, as user redis",
     "program redis-certificates": "unit redis-certificates.service",
     "program redis-cli": "within celery-pi backup",
     "program redis-logins": "unit redis-logins.service",
     "program redis-memory": "unit redis-memory.service",
-    "program take-rotated": "logrotate.d celery-pi, as the app's user",
+    "program celery_pi_tools/log_rotation.py": "logrotate.d celery-pi, as the app's user",
+    "program celery_pi_tools/env_launcher.py": "within with-env-file, as the app's user",
     "program with-env-file": "within celery-worker and celery-beat, as the app's user",
-    "program celery_pi_backup/data.py": "within celery-pi restore, as user redis",
-    "program celery_pi_backup/loaded.py": "within celery-pi backup, as user redis",
-    "program celery_pi_backup/sqlite.py": "within celery-pi backup, as the app's user",
+    "program celery_pi_tools/backup/redis_data.py": "within celery-pi restore, as user redis",
+    "program celery_pi_tools/backup/scratch_server.py": "within celery-pi backup, as user redis",
+    "program celery_pi_tools/backup/sqlite_copy.py": "within celery-pi backup, as the app's user",
     # Files below /etc that start nothing by themselves.
     **{
         f"file /etc/{path}": f"read by {reader}"

@@ -1,0 +1,211 @@
+"""Managed by celery-pi. The app's part of a backup: its databases and its `.env`.
+
+Whoever may write the app's directory could redirect root by a link, so the app's user reads,
+copies and replaces its files.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Container, Iterator
+from pathlib import Path, PurePosixPath
+from typing import TypeVar
+
+from celery_pi_tools.backup.common import BackupError
+from celery_pi_tools.backup.workspace import (
+    copy_timeout,
+    lent,
+    number,
+    received,
+    require_space,
+    room,
+    run_as_root,
+    script,
+    spare,
+)
+from celery_pi_tools.config import Settings
+from celery_pi_tools.privileges import MIB, MISSING, PYTHON, Failed, attempt, place, read, replace
+
+SQLITE = Path(__file__).with_name("sqlite_copy.py")
+ENV = "app/.env"
+LARGEST_ENV = MIB  # bytes
+MARIADB = "mariadb/"
+DUMP = ("mariadb-dump", "--single-transaction", "--routines", "--triggers", "--events", "--")
+# A dump could else have a program run: https://mariadb.com/kb/en/mariadb-command-line-client/
+LOAD = ("mariadb", "--sandbox")
+COMPLETE = b"-- Dump completed"
+AGAIN = 3  # seconds in which a file comes back that another one replaces
+HOURS = 6 * 3600  # seconds for MariaDB, of whose size nothing is known
+# What a deploy sets in `.env`: this machine's own values, which a restore keeps.
+OURS = re.compile(rb"\s*(CELERY_(?:_?BROKER_URL|_?RESULT_BACKEND|KEY_PREFIX))=")
+
+Found = TypeVar("Found")
+
+
+def known(settings: Settings) -> set[str]:
+    """Names of the members, other than Redis', for which this machine has a place."""
+    names = {ENV, *(f"app/{name}" for name in settings["backup_databases"])}
+    return names | ({mariadb(settings)} if settings["backup_mariadb"] else set())
+
+
+def mariadb(settings: Settings) -> str:
+    """Name of the dump in an archive."""
+    return f"{MARIADB}{settings['backup_mariadb']}.sql"
+
+
+def gather(
+    settings: Settings, work: Path, before: Container[str] = ()
+) -> Iterator[tuple[str, Path]]:
+    """Name in the archive, and copy below `work`, of all that is there.
+
+    Raises BackupError when one of `before`, the names in the last backup, is missing.
+    """
+    if settings["backup_app"]:
+        for position, name in enumerate(f"app/{path}" for path in settings["backup_databases"]):
+            if present(name, settings, before, size_of) is not None:
+                copy(name, settings, work / str(position), check=True)
+                yield name, work / str(position)
+        text = present(ENV, settings, before, read_env)
+        if text is not None:
+            (work / "env").write_bytes(text)
+            yield ENV, work / "env"
+    if settings["backup_mariadb"]:
+        yield mariadb(settings), dump(settings, work / "mariadb.sql")
+
+
+def present(
+    name: str,
+    settings: Settings,
+    before: Container[str],
+    look: Callable[[Settings, str], Found | None],
+) -> Found | None:
+    """What `look` finds, or None if it was not in the last backup either. It retries for some
+    seconds, because a file may be removed before it is replaced."""
+    deadline = time.monotonic() + AGAIN
+    while (found := look(settings, name)) is None and time.monotonic() < deadline:
+        time.sleep(0.2)
+    if found is None:
+        path = place_of(name, settings)
+        if name in before:
+            raise BackupError(f"{path} was in the last backup and is missing now")
+        print(f"celery-pi: there is no {path}; the backup is without it", flush=True)
+    return found
+
+
+def place_of(name: str, settings: Settings) -> Path:
+    """Path on this machine of that member of an archive."""
+    return Path(settings["app_dir"], *PurePosixPath(name).parts[1:])
+
+
+def size_of(settings: Settings, name: str) -> int | None:
+    """Bytes of the database, with its log; None where there is none."""
+    words = (PYTHON, "-I", "-S", str(SQLITE), "size", str(place_of(name, settings)))
+    done = attempt(settings["app_user"], words)
+    if done.status == MISSING:
+        return None
+    if done.status:
+        raise Failed(done.last_words)
+    return number(done.out.decode(errors="replace"))
+
+
+def copy(name: str, settings: Settings, target: Path, check: bool) -> None:
+    """Copies the database as it is now to a file of root's."""
+    user, size = settings["app_user"], size_of(settings, name) or 0
+    require_space(target.parent, 2 * size)  # his copy and ours
+    with room(user) as theirs:
+        words = (str(place_of(name, settings)), str(theirs / "copy"))
+        copied = number(script(user, SQLITE, "copy", *words, timeout=copy_timeout(size)))
+        if check:
+            script(user, SQLITE, "check", words[1], timeout=copy_timeout(copied))
+        received(user, theirs / "copy", target, copied)
+
+
+def read_env(settings: Settings, name: str = ENV) -> bytes | None:
+    try:
+        return read(settings["app_user"], str(place_of(name, settings)), LARGEST_ENV)
+    except FileNotFoundError:
+        return None
+
+
+def dump(settings: Settings, file: Path) -> Path:
+    """The database as SQL; root is logged in by MariaDB's socket."""
+    with file.open("wb") as output:
+        command = (*DUMP, settings["backup_mariadb"])
+        run_as_root(*command, sink=output, limit=spare(file.parent), timeout=HOURS)
+    return file
+
+
+def check(name: str, file: Path, settings: Settings) -> None:
+    """Raises BackupError unless the unpacked member, a file of ours in a workspace, is whole."""
+    size = file.stat().st_size
+    if name.startswith(MARIADB):
+        with file.open("rb") as content:
+            content.seek(max(0, size - 200))
+            if COMPLETE not in content.read():
+                raise BackupError(f"{name} is not a whole dump")
+    elif name == ENV:
+        if size > LARGEST_ENV:
+            raise BackupError(f"{name} is larger than {LARGEST_ENV} bytes")
+    else:
+        user = settings["app_user"]
+        with lent(file, user) as path:
+            script(user, SQLITE, "check", str(path), timeout=copy_timeout(size))
+
+
+def check_place(name: str, settings: Settings) -> None:
+    """Raises Refused where the member may not be put: a link of the app's leads elsewhere."""
+    if name == ENV:
+        with place(str(place_of(name, settings)), settings["app_user"]):
+            pass
+
+
+def put(name: str, file: Path, settings: Settings) -> None:
+    """Replaces what the app has by the member."""
+    if name.startswith(MARIADB):
+        with file.open("rb") as content:
+            database = f"--database={settings['backup_mariadb']}"
+            run_as_root(*LOAD, database, stdin=content, timeout=HOURS)
+    elif name == ENV:
+        put_env(file.read_bytes(), settings)
+    else:
+        user, size = settings["app_user"], file.stat().st_size
+        with lent(file, user) as path:
+            words = (str(path), str(place_of(name, settings)))
+            script(user, SQLITE, "put", *words, timeout=copy_timeout(size))
+
+
+def keep(name: str, into: Path, settings: Settings) -> Path | None:
+    """A copy of what is there now, as an archive would hold it; none where nothing is."""
+    file = into / PurePosixPath(name).name
+    if name.startswith(MARIADB):
+        return dump(settings, file)
+    if name == ENV:
+        text = read_env(settings)
+        if text is not None:
+            file.write_bytes(text)
+        return file if text is not None else None
+    if size_of(settings, name) is None:
+        return None
+    copy(name, settings, file, check=False)
+    return file
+
+
+def put_env(text: bytes, settings: Settings) -> None:
+    """Writes `.env` atomically, with this machine's own variables; 0600, the app user's."""
+    current = read_env(settings)
+    if current is not None:
+        text = with_ours(text, current)
+    replace(str(place_of(ENV, settings)), text, user=settings["app_user"])
+
+
+def with_ours(text: bytes, current: bytes) -> bytes:
+    """The text, with the current assignments of the variables that a deploy sets."""
+    mine = {found[1]: line for line in current.splitlines(True) if (found := OURS.match(line))}
+    kept = []
+    for line in text.splitlines(True):
+        found = OURS.match(line)
+        kept.append(mine.pop(found[1], b"") if found else line)
+    if mine and kept and not kept[-1].endswith(b"\n"):
+        kept.append(b"\n")
+    return b"".join([*kept, *mine.values()])

@@ -1,0 +1,126 @@
+"""Managed by celery-pi. The step of a restore that changes something: all of it, or nothing."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from celery_pi_tools.backup import app, archive, redis_contents, redis_data, services
+from celery_pi_tools.backup.common import BackupError
+from celery_pi_tools.backup.workspace import clear, copy_timeout, room_in, script
+from celery_pi_tools.config import Settings
+from celery_pi_tools.privileges import Refused
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+Undo = Callable[[], object]
+COPY_TIMEOUT = 3600  # seconds for what Redis has now, which is linked or copied
+
+
+@contextmanager
+def stopped(settings: Settings) -> Iterator[None]:
+    """Stops the units that use the data, ours and the site's. Afterwards those that ran run."""
+    units = services.users(settings)
+    try:
+        services.stop(*units)
+        yield
+    except BaseException:
+        ignore_signals()
+        with suppress(Refused):  # the first error is the one to report
+            services.start(*units, wait=False)
+        raise
+    ignore_signals()
+    services.start(*units)
+
+
+def replace(
+    described: archive.Manifest, unpacked: Path, names: list[str], settings: Settings, kept: Path
+) -> None:
+    """Replaces all of it or nothing; `kept` is where what was there is copied. Raises BackupError
+    after undoing what was done."""
+    kept.mkdir(parents=True)
+    kept.chmod(0o711)  # user redis reaches its own part
+    undo: list[Undo] = []
+    try:
+        # Redis last: once it runs, it may receive what must not be undone.
+        for name in sorted(names, key=lambda name: name.startswith("redis/")):
+            if name.startswith("redis/"):
+                replace_redis(unpacked / name, described, kept / "redis", undo)
+            else:
+                replace_app(name, unpacked / name, settings, kept, undo)
+        ignore_signals()
+    except Exception as error:  # whatever it is, the data are restored
+        ignore_signals()
+        undo_all(undo, kept, str(error))
+        raise BackupError(f"{error}; all is as it was before") from error
+    if any(name.startswith("redis/") for name in names):
+        run_redis_data("forget")
+
+
+def undo_all(undo: list[Undo], kept: Path, reason: str) -> None:
+    try:
+        for step in reversed(undo):
+            step()
+        if (kept / "redis").exists():
+            clear(kept / "redis", redis_contents.USER)
+    except Exception as error:  # whatever it is, the message says where the data are
+        message = f"{reason}; and it could not be taken back: {error}; the data are in {kept}"
+        raise BackupError(message) from error
+    shutil.rmtree(kept)
+
+
+def handle_signals() -> None:
+    """A signal that would end the process raises BackupError, so that all is undone."""
+    for number in SIGNALS:
+        signal.signal(number, interrupted)
+
+
+def ignore_signals() -> None:
+    """From here on the process runs to its end."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def interrupted(number: int, _: FrameType | None) -> None:
+    ignore_signals()
+    raise BackupError(f"interrupted by {signal.Signals(number).name}")
+
+
+def replace_redis(rdb: Path, described: archive.Manifest, kept: Path, undo: list[Undo]) -> None:
+    """Redis runs with the contents of the RDB file.
+
+    A private server verifies the very files with which Redis then starts: in Redis itself keys
+    expire and others are written at once.
+    """
+    undo.append(services.start_redis)
+    services.stop(services.REDIS)
+    room_in(kept, redis_contents.USER)
+    run_redis_data("keep", str(kept))
+    undo.append(lambda: run_redis_data("put_back", str(kept)))
+    undo.append(lambda: services.stop(services.REDIS))
+    with rdb.open("rb") as content:
+        run_redis_data("put", stdin=content, timeout=copy_timeout(rdb.stat().st_size))
+    contents = redis_contents.of_directory(redis_data.DATA, "yes")
+    differs = redis_contents.difference(contents, described["redis"])
+    if differs:
+        raise BackupError(f"Redis would start with something else: {differs}")
+    services.start_redis()
+
+
+def run_redis_data(*words: str, timeout: float = COPY_TIMEOUT, **how: Any) -> None:
+    """Runs the module redis_data as user redis, whose directory it changes."""
+    script(redis_contents.USER, Path(redis_data.__file__), *words, timeout=timeout, **how)
+
+
+def replace_app(name: str, file: Path, settings: Settings, kept: Path, undo: list[Undo]) -> None:
+    """The app has what the member holds."""
+    place = kept / Path(name).parent
+    place.mkdir(mode=0o700, exist_ok=True, parents=True)
+    before = app.keep(name, place, settings)
+    if before:
+        undo.append(lambda: app.put(name, before, settings))
+    app.put(name, file, settings)

@@ -1,0 +1,96 @@
+"""Managed by celery-pi. Dead letters: tasks that are not retried, because each try ended with the
+loss of their process.
+
+    celery-pi dead-letters            list them
+    celery-pi dead-letters --return   put them back to their queues, to be tried as often again
+
+Whoever may send tasks may have written the entries. So they are put back with the rights of the app
+alone, and only to queues of the settings; an entry that is no such task stays. Exit status: 0 there
+are none (any more), 1 there are some, 2 Redis cannot be reached.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import datetime
+
+from celery_pi_tools.config import Settings
+from celery_pi_tools.redis_client import Connection, Refused, login
+from celery_pi_tools.text import printable
+from celery_pi_tools.worker_control import SEPARATOR
+
+TIMEOUT = 10  # seconds
+LISTED = 1000  # of the entries, the newest
+PRIORITIES = range(1, 10)
+
+# An entry holds texts only, so that what Lua makes of JSON does not change a message.
+RETURN = """
+local queues = {}
+for _, name in ipairs(ARGV) do queues[name] = true end
+local function parts(entry)
+  local good, told = pcall(cjson.decode, entry)
+  if not good or type(told) ~= 'table' or type(told[1]) ~= 'string' then return end
+  if type(told[2]) ~= 'table' or #told[2] == 0 then return end
+  for _, name in ipairs(told[2]) do
+    if not queues[name] then return end
+  end
+  return told[1], told[2]
+end
+local put, left = 0, 0
+for _ = 1, redis.call('LLEN', KEYS[1]) do
+  local entry = redis.call('RPOP', KEYS[1])
+  local message, names = parts(entry)
+  if message then
+    for _, name in ipairs(names) do redis.call('LPUSH', name, message) end
+    put = put + 1
+  else
+    redis.call('LPUSH', KEYS[1], entry)
+    left = left + 1
+  end
+end
+return {put, left}
+"""
+
+
+def main(settings: Settings, put_back: bool) -> int:
+    key = settings["redis_key_prefix"] + "set-aside"
+    try:
+        if put_back:
+            return_to_queues(settings, key)
+        entries = connect("admin", settings).ask("LRANGE", key, "0", str(LISTED - 1))
+    except (Refused, OSError) as error:
+        print(f"celery-pi: Redis: {printable(str(error))}", file=sys.stderr)
+        return 2
+    for entry in entries:
+        print(printable(described(entry)))
+    return 1 if entries else 0
+
+
+def return_to_queues(settings: Settings, key: str) -> None:
+    prefix = settings["redis_key_prefix"]
+    plain = [f"{prefix}{queue}" for queue in settings["celery_queues"]]
+    names = [*plain, *(f"{name}{SEPARATOR}{step}" for name in plain for step in PRIORITIES)]
+    put, left = connect("celery", settings).ask("EVAL", RETURN, "1", key, *names)
+    print(f"{put} put back")
+    if left:
+        print(f"celery-pi: {left} stay: they are no tasks for celery_queues", file=sys.stderr)
+
+
+def connect(user: str, settings: Settings) -> Connection:
+    """A connection of that Redis user, in the app's database. Raises Refused, OSError."""
+    connection = login(user, TIMEOUT)
+    if settings["redis_database"]:
+        connection.ask("SELECT", str(settings["redis_database"]))
+    return connection
+
+
+def described(entry: str) -> str:
+    """An entry in one line."""
+    try:
+        message, queues, when = json.loads(entry)
+        headers = json.loads(message)["headers"]
+        at = datetime.fromtimestamp(when).astimezone().isoformat(" ", "seconds")
+        return f"{at}  {headers['task']}[{headers['id']}]  from {', '.join(queues)}"
+    except (ValueError, TypeError, KeyError, OverflowError, OSError, RecursionError):
+        return "an entry that no worker of ours has made"

@@ -1,0 +1,66 @@
+"""Managed by celery-pi. The command `celery-pi deploys`: the recorded deploys, the newest last."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from celery_pi_tools.config import STATE
+from celery_pi_tools.text import printable
+
+RECORDS = STATE / "deploys"
+LOCK = Path("/run/celery-pi")
+UPTIME = Path("/proc/uptime")
+LEASE = 20  # seconds after which a lock that is not renewed is void
+
+
+def main(as_json: bool) -> int:
+    found = records()
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return 0
+    for record in found:
+        print("\n".join(map(printable, lines(record))))
+    return 0
+
+
+def records() -> list[dict[str, Any]]:
+    """Every record, the oldest first."""
+    found = [
+        {"number": int(path.stem), **json.loads(path.read_text())}
+        for path in sorted(RECORDS.glob("*.json"))
+    ]
+    for record in found:
+        if record["result"] == "running" and not is_running(record):
+            record["result"] = "cut off"
+    return found
+
+
+def is_running(record: dict[str, Any]) -> bool:
+    """Whether the recorded run holds the lock and is alive."""
+    try:
+        holder = json.loads((LOCK / "holder").read_text())
+        last_heard = int((LOCK / "beat").read_text().split()[1])
+    except FileNotFoundError:
+        return False
+    alive = 0 <= float(UPTIME.read_text().split()[0]) - last_heard < LEASE
+    return alive and (holder["who"], holder["since"]) == (record["who"], record["started"])
+
+
+def lines(record: dict[str, Any]) -> list[str]:
+    """A record for people."""
+    what, source = ", ".join(record["what"]), record["commit"][:12] or "no commit"
+    if record["commit"].endswith("-dirty"):
+        source += "-dirty"
+    shown = [
+        f"{record['number']:>4}  {record['started']}  {record['who']}  {what} of {source}: "
+        f"{record['result']}"
+    ]
+    for title, items in (
+        ("settings", [f"{name}={value}" for name, value in record["settings"].items()]),
+        ("changed", record["changed"]),
+        *record.get("planned", {}).items(),  # older records have none
+    ):
+        shown += [f"      {title}: {', '.join(map(str, items))}"] if items else []
+    return shown

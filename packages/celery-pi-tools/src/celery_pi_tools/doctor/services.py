@@ -1,0 +1,88 @@
+"""Managed by celery-pi. Our services: which is down, and which will be after a restart."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from celery_pi_tools.commands import execute, output
+from celery_pi_tools.doctor.registry import Find, Found, problem
+from celery_pi_tools.doctor.repairs import all_of, start
+from celery_pi_tools.system import System
+
+STARTING = 45  # seconds that a Pi may take to start the worker
+BETWEEN = 2  # seconds for which it may be away when it is started again
+ABOVE = ("Disk", "A process is stopped", "A package is half installed", "Permissions")
+APP = ("Redis", "App", *ABOVE)
+# What each service is for, and what would take it down with it.
+SERVICES = {
+    "redis-memory": ("nobody is warned when Redis fills", ("Redis", *ABOVE)),
+    "celery-worker": ("tasks wait, and no result comes: PENDING", APP),
+    "celery-beat": ("periodic tasks are not sent", APP),
+    "celery-flower": ("/flower/ shows an error", ("Redis", *ABOVE)),
+    "nginx": ("the site and /flower/ cannot be reached", ABOVE),
+    "redis-logins": ("failed logins to Redis are not seen, nor banned", ("Redis", *ABOVE)),
+    "fail2ban": ("nobody is banned who guesses passwords", ABOVE),
+}
+
+
+def down(name: str, impact: str) -> Find:
+    """A check whether that service is down; one that was not deployed is not looked at."""
+
+    def find(system: System) -> Found | None:
+        shown = system.units.get(name)
+        if shown is None or shown["ActiveState"] == "active":
+            return None
+        symptom = f"{name} is {shown['ActiveState']} ({shown['SubState']})"
+        if shown["LoadState"] != "loaded":
+            by_hand = "systemctl unmask it, if nobody meant that; deploy again"
+            return Found(f"{name} is {shown['LoadState']}", impact, by_hand)
+        if shown["ActiveState"] == "deactivating":
+            wait = "wait: the worker lets its tasks finish; start it then, if nothing else does"
+            return Found(symptom, impact, wait, grace=STARTING)
+        will = f"start it; if it fails again, journalctl -u {name} -n 50 says why"
+        fix = partial(start, name, shown["ActiveState"])
+        return Found(symptom, impact, will, fix, patience(system, name))
+
+    return find
+
+
+def patience(system: System, name: str) -> float:
+    """Seconds within which a service that is not up may come up by itself.
+
+    systemd has a job for one that waits for another unit, as Beat does for the time.
+    """
+    shown = system.units[name]
+    if shown["ActiveState"] in ("activating", "reloading") or shown.get("Job"):
+        return STARTING
+    return max(0, BETWEEN - system.down_for(name))
+
+
+for each, (reason, causes) in SERVICES.items():
+    problem("Services", f"{each} is down", causes)(down(each, reason))
+
+
+@problem("Services", "A service is not enabled")
+def disabled(system: System) -> Found | None:
+    found = [name for name, unit in system.units.items() if unit["UnitFileState"] == "disabled"]
+    if not found:
+        return None
+    return Found(
+        f"{', '.join(found)} will not start with the machine",
+        "after the next restart it is not there",
+        "enable it",
+        all_of(*(partial(execute, "systemctl", "enable", "--quiet", name) for name in found)),
+    )
+
+
+@problem("Services", "Something else has failed", needs=("Disk",))
+def others(system: System) -> Found | None:
+    listed = output("systemctl", "list-units", "--failed", "--plain", "--no-legend", "--no-pager")
+    names = [line.split()[0] for line in listed.splitlines() if line]
+    found = [name for name in names if name.removesuffix(".service") not in system.units]
+    if not found:
+        return None
+    return Found(
+        f"failed: {', '.join(found)}",
+        "systemd does not try it again by itself",
+        f"journalctl -u {found[0]} -n 50; then systemctl restart, or reset-failed",
+    )

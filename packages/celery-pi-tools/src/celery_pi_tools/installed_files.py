@@ -1,0 +1,137 @@
+"""Managed by celery-pi. The files that the last deploys have installed, compared with the disk."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import importlib.util
+import marshal
+import os
+import re
+import stat
+import struct
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from celery_pi_tools.config import LIBRARY, STATE
+from celery_pi_tools.privileges import foreign_steps, group_name, others_in, user_name
+
+DECLARED = STATE / "declared"
+LARGEST = 16 * 2**20  # bytes; none of ours has a tenth of it
+HEADER = 16  # bytes of a file of bytecode before the code
+BYTECODE = re.compile(r"(.+)\.(\w+-\d+)\.pyc")
+UNFINISHED = re.compile(r".+\.pyc\.\d+")  # left by a power cut, and never loaded
+NO_FILE = (errno.ELOOP, errno.EISDIR, errno.ENXIO)
+State = list[str]
+
+
+def deployed() -> dict[str, State]:
+    """Each file's expected mode, user, group and SHA-256, which is a dash for a secret."""
+    if not DECLARED.exists():
+        return {}
+    lines = [line.split("\t") for line in DECLARED.read_text().splitlines()]
+    return {path: state for path, *state in lines}
+
+
+def changed() -> dict[str, str]:
+    """The files that differ from what was deployed, and how."""
+    found = {path: difference(path, wanted) for path, wanted in deployed().items()}
+    return {path: how for path, how in found.items() if how}
+
+
+def difference(path: str, wanted: State) -> str:
+    """How the file differs, or nothing."""
+    if place := next(foreign_steps(path, follow=False), ""):
+        return f"lies in {place}, where others than root may write"
+    try:
+        found = state(path)
+    except FileNotFoundError:
+        return "is missing"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    if found is None:
+        return "is no file any more"
+    (*access, digest), (*wanted_access, wanted_digest) = found, wanted
+    if wanted_digest not in ("-", digest):
+        return "was changed"
+    now, then = ("{} {}:{}".format(*each) for each in (access, wanted_access))
+    return "" if now == then else f"is {now}, not {then}"
+
+
+def state(path: str) -> State | None:
+    """Mode, user, group and digest of the file; None if it is no regular file.
+
+    A link is not followed. Raises OSError.
+    """
+    try:
+        with open(path, "rb", opener=itself) as file:
+            shown = os.fstat(file.fileno())
+            if not stat.S_ISREG(shown.st_mode):
+                return None
+            large = shown.st_size > LARGEST
+            digest = "too large" if large else hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        if error.errno in NO_FILE:
+            return None
+        raise
+    mode = f"{stat.S_IMODE(shown.st_mode):o}"
+    return [mode, user_name(shown.st_uid), group_name(shown.st_gid), digest]
+
+
+def itself(path: str, flags: int) -> int:
+    """An opener that follows no link and does not wait."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+
+
+# -- files that no deploy has installed
+
+
+def undeclared() -> list[str]:
+    """Files where root's Python looks for our modules that no deploy has installed."""
+    known = set(deployed())
+    return sorted(_undeclared(known)) if known else []
+
+
+def _undeclared(known: set[str]) -> Iterator[str]:
+    for place, directories, files in os.walk(LIBRARY):
+        paths = [Path(place, name) for name in files]
+        paths += [Path(place, name) for name in directories if Path(place, name).is_symlink()]
+        for path in paths:
+            ours = (
+                is_bytecode(path, known) if place.endswith("/__pycache__") else str(path) in known
+            )
+            if not ours:
+                yield str(path)
+
+
+def is_bytecode(path: Path, known: set[str]) -> bool:
+    """Whether it is the bytecode of an installed module, in whose place root's Python loads it."""
+    if UNFINISHED.fullmatch(path.name):
+        return True
+    named = BYTECODE.fullmatch(path.name)
+    source = path.parent.with_name(f"{named[1]}.py") if named else path
+    shown = path.lstat()
+    if not named or str(source) not in known or not stat.S_ISREG(shown.st_mode):
+        return False
+    if others_in(shown) or shown.st_size > LARGEST:
+        return False
+    # Another Python's is not loaded by root's.
+    return named[2] != sys.implementation.cache_tag or is_compiled(path, source)
+
+
+def is_compiled(path: Path, source: Path) -> bool:
+    """Whether it holds the compiled source, or is stale and therefore not loaded."""
+    content, text = path.read_bytes(), source.read_bytes()
+    shown = source.stat()
+    number, flags, when, size = struct.unpack("<4sIII", content[:HEADER].ljust(HEADER, b"\0"))
+    if number != importlib.util.MAGIC_NUMBER:
+        return True
+    if not flags and (when, size) != (int(shown.st_mtime) & 0xFFFFFFFF, len(text)):
+        return True
+    try:
+        # Root's Python would load it anyway.
+        code = marshal.loads(content[HEADER:])
+    except (EOFError, TypeError, ValueError):
+        return False
+    return bool(code == compile(text, str(source), "exec", dont_inherit=True))

@@ -1,0 +1,198 @@
+"""Managed by celery-pi. The state of this Pi that several checks need, each part read once."""
+
+from __future__ import annotations
+
+import re
+import time
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from celery_pi_tools import journal
+from celery_pi_tools.commands import CannotRead, output
+from celery_pi_tools.redis_client import Connection, Refused, Unreadable, login
+from celery_pi_tools.worker_control import Answers, ask_workers
+
+REDIS_TIMEOUT = 1  # seconds that Redis may take to answer
+RECENT = 3600  # seconds
+PROPERTIES = (
+    *("Id", "LoadState", "ActiveState", "SubState", "Result", "UnitFileState", "Job"),
+    *("NeedDaemonReload", "NRestarts", "MainPID", "ControlGroup", "ActiveEnterTimestampMonotonic"),
+    *("InactiveEnterTimestampMonotonic", "ExecMainStartTimestampMonotonic"),
+)
+SERVICE_PROPERTIES = (
+    *("Id", "User", "DynamicUser", "PermissionsStartOnly", "EnvironmentFiles"),
+    *("WorkingDirectory", "AmbientCapabilities", "ExecConditionEx", "ExecStartPreEx"),
+    *("ExecStartEx", "ExecStartPostEx", "ExecReloadEx", "ExecStopEx", "ExecStopPostEx"),
+)
+WORKER_MESSAGES = (
+    "Received unregistered task of type|(Soft|Hard) time limit .* exceeded for|"
+    "celery-pi: |Watchdog timeout"
+)
+CGROUPS = Path("/sys/fs/cgroup")
+NGINX_FLOWER = Path("/etc/nginx/snippets/celery-pi-flower.conf")  # exists while nginx serves Flower
+SSH = 22
+IPV6 = Path("/proc/sys/net/ipv6")
+RESTART_REDIS = "journalctl -u redis-server -n 50; systemctl restart redis-server"
+
+
+class System:
+    """This Pi at one moment, as the deployed settings describe it.
+
+    `concerned` are the files of problems that were found before.
+    """
+
+    def __init__(self, settings: dict[str, Any], concerned: frozenset[str] = frozenset()) -> None:
+        self.settings = settings
+        self.concerned = concerned
+        self._connections: dict[str, Connection] = {}
+        self._unreachable = ""
+        self._refused: dict[str, str] = {}
+
+    def refresh(self, *files: str) -> System:
+        """The state as it is now, after a problem that concerns these files was found."""
+        return System(self.settings, self.concerned.union(files))
+
+    def value(self, name: str) -> Any:
+        """A deployed setting."""
+        return self.settings[name]
+
+    # -- Redis
+
+    def key(self, name: str) -> str:
+        """Name of a key of the app's in Redis."""
+        return f"{self.settings['redis_key_prefix']}{name}"
+
+    def ask(self, *words: str, user: str = "monitor") -> Any:
+        """Redis' reply, in the app's database. Raises CannotRead.
+
+        After a timeout no further command is sent, nor one by a user whose password was refused:
+        each failed login counts as an attack.
+        """
+        if self._unreachable:
+            raise CannotRead(self._unreachable, RESTART_REDIS)
+        if user in self._refused:
+            raise CannotRead(self._refused[user], "deploy again")
+        try:
+            return self.connection(user).ask(*words)
+        except Refused as error:
+            raise CannotRead(f"Redis refuses: {error}", "deploy again") from error
+        except Unreadable as error:
+            self._connections.pop(user, None)  # another command may still be answered
+            raise CannotRead(f"Redis answers nonsense: {error}", RESTART_REDIS) from error
+        except OSError as error:
+            reason = error.strerror or str(error) or type(error).__name__
+            self._unreachable = f"Redis does not answer: {reason}"
+            raise CannotRead(self._unreachable, RESTART_REDIS) from error
+
+    def connection(self, user: str) -> Connection:
+        """The one connection of that user."""
+        if user not in self._connections:
+            try:
+                connection = login(user, REDIS_TIMEOUT)
+            except Refused as error:
+                self._refused[user] = f"Redis refuses: {error}"
+                raise
+            database = str(self.settings["redis_database"])
+            if database != "0":
+                connection.ask("SELECT", database)
+            self._connections[user] = connection
+        return self._connections[user]
+
+    @cached_property
+    def info(self) -> dict[str, str]:
+        """Redis' INFO."""
+        lines = self.ask("INFO").splitlines()
+        return dict(line.split(":", 1) for line in lines if ":" in line)
+
+    def number(self, name: str) -> int:
+        """A figure of INFO."""
+        return int(self.info[name])
+
+    def config(self, name: str) -> str:
+        """A setting of the running Redis."""
+        return str(self.ask("CONFIG", "GET", name)[1])
+
+    # -- workers
+
+    @cached_property
+    def worker_answers(self) -> tuple[Answers, int]:
+        """Each worker's queues, scheduled tasks and configuration."""
+        return ask_workers(self, ("active_queues", "scheduled", "conf"))
+
+    @cached_property
+    def worker_log(self) -> list[str]:
+        """The worker's log lines that problems refer to, since it was started and within the last
+        hour; the newest first."""
+        start = max(self.since("celery-worker"), time.time() - RECENT)
+        return journal.matching("celery-worker", f"@{start:.0f}", WORKER_MESSAGES)
+
+    def is_alive(self) -> bool:
+        """Whether this machine's worker is connected to Redis."""
+        machine = Path("/etc/machine-id").read_text().strip()
+        channel = self.key(f"celery-pi.alive.{machine}/{self.units['celery-worker']['Id']}/")
+        return bool(self.ask("PUBSUB", "CHANNELS", f"{channel}*"))
+
+    # -- systemd
+
+    @cached_property
+    def units(self) -> dict[str, dict[str, str]]:
+        """systemd's properties of each unit of ours, by its name without `.service`."""
+        bans = ("redis-logins", "fail2ban") if self.settings["bans"] else ()
+        ours = ("redis-server", "redis-memory", "celery-worker", "celery-beat")
+        names = (*ours, *flower_units(self.settings), *bans)
+        shown = output("systemctl", "show", "-p", ",".join(PROPERTIES), *names)
+        blocks = shown.strip().split("\n\n")
+        found = [dict(line.split("=", 1) for line in block.splitlines()) for block in blocks]
+        return {unit["Id"].removesuffix(".service"): unit for unit in found}
+
+    @cached_property
+    def services(self) -> str:
+        """systemd's properties of every loaded service, of ours and of others."""
+        properties = ",".join(SERVICE_PROPERTIES)
+        return output("systemctl", "show", "--all", "-p", properties, "*.service")
+
+    def up(self, unit: str) -> bool:
+        return self.units[unit]["ActiveState"] == "active"
+
+    def down_for(self, unit: str) -> float:
+        """Seconds since the unit ended."""
+        return time.monotonic() - int(self.units[unit]["InactiveEnterTimestampMonotonic"]) / 1e6
+
+    def since(self, unit: str) -> float:
+        """Unix time at which its main process was started, by the clock as it is now."""
+        started = int(self.units[unit]["ExecMainStartTimestampMonotonic"]) / 1e6
+        return time.time() - (time.monotonic() - started)
+
+    def pids(self, unit: str) -> list[int]:
+        """Processes of the unit."""
+        group = self.units[unit]["ControlGroup"]
+        file = CGROUPS / group.lstrip("/") / "cgroup.procs"
+        return [int(pid) for pid in file.read_text().split()] if group and file.exists() else []
+
+    # -- network
+
+    @cached_property
+    def filters(self) -> dict[int, str]:
+        """The kernel's filter table for each IP version that it has."""
+        programs = {4: "iptables-save"}
+        if IPV6.exists():
+            programs[6] = "ip6tables-save"
+        return {version: output(name, "-t", "filter") for version, name in programs.items()}
+
+    @cached_property
+    def ssh_ports(self) -> set[int]:
+        """Ports on which sshd listens, or systemd for it."""
+        listening = output("ss", "-Hltnp").splitlines()
+        found = [line.split()[3] for line in listening if re.search(r'"(sshd|dropbear)"', line)]
+        held = output("systemctl", "show", "-P", "ActiveState", "-P", "Listen", "ssh.socket")
+        if "active" in held.split():
+            found += re.findall(r"(\S+) \(Stream\)", held)
+        return {int(end.rpartition(":")[2]) for end in found} or {SSH}
+
+
+def flower_units(settings: dict[str, Any]) -> tuple[str, ...]:
+    """The units behind `/flower/`; nginx is not among them where a tunnel serves it."""
+    if not settings["flower"]:
+        return ()
+    return ("celery-flower", "nginx") if NGINX_FLOWER.exists() else ("celery-flower",)

@@ -1,0 +1,310 @@
+"""Checks of `celery-pi audit` that ask programs of the machine: what they make of the answers."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from celery_pi.settings import Settings
+from celery_pi_tools.checks import audit_network, audit_updates
+from celery_pi_tools.system import System
+from tests.fake import Programs
+
+pytestmark = pytest.mark.fast
+
+# As ufw has the kernel hold it: 22, 80 and 443 open.
+FILTER = """*filter
+:INPUT DROP [4:240]
+:FORWARD DROP [0:0]
+:OUTPUT ACCEPT [0:0]
+-A INPUT -j ufw{v}-before-logging-input
+-A INPUT -j ufw{v}-before-input
+-A ufw{v}-before-input -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A ufw{v}-before-input -j ufw{v}-user-input
+-A ufw{v}-user-input -p tcp -m tcp --dport 22 -j ACCEPT
+-A ufw{v}-user-input -p tcp -m tcp --dport 80 -j ACCEPT
+-A ufw{v}-user-input -p tcp -m tcp --dport 443 -j ACCEPT
+COMMIT
+"""
+# 22 limited, as it is without bans.
+LIMIT = """-m conntrack --ctstate NEW -m recent --set
+-A ufw{v}-user-input -p tcp -m tcp --dport 22 -m recent --update --seconds 30 -j ufw{v}-user-limit
+-A ufw{v}-user-input -p tcp -m tcp --dport 22 -j ufw{v}-user-limit-accept"""
+OPEN = "--dport 22 -j ACCEPT"
+ADD = "-A ufw{v}-user-input"
+
+
+def look_at(**settings: Any) -> Any:
+    return System(Settings(**settings).model_dump(mode="json"))
+
+
+@pytest.fixture
+def answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Has a program say that, and nothing else."""
+    programs = Programs(tmp_path, monkeypatch)
+    return lambda name, text: programs.add(name, f"cat <<'END'\n{text.rstrip()}\nEND")
+
+
+@pytest.fixture
+def firewall() -> Callable[..., Any]:
+    """What the check says of that filter, the same by both versions of IP or with one changed."""
+
+    def judge(old: str = "", new: str = "", only: int = 0, **settings: Any) -> Any:
+        system = look_at(**settings)
+        system.filters, system.ssh_ports = {}, {22}
+        for version, v in ((4, ""), (6, "6")):
+            text = FILTER if only not in (0, version) else FILTER.replace(old, new)
+            system.filters[version] = text.replace("{v}", v)
+        return audit_network.firewall(system)
+
+    return judge
+
+
+def test_firewall_as_deployed_is_well(firewall: Callable[..., Any]) -> None:
+    told = firewall()
+    assert (told.state, told.evidence) == (
+        "ok",
+        "lets in 22/tcp, 80/tcp, 443/tcp, and nothing else",
+    )
+    assert firewall(firewall=False).state == "warn"
+
+
+@pytest.mark.parametrize("only", [0, 4, 6])
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (":INPUT DROP", ":INPUT ACCEPT"),
+        ("-A INPUT -j ufw{v}-before-input\n", ""),
+        ("-A ufw{v}-before-input -j ufw{v}-user-input\n", ""),
+        (f"{ADD} -p tcp -m tcp --dport 443 -j ACCEPT\n", ""),
+        ("--dport 80 -j ACCEPT", "--dport 80 -j DROP"),
+        (f"{ADD} -p tcp -m tcp {OPEN}\n", ""),
+        (f"{ADD} -p tcp -m tcp --dport 80 -j", f"{ADD} -s 10.0.0.0/8 -p tcp -m tcp --dport 80 -j"),
+    ],
+)
+def test_firewall_that_is_not_in_force_is_wrong(
+    firewall: Callable[..., Any], old: str, new: str, only: int
+) -> None:
+    assert old in FILTER
+    assert firewall(old, new, only).state == "wrong"
+
+
+@pytest.mark.parametrize(
+    ("rule", "text"),
+    [
+        ("-p udp -m udp --dport 53 -j ACCEPT", "53/udp"),
+        ("-s 10.0.0.0/8 -p tcp -m tcp --dport 8000 -j ACCEPT", "8000/tcp from 10.0.0.0/8"),
+        ("-s 10.0.0.7/32 -p tcp -m tcp --dport 8000 -j ACCEPT", "8000/tcp from 10.0.0.7"),
+        ("-p tcp -m multiport --dports 1:9 -j ACCEPT", "0/-p tcp -m multiport --dports 1:9"),
+        ("-j ACCEPT", "0/all"),
+    ],
+)
+def test_rule_that_nobody_declared_is_told(
+    firewall: Callable[..., Any], rule: str, text: str
+) -> None:
+    told = firewall("COMMIT", f"{ADD} {rule}\nCOMMIT", 4)
+    assert told.state == "warn"
+    assert told.evidence.endswith(f"; not declared: {text}")
+    if text[0] != "0":
+        only = 4 if "from" in text else 0
+        declared = firewall("COMMIT", f"{ADD} {rule}\nCOMMIT", only, firewall_allow=[text])
+        assert (declared.state, text in declared.values["open"]) == ("ok", True)
+
+
+def test_owners_rule_that_the_kernel_lacks_is_missed(firewall: Callable[..., Any]) -> None:
+    told = firewall(firewall_allow=["8000/tcp"])
+    assert (told.state, told.evidence) == ("wrong", "8000/tcp does not come in by IPv4")
+
+
+def test_ssh_is_limited_where_there_are_no_bans_but_for_who_deploys(
+    firewall: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = f"--dport 22 {LIMIT}"
+    assert firewall(OPEN, limit).state == "ok", "which an owner may have of his own"
+    assert firewall(OPEN, limit, bans=False).state == "ok"
+    assert firewall(bans=False).evidence == "without bans, nothing limits who tries ssh by IPv4"
+    near = f"--dport 22 {LIMIT}\n{ADD} -s 192.0.2.7/32 -p tcp -m tcp --dport 22 -j ACCEPT"
+    monkeypatch.setattr(audit_network, "DEPLOYERS", tmp_path / "deployers")
+    assert firewall(OPEN, near, bans=False).evidence.endswith("not declared: 22/tcp from 192.0.2.7")
+    (tmp_path / "deployers").write_text("192.0.2.7\n")
+    assert firewall(OPEN, near, bans=False).state == "ok"
+
+
+@pytest.mark.parametrize(
+    ("socket", "ports"),
+    [
+        ("inactive\n[::]:22 (Stream)", {2222}),
+        ("active\n0.0.0.0:22 (Stream)\n[::]:24 (Stream)", {22, 24, 2222}),
+    ],
+)
+def test_ssh_comes_in_where_its_server_or_systemd_listens(
+    answer: Callable[[str, str], None], socket: str, ports: set[int]
+) -> None:
+    sshd = 'LISTEN 0 128 0.0.0.0:2222 0.0.0.0:* users:(("sshd",pid=9,fd=6))'
+    answer("ss", f'{sshd}\nLISTEN 0 128 0.0.0.0:80 0.0.0.0:* users:(("nginx",pid=8,fd=6))')
+    answer("systemctl", socket)
+    assert look_at().ssh_ports == ports
+    answer("ss", "")
+    answer("systemctl", "inactive")
+    assert look_at().ssh_ports == {22}
+
+
+def test_ports_that_others_may_reach_are_the_declared() -> None:
+    system = look_at(firewall_allow=["8000/tcp", "9100/tcp from 10.0.0.1", "53/udp"])
+    system.ssh_ports = {22, 2222}
+    assert audit_network.public_ports(system) == {22, 80, 443, 2222, 8000, 9100}
+
+
+@pytest.mark.parametrize(
+    ("listed", "state"),
+    [
+        ("sshd, celery-pi-redis, celery-pi-flower, of-the-owner", "ok"),
+        ("sshd, celery-pi-redis", "wrong"),
+        ("", "wrong"),
+    ],
+)
+def test_jail_that_is_missing_is_named(
+    answer: Callable[[str, str], None], listed: str, state: str
+) -> None:
+    answer("fail2ban-client", f"Status\n`- Jail list:\t{listed}\n")
+    told = audit_network.bans(look_at())
+    assert told.state == state
+    assert ("celery-pi-flower" in told.evidence) is True
+    assert audit_network.bans(look_at(bans=False)).state == "warn"
+
+
+# -- updates
+
+RUNNING = "Id={}\nActiveState={}\n"
+ASKED = 'APT::Periodic::{} "always";\n'
+
+
+@pytest.mark.parametrize(
+    ("timer", "configuration", "state"),
+    [
+        ("active", ("Update-Package-Lists", "Unattended-Upgrade"), "ok"),
+        ("inactive", ("Update-Package-Lists", "Unattended-Upgrade"), "wrong"),
+        ("active", ("Update-Package-Lists",), "wrong"),
+    ],
+)
+def test_updates_that_do_not_come_are_told(
+    answer: Callable[[str, str], None],
+    timer: str,
+    configuration: tuple[str, ...],
+    state: str,
+) -> None:
+    units = zip(audit_updates.TIMERS, ("active", timer), strict=True)
+    answer("systemctl", "\n".join(RUNNING.format(*each) for each in units))
+    texts = "".join(ASKED.format(name) for name in configuration)
+    answer("apt-config", texts + 'Unattended-Upgrade::Origins-Pattern:: "Debian-Security";')
+    assert audit_updates.automatic(look_at()).state == state
+    assert audit_updates.automatic(look_at(updates=False)).state == "warn"
+
+
+PENDING = """NOTE: This is only a simulation!
+Inst libssl3t64 [3.5.1-1] (3.5.1-1+deb13u1 Debian-Security:13/stable-security [arm64])
+Inst tzdata [2025b-4] (2025b-4+deb13u1 Debian:13.1/stable [all])
+Conf libssl3t64 (3.5.1-1+deb13u1 Debian-Security:13/stable-security [arm64])
+"""
+
+
+@pytest.mark.parametrize(
+    ("plan", "days", "updates", "state", "waiting"),
+    [
+        ("", 0, True, "ok", []),
+        ("", 4, True, "warn", []),
+        (PENDING, 0, True, "warn", ["libssl3t64"]),
+        (PENDING, 4, True, "wrong", ["libssl3t64"]),
+        (PENDING, 0, False, "wrong", ["libssl3t64"]),
+        (PENDING.replace("Debian-Security", "Debian").replace("-security", ""), 0, True, "ok", []),
+    ],
+)
+def test_security_fixes_that_wait_are_counted(
+    answer: Callable[[str, str], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    plan: str,
+    days: int,
+    updates: bool,
+    state: str,
+    waiting: list[str],
+) -> None:
+    answer("apt-get", plan)
+    stamp, fetched = tmp_path / "upgrade-stamp", tmp_path / "of-an-archive_Packages"
+    for file in (stamp, fetched):
+        file.touch()
+        os.utime(file, (0, time.time() - days * 86400))
+    monkeypatch.setattr(audit_updates, "LISTS", tmp_path)
+    monkeypatch.setattr(audit_updates, "LAST_UPGRADE", stamp)
+    told = audit_updates.security(look_at(updates=updates))
+    assert (told.state, told.values["packages"]) == (state, waiting)
+
+
+@pytest.mark.parametrize(
+    ("line", "state", "named"),
+    [
+        ("install installed ok", "ok", ""),
+        ("deinstall config-files ok", "ok", ""),
+        ("hold installed ok", "warn", "nginx"),
+        ("install half-configured ok", "wrong", "nginx"),
+        ("install installed reinstreq", "wrong", "nginx"),
+    ],
+)
+def test_package_that_is_held_or_broken_is_named(
+    answer: Callable[[str, str], None], line: str, state: str, named: str
+) -> None:
+    answer("dpkg-query", f"install installed ok dpkg\n{line} nginx\n")
+    told = audit_updates.packages(None)
+    assert (told.state, named in told.evidence) == (state, True)
+
+
+@pytest.mark.parametrize(("days", "state"), [(-1, "wrong"), (0, "warn"), (89, "warn"), (91, "ok")])
+def test_end_of_life_is_told_three_months_before(days: int, state: str) -> None:
+    end = date.today() + timedelta(days=days)
+    assert audit_updates.until("It", end.isoformat(), "move").state == state
+
+
+@pytest.mark.parametrize(
+    ("version", "state"),
+    [("3.2.25", "wrong"), ("4.2.1", "wrong"), ("5.1.4", "wrong"), ("5.2.19", "ok"), ("9.0", "ok")],
+)
+def test_django_without_fixes_is_told(tmp_path: Path, version: str, state: str) -> None:
+    packages = tmp_path / "venv/lib/python3.13/site-packages"
+    (packages / f"django-{version}.dist-info").mkdir(parents=True)
+    told = audit_updates.django(look_at(app_dir=str(tmp_path)))
+    assert (told.state, version in told.evidence) == (state, True)
+    (packages / f"django-{version}.dist-info").rmdir()
+    assert audit_updates.django(look_at(app_dir=str(tmp_path))) is None
+
+
+def test_packages_are_those_of_the_environment_that_is_named(tmp_path: Path) -> None:
+    for venv, version in (("venv", "3.2.25"), (".venv", "9.0")):
+        packages = tmp_path / venv / "lib/python3.13/site-packages"
+        (packages / f"django-{version}.dist-info").mkdir(parents=True)
+
+    system = look_at(app_dir=str(tmp_path), app_venv_dir=".venv")
+
+    assert audit_updates.django(system).state == "ok"
+
+
+def test_package_of_the_app_that_is_not_as_pinned_is_named(tmp_path: Path) -> None:
+    packages = tmp_path / "venv/lib/python3.13/site-packages"
+    for name in ("celery-5.5.3", "Django_Celery.Results-2.6.0"):
+        (packages / f"{name}.dist-info").mkdir(parents=True)
+    pins = ["celery[redis]==5.5.3", "django-celery-results==2.6.0"]
+
+    def told(*more: str) -> Any:
+        system = look_at(app_dir=str(tmp_path))
+        system.settings["app_pins"] = [*pins, *more]
+        return audit_updates.pins(system)
+
+    assert told().state == "ok"
+    assert told("redis==5.2.1").evidence == "redis is missing, not 5.2.1"
+    pins[1] = "django-celery-results==2.5.1"
+    assert told().evidence == "django-celery-results 2.6.0, not 2.5.1"
