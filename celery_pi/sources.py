@@ -1,4 +1,4 @@
-"""Files for the target from `files/` and `templates/`, which mirror its root."""
+"""Files for the target: from `files/` and `templates/`, which mirror its root, and `packages/`."""
 
 from __future__ import annotations
 
@@ -23,6 +23,15 @@ def from_file(path: str, mode: str = "0644", check: str = "") -> ConfigFile:
     """The file that lies at the same path below `files/`."""
     content = (ROOT / "files" / path.lstrip("/")).read_text(encoding="utf-8")
     return ConfigFile(path, content, mode=mode, check=check)
+
+
+def from_package(name: str, to: str) -> list[ConfigFile]:
+    """Every module of `packages/<name>`, below the directory `to`, as they lie below its `src/`."""
+    source = ROOT / "packages" / name / "src"
+    return [
+        ConfigFile(f"{to}/{path.relative_to(source)}", path.read_text(encoding="utf-8"))
+        for path in sorted(source.rglob("*.py"))
+    ]
 
 
 def from_template(

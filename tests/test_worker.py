@@ -107,7 +107,7 @@ def test_app_that_was_mended_is_run(pi: VirtualPi) -> None:
 def test_worker_refuses_an_app_that_uses_another_broker(pi: VirtualPi) -> None:
     config = f"{APP}/observations_nids/config.py"
     pi.run("sed", "-i.kept", "s/CELERY_/OTHER_/", config)
-    pi.run("touch", "/usr/local/lib/celery-pi/celery_pi_app.py")
+    pi.run("touch", "/usr/local/lib/celery-pi/guard/celery_redis_guard/app.py")
     outcome = deploy(pi)
     assert outcome.status == 1
     assert "broker_url is not what CELERY_BROKER_URL in its .env says" in outcome.stderr

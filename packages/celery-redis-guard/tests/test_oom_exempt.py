@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from importlib import import_module
-from types import ModuleType
 
 import pytest
 
-from tests.library import LIBRARY, last_words
+from celery_redis_guard import oom_exempt
+from guard_process import last_words
 
 pytestmark = pytest.mark.fast
 
@@ -39,30 +38,23 @@ RESULTS = [
 BROKEN = """
 import kombu.transport.redis as kombu, celery.backends.redis as celery, redis.exceptions
 {broken}
-import beyond_the_limit
-beyond_the_limit.protect()
+from celery_redis_guard import oom_exempt
+oom_exempt.protect()
 """
-
-
-@pytest.fixture
-def library(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The module as the services import it."""
-    monkeypatch.syspath_prepend(str(LIBRARY))
-    return import_module("beyond_the_limit")
 
 
 @pytest.mark.parametrize(("commands", "owed"), BROKER)
 def test_only_what_the_broker_has_accepted_goes_beyond_the_limit(
-    library: ModuleType, commands: list[list[object]], owed: bool
+    commands: list[list[object]], owed: bool
 ) -> None:
-    assert library.owed_to_broker(commands) == (commands if owed else None)
+    assert oom_exempt.owed_to_broker(commands) == (commands if owed else None)
 
 
 @pytest.mark.parametrize(("commands", "first"), RESULTS)
 def test_only_small_results_go_beyond_the_limit(
-    library: ModuleType, commands: list[list[object]], first: str | None
+    commands: list[list[object]], first: str | None
 ) -> None:
-    owed = library.owed_to_results(commands)
+    owed = oom_exempt.owed_to_results(commands)
     assert (owed and owed[0][0]) == first
     assert owed is None or owed[1:] == commands[1:]
 

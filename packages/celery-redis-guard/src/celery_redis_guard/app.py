@@ -1,4 +1,4 @@
-"""Managed by celery-pi. The app as the services run it: `celery -A celery_pi_app worker`.
+"""Managed by celery-pi. The app as the services run it: `celery -A celery_redis_guard.app worker`.
 
 Loads the owner's application, which stays as it is, and adds what running it as a service
 needs: safe settings and handover, protection against a full Redis, a check that it talks to the
@@ -10,17 +10,6 @@ import os
 import sys
 from urllib.parse import urlsplit
 
-import beat_schedule
-import beyond_the_limit
-import brief_log
-import gathered_events
-import handover
-import in_hand
-import lookout
-import one_trip
-import paused
-import redis_away
-import whole_results
 from celery import Celery
 from celery.app.utils import find_app
 from celery.signals import (
@@ -32,9 +21,23 @@ from celery.signals import (
     worker_ready,
     worker_shutting_down,
 )
-from invariants import problems, warnings
-from safe_settings import let_it_scale, make_safe
-from systemd_notify import notify
+
+from celery_redis_guard import (
+    backend,
+    beat,
+    event_batching,
+    liveness,
+    log_filter,
+    maintenance,
+    oom_exempt,
+    ownership,
+    pool,
+    redis_away,
+    transport,
+)
+from celery_redis_guard.app_validation import problems, warnings
+from celery_redis_guard.forced_defaults import let_it_scale, make_safe
+from celery_redis_guard.systemd_notify import notify
 
 URLS = (("CELERY_BROKER_URL", "broker_url"), ("CELERY_RESULT_BACKEND", "result_backend"))
 SOCKET = "/run/redis-celery/redis.sock"
@@ -54,16 +57,16 @@ def by_socket(url: str) -> str:
 
 def load() -> Celery:
     """The owner's app with our settings. Ends the process if it uses another broker."""
-    beyond_the_limit.protect()
-    gathered_events.protect()
-    handover.protect()
-    one_trip.protect()
-    whole_results.protect()
+    oom_exempt.protect()
+    event_batching.protect()
+    transport.protect()
+    backend.protect()
+    pool.protect()
     app = find_app(os.environ["CELERY_PI_APP"])
     make_safe(app.conf)
-    app.Task.Request = in_hand.Request
-    lookout.protect(app)
-    paused.protect(app)
+    app.Task.Request = ownership.Request
+    liveness.protect(app)
+    maintenance.protect(app)
     for name, key in URLS:
         if not os.environ.get(name) or os.environ[name] != app.conf[key]:
             sys.exit(
@@ -77,8 +80,8 @@ def load() -> Celery:
                 f"celery-pi: the app's {options} do not take their global_keyprefix from "
                 "CELERY_KEY_PREFIX in its .env; does the app read that variable?"
             )
-    if app.conf.beat_scheduler == beat_schedule.DEFAULT:
-        app.conf.beat_scheduler = "beat_schedule:Scheduler"
+    if app.conf.beat_scheduler == beat.DEFAULT:
+        app.conf.beat_scheduler = "celery_redis_guard.beat:Scheduler"
     app.conf.update(WITHOUT_TCP)
     for name, key in URLS:
         # Celery looks into the environment first.
@@ -106,12 +109,12 @@ def stopping(**_: object) -> None:
 
 
 app = load()
-after_setup_logger.connect(brief_log.leave_out, weak=False)
+after_setup_logger.connect(log_filter.leave_out, weak=False)
 celeryd_init.connect(let_it_scale, weak=False)
 worker_init.connect(refuse, weak=False)
 worker_ready.connect(ready, weak=False)
 worker_process_init.connect(redis_away.wait_for_it, weak=False)
-worker_process_init.connect(brief_log.tell_the_rest, weak=False)
+worker_process_init.connect(log_filter.tell_the_rest, weak=False)
 worker_shutting_down.connect(stopping, weak=False)
-beat_init.connect(lambda **_: beat_schedule.stay_alone(), weak=False)
+beat_init.connect(lambda **_: beat.stay_alone(), weak=False)
 beat_init.connect(ready, weak=False)

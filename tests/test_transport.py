@@ -18,12 +18,12 @@ CONSUME = """
 import json, os, signal, socket, subprocess, sys, tempfile, threading, time
 if "PYTHONHASHSEED" not in os.environ:  # kombu's order of queues is that of a set
     os.execve(sys.executable, sys.orig_argv, {{**os.environ, "PYTHONHASHSEED": "0"}})
-sys.path.insert(0, "/usr/local/lib/celery-pi")
-import handover
+sys.path.append("/usr/local/lib/celery-pi/guard")
+from celery_redis_guard import transport
 from kombu import Connection, Queue
 from redis import Redis
 if {protected}:
-    handover.protect()
+    transport.protect()
 place = tempfile.mkdtemp()
 options = ("--port", "7778", "--dir", place, "--save", "", "--logfile", place + "/log")
 server = subprocess.Popen(["redis-server", *options])

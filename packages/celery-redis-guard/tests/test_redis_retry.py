@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from importlib import import_module
 from mmap import mmap
 from pathlib import Path
 from types import ModuleType
@@ -13,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.library import LIBRARY
+from celery_redis_guard import redis_away, systemd_notify
 
 pytestmark = pytest.mark.fast
 
@@ -27,8 +26,7 @@ class Ended(BaseException):
 @pytest.fixture
 def away(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The module in a process of a worker that works."""
-    monkeypatch.syspath_prepend(str(LIBRARY))
-    module = import_module("redis_away")
+    module = redis_away
     monkeypatch.setattr(module, "_is_stopping", bytearray(1))
 
     def end(status: int) -> None:
@@ -105,15 +103,13 @@ def test_word_reaches_processes_that_were_there_before(away: ModuleType) -> None
 def test_watchdog_is_not_started_again_by_a_worker_that_stops(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.syspath_prepend(str(LIBRARY))
-    module = import_module("systemd_notify")
-    monkeypatch.setattr(module, "_said", set())
+    monkeypatch.setattr(systemd_notify, "_said", set())
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(tmp_path / "notify"))
         systemd.setblocking(False)
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
         for said in ("READY=1", "WATCHDOG=1", "STOPPING=1", "WATCHDOG=1"):
-            module.notify(said)
+            systemd_notify.notify(said)
         heard = [systemd.recv(100) for _ in range(3)]
         assert heard == [b"READY=1", b"WATCHDOG=1", b"STOPPING=1"]
         with pytest.raises(BlockingIOError):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
-from tests.library import LIBRARY
+from celery_redis_guard import liveness, ownership
 
 pytestmark = pytest.mark.fast
 
@@ -32,13 +31,11 @@ def clock() -> Clock:
 @pytest.fixture
 def module(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> ModuleType:
     """The module as the worker imports it, in the unit that runs it."""
-    monkeypatch.syspath_prepend(str(LIBRARY))
     monkeypatch.setenv("CELERY_PI_UNIT", UNIT)
-    in_hand, lookout = import_module("in_hand"), import_module("lookout")
-    for cached in (in_hand.place, in_hand.me):
+    for cached in (ownership.place, ownership.me):
         cached.cache_clear()
-    monkeypatch.setattr(lookout, "monotonic", clock)
-    return lookout
+    monkeypatch.setattr(liveness, "monotonic", clock)
+    return liveness
 
 
 @pytest.fixture

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from kombu.exceptions import OperationalError
 from kombu.transport import virtual
 
-from tests.library import LIBRARY, last_words
+from celery_redis_guard import ownership
+from celery_redis_guard.transport import NotingChannel
+from guard_process import last_words
 
 pytestmark = pytest.mark.fast
 
@@ -18,8 +19,8 @@ pytestmark = pytest.mark.fast
 BROKEN = """
 import kombu.transport.redis as kombu
 {broken}
-import handover
-handover.protect()
+from celery_redis_guard import transport
+transport.protect()
 """
 
 
@@ -52,22 +53,15 @@ Call = tuple[str, object]
 
 
 @pytest.fixture
-def in_hand(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The module as the services import it."""
-    monkeypatch.syspath_prepend(str(LIBRARY))
-    return import_module("in_hand")
-
-
-@pytest.fixture
-def calls(in_hand: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[Call]:
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
     """What is done with Redis, which is up."""
     done: list[Call] = []
-    kind = in_hand.KeepingQoS
+    kind = ownership.KeepingQoS
     monkeypatch.setattr(kind, "_note", lambda *call: done.append(("note", call[2])))
     monkeypatch.setattr(kind, "give_back", lambda _, tag: done.append(("give back", tag)))
     monkeypatch.setattr(kind, "forget", lambda _, tag: done.append(("forget", tag)))
     monkeypatch.setattr(kind, "noted_at", lambda _, when: [f"noted at {when}"])
-    in_hand.owed.clear()
+    ownership.owed.clear()
     return done
 
 
@@ -80,38 +74,34 @@ def refuse(*_: object) -> None:
 
 
 def test_message_that_cannot_be_noted_is_put_back_by_the_next_channel(
-    in_hand: ModuleType, calls: list[Call], monkeypatch: pytest.MonkeyPatch
+    calls: list[Call], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    qos = in_hand.KeepingQoS(Channel())
+    qos = ownership.KeepingQoS(Channel())
     with monkeypatch.context() as away:
-        away.setattr(in_hand.KeepingQoS, "_note", refuse)
+        away.setattr(ownership.KeepingQoS, "_note", refuse)
         with pytest.raises(OperationalError):
             qos.append(message("1"), "1")
         with pytest.raises(OperationalError):
-            in_hand.KeepingQoS(Channel())
-    in_hand.KeepingQoS(Channel())
-    in_hand.KeepingQoS(Channel())
+            ownership.KeepingQoS(Channel())
+    ownership.KeepingQoS(Channel())
+    ownership.KeepingQoS(Channel())
     assert calls == [("note", "1"), ("give back", "1")]
 
 
-def test_message_that_the_script_has_noted_is_not_noted_again(
-    in_hand: ModuleType, calls: list[Call]
-) -> None:
+def test_message_that_the_script_has_noted_is_not_noted_again(calls: list[Call]) -> None:
     channel = Channel()
     channel.noted = 7.5
-    qos = in_hand.KeepingQoS(channel, 1)
+    qos = ownership.KeepingQoS(channel, 1)
     qos.append(message("1"), "1")
     assert calls == []
     assert channel.noted is None
     assert not qos.can_consume()
 
 
-def test_message_whose_reply_never_came_is_put_back_by_the_next_channel(
-    in_hand: ModuleType, calls: list[Call]
-) -> None:
-    in_hand.owe("take_back", 7.5)
-    in_hand.KeepingQoS(Channel())
-    in_hand.KeepingQoS(Channel())
+def test_message_whose_reply_never_came_is_put_back_by_the_next_channel(calls: list[Call]) -> None:
+    ownership.owe("take_back", 7.5)
+    ownership.KeepingQoS(Channel())
+    ownership.KeepingQoS(Channel())
     assert calls == [("give back", "noted at 7.5")]
 
 
@@ -124,30 +114,27 @@ def test_message_whose_reply_never_came_is_put_back_by_the_next_channel(
     ],
 )
 def test_what_redis_cannot_be_told_is_told_it_by_the_next_channel(
-    in_hand: ModuleType,
     calls: list[Call],
     monkeypatch: pytest.MonkeyPatch,
     method: str,
     options: dict[str, bool],
     expected: str,
 ) -> None:
-    qos = in_hand.KeepingQoS(Channel(), 1)
+    qos = ownership.KeepingQoS(Channel(), 1)
     qos.append(message("1"), "1")
     with monkeypatch.context() as away:
-        away.setattr(in_hand.KeepingQoS, expected.replace(" ", "_"), refuse)
+        away.setattr(ownership.KeepingQoS, expected.replace(" ", "_"), refuse)
         getattr(qos, method)("1", **options)
     assert qos.can_consume()
-    in_hand.KeepingQoS(Channel())
-    in_hand.KeepingQoS(Channel())
+    ownership.KeepingQoS(Channel())
+    ownership.KeepingQoS(Channel())
     assert calls == [("note", "1"), (expected, "1")]
 
 
-def test_task_that_is_done_is_left_to_the_next_question(
-    in_hand: ModuleType, calls: list[Call]
-) -> None:
+def test_task_that_is_done_is_left_to_the_next_question(calls: list[Call]) -> None:
     channel = Channel()
     channel.is_about_to_ask = True
-    qos = in_hand.KeepingQoS(channel, 1)
+    qos = ownership.KeepingQoS(channel, 1)
     qos.append(message("1"), "1")
     calls.clear()
     qos.ack("1")
@@ -158,54 +145,52 @@ def test_task_that_is_done_is_left_to_the_next_question(
 
 @pytest.mark.parametrize("connection", [OPEN, None])
 def test_what_no_question_has_said_is_said_when_the_connection_ends(
-    in_hand: ModuleType, calls: list[Call], connection: object | None
+    calls: list[Call], connection: object | None
 ) -> None:
     channel = Channel()
     channel.is_about_to_ask = True
-    channel.qos = qos = in_hand.KeepingQoS(channel)
+    channel.qos = qos = ownership.KeepingQoS(channel)
     qos.ack("1")
     channel.connection = connection
     qos.restore_unacked_once()
-    in_hand.KeepingQoS(Channel())
+    ownership.KeepingQoS(Channel())
     assert calls == [("forget", "1")]
 
 
 @pytest.mark.parametrize("connection", [None, TAKEN_APART])
 def test_task_of_a_lost_connection_is_acknowledged_by_the_next(
-    in_hand: ModuleType, monkeypatch: pytest.MonkeyPatch, connection: object | None
+    monkeypatch: pytest.MonkeyPatch, connection: object | None
 ) -> None:
     used: list[object] = []
-    monkeypatch.setattr(in_hand.KeepingQoS, "forget", lambda self, _: used.append(self))
-    lost = in_hand.KeepingQoS(Channel())
+    monkeypatch.setattr(ownership.KeepingQoS, "forget", lambda self, _: used.append(self))
+    lost = ownership.KeepingQoS(Channel())
     lost.channel.connection = connection
-    current = in_hand.KeepingQoS(Channel())
+    current = ownership.KeepingQoS(Channel())
     lost.ack("1")
     assert used == [current]
 
 
-def test_what_no_connection_is_left_for_is_told_redis_by_the_next(
-    in_hand: ModuleType, calls: list[Call]
-) -> None:
+def test_what_no_connection_is_left_for_is_told_redis_by_the_next(calls: list[Call]) -> None:
     """As at the end of a worker, whose channels are closed one after another."""
-    first, last = in_hand.KeepingQoS(Channel()), in_hand.KeepingQoS(Channel())
+    first, last = ownership.KeepingQoS(Channel()), ownership.KeepingQoS(Channel())
     first.channel.connection = last.channel.connection = None
     first.reject("1", requeue=True)
     assert calls == []
-    in_hand.KeepingQoS(Channel())
+    ownership.KeepingQoS(Channel())
     assert calls == [("give back", "1")]
 
 
 def test_lost_connection_gives_back_what_does_not_run(
-    in_hand: ModuleType, calls: list[Call], monkeypatch: pytest.MonkeyPatch
+    calls: list[Call], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    qos = in_hand.KeepingQoS(Channel())
+    qos = ownership.KeepingQoS(Channel())
     qos.channel.do_restore = True
     messages = {tag: message(tag) for tag in ("runs", "waits", "done")}
     for tag, taken in messages.items():
         qos.append(taken, tag)
     qos.ack("done")
     runs = SimpleNamespace(message=messages["runs"])
-    monkeypatch.setattr(in_hand.state, "active_requests", [runs])
+    monkeypatch.setattr(ownership.state, "active_requests", [runs])
     calls.clear()
     qos.restore_unacked_once()
     qos.restore_unacked_once()
@@ -224,11 +209,9 @@ def test_another_kombu_ends_the_process_in_one_sentence(broken: str, said: str) 
     assert said in last_words(BROKEN.format(broken=broken))
 
 
-def test_what_an_unanswered_question_has_said_is_said_again_at_the_end(
-    in_hand: ModuleType, calls: list[Call]
-) -> None:
+def test_what_an_unanswered_question_has_said_is_said_again_at_the_end(calls: list[Call]) -> None:
     channel = noting(done=["2"], told=["1"], sent=1.0)
-    channel.qos = in_hand.KeepingQoS(channel)
+    channel.qos = ownership.KeepingQoS(channel)
     channel.qos.restore_unacked_once()
     assert sorted(calls) == [("forget", "1"), ("forget", "2")]
     assert (channel.done, channel.told) == ([], [])
@@ -236,7 +219,7 @@ def test_what_an_unanswered_question_has_said_is_said_again_at_the_end(
 
 def noting(**values: object) -> Any:
     """A channel of ours in the event loop, as far as it tells Redis what is done."""
-    kind = import_module("handover").NotingChannel
+    kind = NotingChannel
     connection = SimpleNamespace(client="a connection", cycle=SimpleNamespace(is_looping=True))
     channel = SimpleNamespace(connection=connection, connection_errors=(OperationalError,))
     channel.active_queues, channel.unacknowledged, channel.do_restore = ["celery"], set(), False
@@ -262,7 +245,6 @@ ANSWER_IS_NEAR = {"_in_poll": "a connection", "sent": 1.0}
         ({"unacknowledged": {"celery"}}, False),
     ],
 )
-@pytest.mark.usefixtures("in_hand")
 def test_what_is_done_waits_only_for_a_question_that_is_near(
     state: dict[str, object], asks: bool
 ) -> None:
@@ -273,10 +255,10 @@ def test_what_is_done_waits_only_for_a_question_that_is_near(
 
 @pytest.mark.parametrize(("state", "said"), [({}, ["1"]), (ANSWER_IS_NEAR, []), (BLOCKED, ["1"])])
 def test_what_no_question_will_say_is_said_in_the_same_turn(
-    in_hand: ModuleType, calls: list[Call], state: dict[str, object], said: list[str]
+    calls: list[Call], state: dict[str, object], said: list[str]
 ) -> None:
     channel = noting(done=["1"], told=[], **state)
-    channel.qos = in_hand.KeepingQoS(channel)
+    channel.qos = ownership.KeepingQoS(channel)
     channel.settle()
     assert calls == [("forget", tag) for tag in said]
     channel.done.clear()

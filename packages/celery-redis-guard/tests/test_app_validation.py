@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.library import LIBRARY
+from guard_process import SOURCE
 
 pytestmark = pytest.mark.fast
 
@@ -27,7 +27,7 @@ app = Celery("project", broker={URL!r}, backend={URL!r})
 
 TELL = """
 import json
-from celery_pi_app import app
+from celery_redis_guard.app import app
 app.finalize()
 print(json.dumps([app.conf[key] for key in (
     "task_time_limit", "task_soft_time_limit", "broker_transport_options")]))
@@ -46,7 +46,7 @@ def run(
     (package / "celery.py").write_text(PROJECT + code)
     environment = {
         "PATH": os.environ["PATH"],
-        "PYTHONPATH": f"{LIBRARY}:{directory}",
+        "PYTHONPATH": f"{directory}:{SOURCE}",
         "CELERY_PI_APP": "project",
         **{"CELERY_BROKER_URL": URL, "CELERY_RESULT_BACKEND": URL},
         **{"CELERY_PI_TIME_LIMIT": "1800", "CELERY_PI_LONGEST_COUNTDOWN": "0"},
@@ -69,7 +69,7 @@ def conf(directory: Path, code: str = "", **given: str) -> Any:
 
 
 def check(directory: Path, code: str, **given: str) -> tuple[int, list[str]]:
-    done = run(directory, code, [f"{LIBRARY}/check_app.py"], **given)
+    done = run(directory, code, ["-m", "celery_redis_guard.check_app"], **given)
     assert done.stdout == ""
     assert "s3cret" not in done.stderr
     lines = done.stderr.splitlines()

@@ -5,35 +5,27 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
-from importlib import import_module
 from pickle import dumps
-from types import ModuleType
 from typing import Any
 
 import pytest
 from billiard.pool import WorkersJoined
 from celery.concurrency import asynpool
 
-from tests.library import LIBRARY, last_words
+from celery_redis_guard import pool
+from guard_process import last_words
 
 pytestmark = pytest.mark.fast
 
 BROKEN = """
 from celery.concurrency import asynpool
 {broken}
-import whole_results
-whole_results.protect()
+from celery_redis_guard import pool
+pool.protect()
 """
 
 RESULT = ("result", "\0" * 200_000)  # more than a pipe holds
 MESSAGE = struct.pack("!i", len(dumps(RESULT))) + dumps(RESULT)
-
-
-@pytest.fixture
-def library(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The module as the services import it."""
-    monkeypatch.syspath_prepend(str(LIBRARY))
-    return import_module("whole_results")
 
 
 class Pipe:
@@ -77,8 +69,8 @@ def read_anew(made: Any, pipe: Pipe) -> None:
 
 
 @pytest.mark.parametrize("first", [2, 4, 1000], ids=["half a header", "header", "some of it"])
-def test_half_read_result_is_read_to_its_end(library: ModuleType, pipe: Pipe, first: int) -> None:
-    made, read = handler(library.WholeResultHandler, pipe)
+def test_half_read_result_is_read_to_its_end(pipe: Pipe, first: int) -> None:
+    made, read = handler(pool.WholeResultHandler, pipe)
     pipe.write(first)
     while not read:
         read_anew(made, pipe)
@@ -98,10 +90,8 @@ def test_celery_alone_takes_the_rest_for_an_end(pipe: Pipe) -> None:
     assert read == []
 
 
-def test_half_of_a_process_that_is_gone_is_not_mixed_with_anothers(
-    library: ModuleType, pipe: Pipe
-) -> None:
-    made, read = handler(library.WholeResultHandler, pipe)
+def test_half_of_a_process_that_is_gone_is_not_mixed_with_anothers(pipe: Pipe) -> None:
+    made, read = handler(pool.WholeResultHandler, pipe)
     pipe.write(1000)
     read_anew(made, pipe)
     made.fileno_to_outq[pipe.reader] = object()  # a new process, with the same number of file
@@ -112,9 +102,9 @@ def test_half_of_a_process_that_is_gone_is_not_mixed_with_anothers(
     assert read == [RESULT]
 
 
-def test_stop_reads_until_the_last_process_has_ended(library: ModuleType, pipe: Pipe) -> None:
+def test_stop_reads_until_the_last_process_has_ended(pipe: Pipe) -> None:
     """Also when no task is remembered."""
-    made, read = handler(library.WholeResultHandler, pipe)
+    made, read = handler(pool.WholeResultHandler, pipe)
     made.cache = {}
 
     def join_exited_workers(shutdown: bool) -> None:

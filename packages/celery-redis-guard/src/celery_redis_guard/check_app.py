@@ -29,7 +29,7 @@ def forbidden(error):
 
 
 try:
-    from celery_pi_app import app, refuse
+    from celery_redis_guard.app import app, refuse
 
     app.loader.import_default_modules()
     app.finalize()

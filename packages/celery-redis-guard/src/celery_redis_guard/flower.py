@@ -1,4 +1,4 @@
-"""Managed by celery-pi. Flower's own Celery application: `celery -A celery_pi_flower flower`.
+"""Managed by celery-pi. Flower's own application: `celery -A celery_redis_guard.flower flower`.
 
 It knows the broker and loads nothing of the owner's app. Its login and the broker's password come
 from the environment in forms that no character of theirs can break.

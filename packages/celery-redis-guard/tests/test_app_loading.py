@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from celery_pi.sources import ROOT
+from guard_process import SOURCE
 
 pytestmark = pytest.mark.fast
 
-LIBRARY = ROOT / "files/usr/local/lib/celery-pi"
 URL = "redis://:s3cret%2Fpassword@127.0.0.1:6379/0"
 SOCKET = "/run/redis-celery/redis.sock"
 SOCKET_URL = f"redis+socket://:s3cret%2Fpassword@{SOCKET}?virtual_host=0"
@@ -38,21 +37,23 @@ for options in ("broker_transport_options", "result_backend_transport_options"):
 """
 
 TELL = """
-import json, celery_pi_app, beat_schedule
+import json
 from celery.signals import beat_init, worker_ready
-conf = celery_pi_app.app.conf
-print(json.dumps([celery_pi_app.app.main, {name: conf[name] for name in (
+from celery_redis_guard import beat
+from celery_redis_guard.app import app
+conf = app.conf
+print(json.dumps([app.main, {name: conf[name] for name in (
     "task_acks_late", "task_reject_on_worker_lost", "worker_prefetch_multiplier",
     "broker_connection_retry_on_startup", "timezone", "broker_url", "result_backend")}]))
-beat_schedule.STATE = '.'
+beat.STATE = '.'
 worker_ready.send(sender=None)
 beat_init.send(sender=None)
 """
 
 CONNECTIONS = """
-import json, celery_pi_app, redis
+import json, redis
+from celery_redis_guard.app import app
 redis.Redis.ping = lambda _: True  # kombu asks first
-app = celery_pi_app.app
 with app.connection_for_write() as connection:
     broker = connection.default_channel._connparams()
 made = []
@@ -73,7 +74,7 @@ def load(
     (package / "__init__.py").touch()
     (package / "celery.py").write_text(PROJECT)
     # As systemd gives it: nothing of this shell's environment.
-    given = {"PATH": os.environ["PATH"], "PYTHONPATH": f"{LIBRARY}:{directory}"}
+    given = {"PATH": os.environ["PATH"], "PYTHONPATH": f"{directory}:{SOURCE}"}
     done = subprocess.run(
         [sys.executable, "-B", "-c", script],
         env={**given, "CELERY_PI_APP": module, **environment},

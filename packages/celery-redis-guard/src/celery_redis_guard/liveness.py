@@ -13,11 +13,12 @@ from time import monotonic
 from celery import bootsteps
 from celery.worker import state
 from celery.worker.consumer import connection, consumer, tasks
-from in_hand import OWNERS, blamed, me, place
 from kombu.utils.json import loads
 from redis import ConnectionPool, Redis
 from redis.exceptions import TimeoutError as NoAnswer
-from systemd_notify import notify
+
+from celery_redis_guard.ownership import OWNERS, blamed, me, place
+from celery_redis_guard.systemd_notify import notify
 
 INTERVAL = 5  # seconds between two looks
 GRACE = 15  # seconds that another machine's worker may be without its connection

@@ -8,7 +8,8 @@ from contextlib import suppress
 from datetime import timedelta
 
 from celery.app.routes import MapRoute
-from safe_settings import MARGIN, limit
+
+from celery_redis_guard.forced_defaults import MARGIN, limit
 
 JSON = {"json", "application/json"}
 SERIALIZERS = ("task_serializer", "result_serializer", "event_serializer")

@@ -15,13 +15,14 @@ from pathlib import Path
 from time import time
 from uuid import uuid4
 
-from beyond_the_limit import ALLOW_OOM
 from celery import current_app
 from celery.exceptions import WorkerLostError
 from celery.worker import request, state
 from kombu.transport import virtual
 from kombu.utils.json import dumps, loads
 from redis import Redis
+
+from celery_redis_guard.oom_exempt import ALLOW_OOM
 
 try:
     from kombu.transport.redis import QoS

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import fcntl
-import importlib.util
 import json
 import os
-import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,12 +14,10 @@ import pytest
 from celery import Celery
 from celery.schedules import crontab
 
-from celery_pi.sources import ROOT
+from celery_redis_guard import beat
 
 pytestmark = pytest.mark.fast
 
-LIBRARY = ROOT / "files/usr/local/lib/celery-pi"
-CLOCK = LIBRARY / "clock-is-set"
 NIGHTLY, OFTEN = "nightly", "often"
 SCHEDULE = {
     NIGHTLY: {"task": "clean", "schedule": crontab(hour=3, minute=0)},
@@ -32,8 +28,7 @@ SCHEDULE = {
 class Clock:
     """The time that Celery and the scheduler go by, and the tasks that were sent."""
 
-    def __init__(self, directory: Path, module: Any) -> None:
-        self.module = module
+    def __init__(self, directory: Path) -> None:
         self.path = directory / "schedule"
         self.sent: list[str] = []
         self.time = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -43,7 +38,7 @@ class Clock:
         app = Celery("site", broker="memory://", set_as_current=False)
         app.conf.update(timezone="Europe/Paris", beat_schedule=SCHEDULE, result_expires=None)
         app.now = lambda: self.time.astimezone(ZoneInfo("Europe/Paris"))
-        scheduler = self.module.Scheduler(app=app, schedule_filename=str(self.path))
+        scheduler = beat.Scheduler(app=app, schedule_filename=str(self.path))
         scheduler.send_task = lambda task, *_, **__: self.sent.append(task)
         scheduler.producer = None
         return scheduler
@@ -62,13 +57,9 @@ class Clock:
 
 @pytest.fixture
 def clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Clock:
-    spec = importlib.util.spec_from_file_location("beat_schedule", LIBRARY / "beat_schedule.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "STATE", str(tmp_path))
-    return Clock(tmp_path, module)
+    monkeypatch.setattr(beat, "STATE", str(tmp_path))
+    beat.stay_alone.cache_clear()
+    return Clock(tmp_path)
 
 
 def test_new_schedule_sends_nothing_before_it_is_due(clock: Clock) -> None:
@@ -179,28 +170,3 @@ def test_second_beat_is_refused_in_one_sentence(
     )
     os.close(other)
     clock.boot()
-
-
-@pytest.mark.parametrize(
-    ("active", "synchronized", "says"),
-    [(True, True, ""), (False, False, ""), (True, False, "no network time within 1 s")],
-)
-def test_start_waits_for_network_time_but_not_for_ever(
-    tmp_path: Path, active: bool, synchronized: bool, says: str
-) -> None:
-    mark = tmp_path / "synchronized"
-    if synchronized:
-        mark.touch()
-    (tmp_path / "systemctl").write_text(f"#!/bin/sh\nexit {0 if active else 3}\n")
-    (tmp_path / "systemctl").chmod(0o755)
-    script = CLOCK.read_text().replace("/run/systemd/timesync/synchronized", str(mark))
-    assert str(mark) in script
-    done = subprocess.run(
-        ["sh", "-c", script, "clock-is-set", "1"],
-        env={"PATH": f"{tmp_path}:{os.environ['PATH']}"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0
-    assert (says in done.stdout) if says else (done.stdout == "")

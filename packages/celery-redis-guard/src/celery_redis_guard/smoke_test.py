@@ -10,8 +10,9 @@ import time
 import uuid
 
 from celery.exceptions import TimeoutError as NoResult
-from celery_pi_app import app
 from kombu.exceptions import OperationalError
+
+from celery_redis_guard.app import app
 
 TASK = "celery.accumulate"
 PATIENCE = 30  # seconds; a worker needs some to come back after a restart of Redis

@@ -11,8 +11,8 @@ from importlib.metadata import version
 from queue import Empty
 from time import monotonic, time
 
-from beyond_the_limit import ALLOW_OOM
-from in_hand import OWNERS, KeepingQoS, me, owe
+from celery_redis_guard.oom_exempt import ALLOW_OOM
+from celery_redis_guard.ownership import OWNERS, KeepingQoS, me, owe
 
 try:
     from kombu.transport import redis
