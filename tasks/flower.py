@@ -23,7 +23,7 @@ STATE = "/var/lib/celery-flower"
 ENVIRONMENT = "/etc/celery-pi/flower.env"
 SYSUSERS = from_file("/etc/sysusers.d/celery-flower.conf")
 # What it loads of the package that `tasks.app` installs.
-LIBRARY = [f"{PACKAGE}/__init__.py", f"{PACKAGE}/flower.py"]
+LIBRARY = [f"{PACKAGE}/{module}.py" for module in ("__init__", "flower", "systemd_notify")]
 
 
 @component("Flower")

@@ -125,6 +125,8 @@ JOBS: dict[str, list[Job] | str] = {
     "program redis-memory": "unit redis-memory.service",
     "program take-rotated": "logrotate.d celery-pi, as the app's user",
     "program with-env-file": "within celery-worker and celery-beat, as the app's user",
+    "program guard/celery_redis_guard/check_app.py": "within celery-pi check, as the app's user",
+    "program guard/celery_redis_guard/smoke_test.py": "within celery-pi prove, as the app's user",
     "program celery_pi_backup/data.py": "within celery-pi restore, as user redis",
     "program celery_pi_backup/loaded.py": "within celery-pi backup, as user redis",
     "program celery_pi_backup/sqlite.py": "within celery-pi backup, as the app's user",

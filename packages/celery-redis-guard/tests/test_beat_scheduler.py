@@ -58,7 +58,7 @@ class Clock:
 @pytest.fixture
 def clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Clock:
     monkeypatch.setattr(beat, "STATE", str(tmp_path))
-    beat.stay_alone.cache_clear()
+    beat.acquire_lock.cache_clear()
     return Clock(tmp_path)
 
 

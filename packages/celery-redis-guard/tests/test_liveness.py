@@ -32,43 +32,43 @@ def clock() -> Clock:
 def module(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> ModuleType:
     """The module as the worker imports it, in the unit that runs it."""
     monkeypatch.setenv("CELERY_PI_UNIT", UNIT)
-    for cached in (ownership.place, ownership.me):
+    for cached in (ownership.slot_id, ownership.worker_id):
         cached.cache_clear()
     monkeypatch.setattr(liveness, "monotonic", clock)
     return liveness
 
 
 @pytest.fixture
-def lookout(module: ModuleType, clock: Clock) -> Any:
+def step(module: ModuleType, clock: Clock) -> Any:
     """One that has just connected."""
-    made = module.Lookout.__new__(module.Lookout)
-    made.prefix, made.gone_since, made.started = "", {}, clock.now
+    made = module.LivenessStep.__new__(module.LivenessStep)
+    made.prefix, made.missing_since, made.started_at = "", {}, clock.now
     return made
 
 
-def connected(lookout: Any, *counts: int) -> None:
+def connected(step: Any, *counts: int) -> None:
     """Redis tells these numbers of connections of the owner, the last one for good."""
     told = list(counts)
     last = counts[-1]
     numbers = SimpleNamespace(
         pubsub_numsub=lambda channel: [(channel, told.pop(0) if told else last)]
     )
-    lookout.client = numbers
+    step.client = numbers
 
 
 OTHER = b"other-machine/celery-worker.service/1"
 
 
-def test_earlier_worker_of_the_same_unit_is_dead_at_once(module: ModuleType, lookout: Any) -> None:
-    connected(lookout, 0)
-    assert lookout._is_dead(f"{module.place()}/1".encode())
+def test_earlier_worker_of_the_same_unit_is_dead_at_once(module: ModuleType, step: Any) -> None:
+    connected(step, 0)
+    assert step._is_dead(f"{module.slot_id()}/1".encode())
 
 
 def test_earlier_worker_of_the_same_unit_lives_while_a_process_of_it_does(
-    module: ModuleType, lookout: Any
+    module: ModuleType, step: Any
 ) -> None:
-    connected(lookout, 1)
-    assert not lookout._is_dead(f"{module.place()}/1".encode())
+    connected(step, 1)
+    assert not step._is_dead(f"{module.slot_id()}/1".encode())
 
 
 def test_worker_without_a_unit_shares_its_place_with_nobody(
@@ -77,38 +77,40 @@ def test_worker_without_a_unit_shares_its_place_with_nobody(
     monkeypatch.delenv("CELERY_PI_UNIT")
     places = []
     for _ in range(2):
-        module.place.cache_clear()
-        places.append(module.place())
+        module.slot_id.cache_clear()
+        places.append(module.slot_id())
     assert len(set(places)) == 2
 
 
 def test_other_worker_is_dead_when_it_has_been_away_for_a_while(
-    module: ModuleType, lookout: Any, clock: Clock
+    module: ModuleType, step: Any, clock: Clock
 ) -> None:
-    connected(lookout, 0)
-    assert not lookout._is_dead(OTHER)
+    connected(step, 0)
+    assert not step._is_dead(OTHER)
     clock.now += module.GRACE - 1
-    assert not lookout._is_dead(OTHER)
+    assert not step._is_dead(OTHER)
     clock.now += 1
-    assert lookout._is_dead(OTHER)
+    assert step._is_dead(OTHER)
 
 
 def test_other_worker_that_comes_back_in_time_is_not(
-    module: ModuleType, lookout: Any, clock: Clock
+    module: ModuleType, step: Any, clock: Clock
 ) -> None:
-    connected(lookout, 0, 1, 0)
-    assert not lookout._is_dead(OTHER)
+    connected(step, 0, 1, 0)
+    assert not step._is_dead(OTHER)
     clock.now += module.GRACE - 1
-    assert not lookout._is_dead(OTHER)
+    assert not step._is_dead(OTHER)
     clock.now += module.GRACE - 1
-    assert not lookout._is_dead(OTHER)
+    assert not step._is_dead(OTHER)
 
 
 def consumer(
     heard: float | None = None, queues: bool = True, can_consume: bool = True
 ) -> SimpleNamespace:
     qos = SimpleNamespace(can_consume=lambda: can_consume)
-    channel = SimpleNamespace(qos=qos, heard=heard, active_queues={"celery"} if queues else set())
+    channel = SimpleNamespace(
+        qos=qos, last_reply_at=heard, active_queues={"celery"} if queues else set()
+    )
     return SimpleNamespace(task_consumer=SimpleNamespace(channel=channel))
 
 
@@ -127,7 +129,7 @@ def consumer(
 )
 def test_worker_is_well_that_hears_of_redis_or_has_enough_to_do(
     module: ModuleType,
-    lookout: Any,
+    step: Any,
     clock: Clock,
     monkeypatch: pytest.MonkeyPatch,
     given: dict[str, Any],
@@ -135,22 +137,22 @@ def test_worker_is_well_that_hears_of_redis_or_has_enough_to_do(
     well: bool,
 ) -> None:
     monkeypatch.setattr(module.state, "reserved_requests", set(range(tasks)))
-    lookout.consumer = consumer(**given)
-    clock.now += module.DEAF
-    assert lookout.is_well() is well
+    step.consumer = consumer(**given)
+    clock.now += module.STUCK_AFTER
+    assert step.is_healthy() is well
 
 
 def test_redis_that_does_not_answer_is_not_held_against_the_worker(
-    module: ModuleType, lookout: Any, monkeypatch: pytest.MonkeyPatch
+    module: ModuleType, step: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
     monkeypatch.setattr(module, "notify", said.append)
 
     def stall(_: str) -> None:
-        raise module.NoAnswer
+        raise module.RedisTimeoutError
 
-    lookout.client = SimpleNamespace(hgetall=stall)
-    lookout.gone_since = {"other": 1.0}
-    lookout.look()
+    step.client = SimpleNamespace(hgetall=stall)
+    step.missing_since = {"other": 1.0}
+    step.check()
     assert said == ["WATCHDOG=1"]
-    assert lookout.gone_since == {}
+    assert step.missing_since == {}

@@ -31,7 +31,7 @@ def app(monkeypatch: pytest.MonkeyPatch, page: Path) -> Iterator[Celery]:
     monkeypatch.setattr(maintenance, "INTERVAL", 0.1)
     app = Celery("test", broker="memory://", backend="cache+memory://", set_as_current=False)
     app.conf.task_default_queue = "celery"
-    maintenance.protect(app)
+    maintenance.install(app)
     app.task(name="add")(add)
     yield app
     app.close()

@@ -10,18 +10,9 @@ from kombu.exceptions import OperationalError
 from kombu.transport import virtual
 
 from celery_redis_guard import ownership
-from celery_redis_guard.transport import NotingChannel
-from guard_process import last_words
+from celery_redis_guard.transport import AtomicFetchChannel
 
 pytestmark = pytest.mark.fast
-
-
-BROKEN = """
-import kombu.transport.redis as kombu
-{broken}
-from celery_redis_guard import transport
-transport.protect()
-"""
 
 
 OPEN = SimpleNamespace(client="a connection")
@@ -31,22 +22,22 @@ TAKEN_APART = SimpleNamespace(client=None)
 class Channel:
     """A channel as far as its QoS looks at it."""
 
-    noted: float | None = None
+    fetched_at: float | None = None
     connection: object | None = OPEN
     do_restore = False
     connection_errors = (OperationalError,)
-    is_about_to_ask = False
+    is_about_to_fetch = False
 
     def __init__(self) -> None:
-        self.done: list[str] = []
+        self.pending_acks: list[str] = []
         self.qos: Any = None
 
-    def asks_next(self) -> bool:
-        return self.is_about_to_ask
+    def fetch_is_imminent(self) -> bool:
+        return self.is_about_to_fetch
 
-    def settle_all(self) -> None:
-        while self.done:
-            self.qos.sooner_or_later("forget", self.done.pop())
+    def flush_all_acks(self) -> None:
+        while self.pending_acks:
+            self.qos.call_or_defer("forget", self.pending_acks.pop())
 
 
 Call = tuple[str, object]
@@ -56,12 +47,12 @@ Call = tuple[str, object]
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
     """What is done with Redis, which is up."""
     done: list[Call] = []
-    kind = ownership.KeepingQoS
-    monkeypatch.setattr(kind, "_note", lambda *call: done.append(("note", call[2])))
-    monkeypatch.setattr(kind, "give_back", lambda _, tag: done.append(("give back", tag)))
+    kind = ownership.OwnershipQoS
+    monkeypatch.setattr(kind, "_record", lambda *call: done.append(("record", call[2])))
+    monkeypatch.setattr(kind, "requeue", lambda _, tag: done.append(("requeue", tag)))
     monkeypatch.setattr(kind, "forget", lambda _, tag: done.append(("forget", tag)))
-    monkeypatch.setattr(kind, "noted_at", lambda _, when: [f"noted at {when}"])
-    ownership.owed.clear()
+    monkeypatch.setattr(kind, "tags_fetched_at", lambda _, when: [f"fetched at {when}"])
+    ownership.deferred.clear()
     return done
 
 
@@ -76,33 +67,33 @@ def refuse(*_: object) -> None:
 def test_message_that_cannot_be_noted_is_put_back_by_the_next_channel(
     calls: list[Call], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    qos = ownership.KeepingQoS(Channel())
+    qos = ownership.OwnershipQoS(Channel())
     with monkeypatch.context() as away:
-        away.setattr(ownership.KeepingQoS, "_note", refuse)
+        away.setattr(ownership.OwnershipQoS, "_record", refuse)
         with pytest.raises(OperationalError):
             qos.append(message("1"), "1")
         with pytest.raises(OperationalError):
-            ownership.KeepingQoS(Channel())
-    ownership.KeepingQoS(Channel())
-    ownership.KeepingQoS(Channel())
-    assert calls == [("note", "1"), ("give back", "1")]
+            ownership.OwnershipQoS(Channel())
+    ownership.OwnershipQoS(Channel())
+    ownership.OwnershipQoS(Channel())
+    assert calls == [("record", "1"), ("requeue", "1")]
 
 
 def test_message_that_the_script_has_noted_is_not_noted_again(calls: list[Call]) -> None:
     channel = Channel()
-    channel.noted = 7.5
-    qos = ownership.KeepingQoS(channel, 1)
+    channel.fetched_at = 7.5
+    qos = ownership.OwnershipQoS(channel, 1)
     qos.append(message("1"), "1")
     assert calls == []
-    assert channel.noted is None
+    assert channel.fetched_at is None
     assert not qos.can_consume()
 
 
 def test_message_whose_reply_never_came_is_put_back_by_the_next_channel(calls: list[Call]) -> None:
-    ownership.owe("take_back", 7.5)
-    ownership.KeepingQoS(Channel())
-    ownership.KeepingQoS(Channel())
-    assert calls == [("give back", "noted at 7.5")]
+    ownership.defer("requeue_fetched_at", 7.5)
+    ownership.OwnershipQoS(Channel())
+    ownership.OwnershipQoS(Channel())
+    assert calls == [("requeue", "fetched at 7.5")]
 
 
 @pytest.mark.parametrize(
@@ -110,7 +101,7 @@ def test_message_whose_reply_never_came_is_put_back_by_the_next_channel(calls: l
     [
         ("ack", {}, "forget"),
         ("reject", {}, "forget"),
-        ("reject", {"requeue": True}, "give back"),
+        ("reject", {"requeue": True}, "requeue"),
     ],
 )
 def test_what_redis_cannot_be_told_is_told_it_by_the_next_channel(
@@ -120,27 +111,27 @@ def test_what_redis_cannot_be_told_is_told_it_by_the_next_channel(
     options: dict[str, bool],
     expected: str,
 ) -> None:
-    qos = ownership.KeepingQoS(Channel(), 1)
+    qos = ownership.OwnershipQoS(Channel(), 1)
     qos.append(message("1"), "1")
     with monkeypatch.context() as away:
-        away.setattr(ownership.KeepingQoS, expected.replace(" ", "_"), refuse)
+        away.setattr(ownership.OwnershipQoS, expected, refuse)
         getattr(qos, method)("1", **options)
     assert qos.can_consume()
-    ownership.KeepingQoS(Channel())
-    ownership.KeepingQoS(Channel())
-    assert calls == [("note", "1"), (expected, "1")]
+    ownership.OwnershipQoS(Channel())
+    ownership.OwnershipQoS(Channel())
+    assert calls == [("record", "1"), (expected, "1")]
 
 
 def test_task_that_is_done_is_left_to_the_next_question(calls: list[Call]) -> None:
     channel = Channel()
-    channel.is_about_to_ask = True
-    qos = ownership.KeepingQoS(channel, 1)
+    channel.is_about_to_fetch = True
+    qos = ownership.OwnershipQoS(channel, 1)
     qos.append(message("1"), "1")
     calls.clear()
     qos.ack("1")
-    assert (calls, channel.done) == ([], ["1"])
+    assert (calls, channel.pending_acks) == ([], ["1"])
     assert qos.can_consume()
-    channel.done.clear()
+    channel.pending_acks.clear()
 
 
 @pytest.mark.parametrize("connection", [OPEN, None])
@@ -148,12 +139,12 @@ def test_what_no_question_has_said_is_said_when_the_connection_ends(
     calls: list[Call], connection: object | None
 ) -> None:
     channel = Channel()
-    channel.is_about_to_ask = True
-    channel.qos = qos = ownership.KeepingQoS(channel)
+    channel.is_about_to_fetch = True
+    channel.qos = qos = ownership.OwnershipQoS(channel)
     qos.ack("1")
     channel.connection = connection
     qos.restore_unacked_once()
-    ownership.KeepingQoS(Channel())
+    ownership.OwnershipQoS(Channel())
     assert calls == [("forget", "1")]
 
 
@@ -162,28 +153,28 @@ def test_task_of_a_lost_connection_is_acknowledged_by_the_next(
     monkeypatch: pytest.MonkeyPatch, connection: object | None
 ) -> None:
     used: list[object] = []
-    monkeypatch.setattr(ownership.KeepingQoS, "forget", lambda self, _: used.append(self))
-    lost = ownership.KeepingQoS(Channel())
+    monkeypatch.setattr(ownership.OwnershipQoS, "forget", lambda self, _: used.append(self))
+    lost = ownership.OwnershipQoS(Channel())
     lost.channel.connection = connection
-    current = ownership.KeepingQoS(Channel())
+    current = ownership.OwnershipQoS(Channel())
     lost.ack("1")
     assert used == [current]
 
 
 def test_what_no_connection_is_left_for_is_told_redis_by_the_next(calls: list[Call]) -> None:
     """As at the end of a worker, whose channels are closed one after another."""
-    first, last = ownership.KeepingQoS(Channel()), ownership.KeepingQoS(Channel())
+    first, last = ownership.OwnershipQoS(Channel()), ownership.OwnershipQoS(Channel())
     first.channel.connection = last.channel.connection = None
     first.reject("1", requeue=True)
     assert calls == []
-    ownership.KeepingQoS(Channel())
-    assert calls == [("give back", "1")]
+    ownership.OwnershipQoS(Channel())
+    assert calls == [("requeue", "1")]
 
 
 def test_lost_connection_gives_back_what_does_not_run(
     calls: list[Call], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    qos = ownership.KeepingQoS(Channel())
+    qos = ownership.OwnershipQoS(Channel())
     qos.channel.do_restore = True
     messages = {tag: message(tag) for tag in ("runs", "waits", "done")}
     for tag, taken in messages.items():
@@ -194,44 +185,32 @@ def test_lost_connection_gives_back_what_does_not_run(
     calls.clear()
     qos.restore_unacked_once()
     qos.restore_unacked_once()
-    assert calls == [("give back", "waits")]
-
-
-@pytest.mark.parametrize(
-    ("broken", "said"),
-    [
-        ("del kombu.Channel._brpop_read", "kombu 5.5.4 has no Channel._brpop_read, by which"),
-        ("del kombu.QoS.restore_by_tag", "kombu 5.5.4 has no QoS.restore_by_tag, by which"),
-        ("del kombu.QoS", "cannot import name 'QoS'"),
-    ],
-)
-def test_another_kombu_ends_the_process_in_one_sentence(broken: str, said: str) -> None:
-    assert said in last_words(BROKEN.format(broken=broken))
+    assert calls == [("requeue", "waits")]
 
 
 def test_what_an_unanswered_question_has_said_is_said_again_at_the_end(calls: list[Call]) -> None:
-    channel = noting(done=["2"], told=["1"], sent=1.0)
-    channel.qos = ownership.KeepingQoS(channel)
+    channel = noting(pending_acks=["2"], acks_in_flight=["1"], script_sent_at=1.0)
+    channel.qos = ownership.OwnershipQoS(channel)
     channel.qos.restore_unacked_once()
     assert sorted(calls) == [("forget", "1"), ("forget", "2")]
-    assert (channel.done, channel.told) == ([], [])
+    assert (channel.pending_acks, channel.acks_in_flight) == ([], [])
 
 
 def noting(**values: object) -> Any:
     """A channel of ours in the event loop, as far as it tells Redis what is done."""
-    kind = NotingChannel
+    kind = AtomicFetchChannel
     connection = SimpleNamespace(client="a connection", cycle=SimpleNamespace(is_looping=True))
     channel = SimpleNamespace(connection=connection, connection_errors=(OperationalError,))
-    channel.active_queues, channel.unacknowledged, channel.do_restore = ["celery"], set(), False
-    channel.sent, channel._in_poll, channel._closing = None, None, False
+    channel.active_queues, channel.no_ack_queues, channel.do_restore = ["celery"], set(), False
+    channel.script_sent_at, channel._in_poll, channel._closing = None, None, False
     vars(channel).update(values)
-    for name in ("asks_next", "settle", "settle_all", "_say_what_is_done"):
+    for name in ("fetch_is_imminent", "flush_acks", "flush_all_acks", "_send_pending_acks"):
         setattr(channel, name, getattr(kind, name).__get__(channel))
     return channel
 
 
-BLOCKED = {"_in_poll": "a connection", "sent": None}
-ANSWER_IS_NEAR = {"_in_poll": "a connection", "sent": 1.0}
+BLOCKED = {"_in_poll": "a connection", "script_sent_at": None}
+ANSWER_IS_NEAR = {"_in_poll": "a connection", "script_sent_at": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -242,23 +221,23 @@ ANSWER_IS_NEAR = {"_in_poll": "a connection", "sent": 1.0}
         (BLOCKED, False),
         ({"_closing": True}, False),
         ({"active_queues": []}, False),
-        ({"unacknowledged": {"celery"}}, False),
+        ({"no_ack_queues": {"celery"}}, False),
     ],
 )
 def test_what_is_done_waits_only_for_a_question_that_is_near(
     state: dict[str, object], asks: bool
 ) -> None:
-    assert noting(**state).asks_next() is asks
+    assert noting(**state).fetch_is_imminent() is asks
     outside = SimpleNamespace(cycle=SimpleNamespace(is_looping=False))
-    assert not noting(**state, connection=outside).asks_next()
+    assert not noting(**state, connection=outside).fetch_is_imminent()
 
 
 @pytest.mark.parametrize(("state", "said"), [({}, ["1"]), (ANSWER_IS_NEAR, []), (BLOCKED, ["1"])])
 def test_what_no_question_will_say_is_said_in_the_same_turn(
     calls: list[Call], state: dict[str, object], said: list[str]
 ) -> None:
-    channel = noting(done=["1"], told=[], **state)
-    channel.qos = ownership.KeepingQoS(channel)
-    channel.settle()
+    channel = noting(pending_acks=["1"], acks_in_flight=[], **state)
+    channel.qos = ownership.OwnershipQoS(channel)
+    channel.flush_acks()
     assert calls == [("forget", tag) for tag in said]
-    channel.done.clear()
+    channel.pending_acks.clear()

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 from mmap import mmap
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-from celery_redis_guard import redis_away, systemd_notify
+from celery_redis_guard import backend
 
 pytestmark = pytest.mark.fast
 
@@ -26,8 +24,8 @@ class Ended(BaseException):
 @pytest.fixture
 def away(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The module in a process of a worker that works."""
-    module = redis_away
-    monkeypatch.setattr(module, "_is_stopping", bytearray(1))
+    module = backend
+    monkeypatch.setattr(module, "_is_shutting_down", bytearray(1))
 
     def end(status: int) -> None:
         raise Ended(status)
@@ -51,7 +49,7 @@ def seconds(monkeypatch: pytest.MonkeyPatch, away: ModuleType) -> Any:
 @pytest.fixture
 def again(away: ModuleType) -> Any:
     """Whether a process tries again that has met an error."""
-    return away.Patience(lambda error: isinstance(error, ConnectionError))
+    return away.RetryPolicy(lambda error: isinstance(error, ConnectionError))
 
 
 def test_a_worker_that_works_waits_for_as_long_as_redis_is_away(again: Any, seconds: Any) -> None:
@@ -65,7 +63,7 @@ def test_one_that_stops_gives_up_ten_seconds_later(
 ) -> None:
     assert again(AWAY)
     seconds(60)
-    away.wait_no_longer()
+    away.begin_shutdown()
     assert again(AWAY)
     seconds(9.9)
     assert again(AWAY)
@@ -81,7 +79,7 @@ def test_a_disk_on_which_redis_cannot_write_is_waited_for(again: Any) -> None:
 def test_any_other_error_is_not_tried_again_and_ends_nothing(
     away: ModuleType, again: Any, seconds: Any
 ) -> None:
-    away.wait_no_longer()
+    away.begin_shutdown()
     for _ in range(2):
         assert not again(RuntimeError("WRONGTYPE"))
         seconds(60)
@@ -95,22 +93,6 @@ def test_word_reaches_processes_that_were_there_before(away: ModuleType) -> None
         while not shared[0]:
             pass
         os.kill(os.getpid(), 9)
-    vars(away)["_is_stopping"] = shared
-    away.wait_no_longer()
+    vars(away)["_is_shutting_down"] = shared
+    away.begin_shutdown()
     assert os.waitpid(child, 0)[1] == 9
-
-
-def test_watchdog_is_not_started_again_by_a_worker_that_stops(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(systemd_notify, "_said", set())
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
-        systemd.bind(str(tmp_path / "notify"))
-        systemd.setblocking(False)
-        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-        for said in ("READY=1", "WATCHDOG=1", "STOPPING=1", "WATCHDOG=1"):
-            systemd_notify.notify(said)
-        heard = [systemd.recv(100) for _ in range(3)]
-        assert heard == [b"READY=1", b"WATCHDOG=1", b"STOPPING=1"]
-        with pytest.raises(BlockingIOError):
-            systemd.recv(100)

@@ -1,13 +1,15 @@
-"""Managed by celery-pi. The app as the services run it: `celery -A celery_redis_guard.app worker`.
+"""The app as the services run it: `celery -A celery_redis_guard.app worker`, or `beat`.
 
-Loads the owner's application, which stays as it is, and adds what running it as a service
-needs: safe settings and handover, protection against a full Redis, a check that it talks to the
-broker we deployed and loses no task, the way there by the unix socket, a schedule that survives a
-power cut, and word to systemd. CELERY_PI_APP names the owner's module, as `celery -A` takes it.
+Imports the owner's app, which stays as it is, and adds what running it as a service needs: forced
+defaults, ownership of unacknowledged tasks and their atomic fetch, writes that a full Redis still
+accepts, a check that the app uses the broker that was deployed, the way there by the unix socket, a
+schedule that survives a power cut, and notifications to systemd. CELERY_PI_APP names the owner's
+module, as `celery -A` takes it.
 """
 
 import os
 import sys
+from typing import Any
 from urllib.parse import urlsplit
 
 from celery import Celery
@@ -23,31 +25,30 @@ from celery.signals import (
 )
 
 from celery_redis_guard import (
+    app_validation,
     backend,
     beat,
     event_batching,
+    forced_defaults,
     liveness,
     log_filter,
     maintenance,
     oom_exempt,
     ownership,
     pool,
-    redis_away,
     transport,
 )
-from celery_redis_guard.app_validation import problems, warnings
-from celery_redis_guard.forced_defaults import let_it_scale, make_safe
 from celery_redis_guard.systemd_notify import notify
 
 URLS = (("CELERY_BROKER_URL", "broker_url"), ("CELERY_RESULT_BACKEND", "result_backend"))
 SOCKET = "/run/redis-celery/redis.sock"
 
-# How the app speaks TLS or keeps a connection alive, which a unix socket refuses to hear of.
-WITHOUT_TCP = dict.fromkeys(("broker_use_ssl", "redis_backend_use_ssl", "redis_socket_keepalive"))
+# Options for TLS and TCP keepalive, which redis-py refuses for a unix socket.
+TCP_OPTIONS = ("broker_use_ssl", "redis_backend_use_ssl", "redis_socket_keepalive")
 
 
-def by_socket(url: str) -> str:
-    """The same user and database of the same Redis."""
+def via_socket(url: str) -> str:
+    """URL of the same user and database of the same Redis, by its unix socket."""
     parts = urlsplit(url)
     if parts.scheme not in {"redis", "rediss"}:
         return url
@@ -55,22 +56,34 @@ def by_socket(url: str) -> str:
     return f"redis+socket://{login}@{SOCKET}?virtual_host={database}"
 
 
-def load() -> Celery:
-    """The owner's app with our settings. Ends the process if it uses another broker."""
-    oom_exempt.protect()
-    event_batching.protect()
-    transport.protect()
-    backend.protect()
-    pool.protect()
+def load() -> Any:
+    """The owner's app, guarded. Ends the process if the app uses another broker or key prefix."""
+    oom_exempt.install()
+    event_batching.install()
+    transport.install()
+    backend.install()
+    pool.install()
     app = find_app(os.environ["CELERY_PI_APP"])
-    make_safe(app.conf)
+    forced_defaults.apply(app.conf)
     app.Task.Request = ownership.Request
-    liveness.protect(app)
-    maintenance.protect(app)
-    for name, key in URLS:
-        if not os.environ.get(name) or os.environ[name] != app.conf[key]:
+    liveness.install(app)
+    maintenance.install(app)
+    _require_deployed_broker(app)
+    if app.conf.beat_scheduler == beat.CELERY_DEFAULT:
+        app.conf.beat_scheduler = "celery_redis_guard.beat:Scheduler"
+    app.conf.update(dict.fromkeys(TCP_OPTIONS))
+    for variable, key in URLS:
+        # Celery reads the environment before its configuration.
+        os.environ[variable] = app.conf[key] = via_socket(os.environ[variable])
+    return app
+
+
+def _require_deployed_broker(app: Celery) -> None:
+    """End the process, with one sentence that shows no URL, if the app ignores its `.env`."""
+    for variable, key in URLS:
+        if not os.environ.get(variable) or os.environ[variable] != app.conf[key]:
             sys.exit(
-                f"celery-pi: the app's {key} is not what {name} in its .env says; "
+                f"celery-pi: the app's {key} is not what {variable} in its .env says; "
                 "does the app read that variable?"
             )
     for options in ("broker_transport_options", "result_backend_transport_options"):
@@ -80,41 +93,34 @@ def load() -> Celery:
                 f"celery-pi: the app's {options} do not take their global_keyprefix from "
                 "CELERY_KEY_PREFIX in its .env; does the app read that variable?"
             )
-    if app.conf.beat_scheduler == beat.DEFAULT:
-        app.conf.beat_scheduler = "celery_redis_guard.beat:Scheduler"
-    app.conf.update(WITHOUT_TCP)
-    for name, key in URLS:
-        # Celery looks into the environment first.
-        os.environ[name] = app.conf[key] = by_socket(os.environ[name])
-    return app
 
 
-def refuse(**_: object) -> None:
-    """End a worker that would lose tasks, with every reason; what the owner has chosen is told."""
-    found = list(problems(app))
-    for sentence in (*found, *warnings(app)):
+def validate(**_: object) -> None:
+    """End a worker that would lose tasks, with every reason; what the owner chose is a warning."""
+    errors = list(app_validation.errors(app))
+    for sentence in (*errors, *app_validation.warnings(app)):
         print(f"celery-pi: {sentence}", file=sys.stderr)
-    if found:
+    if errors:
         sys.exit(1)
 
 
-def ready(**_: object) -> None:
+def notify_ready(**_: object) -> None:
     notify("READY=1")
 
 
-def stopping(**_: object) -> None:
-    """A stop may take as long as a task: systemd is not to take it for a worker that hangs."""
+def begin_shutdown(**_: object) -> None:
+    """A warm shutdown may take as long as a task: systemd must not take it for a hanging worker."""
     notify("STOPPING=1")
-    redis_away.wait_no_longer()
+    backend.begin_shutdown()
 
 
 app = load()
-after_setup_logger.connect(log_filter.leave_out, weak=False)
-celeryd_init.connect(let_it_scale, weak=False)
-worker_init.connect(refuse, weak=False)
-worker_ready.connect(ready, weak=False)
-worker_process_init.connect(redis_away.wait_for_it, weak=False)
-worker_process_init.connect(log_filter.tell_the_rest, weak=False)
-worker_shutting_down.connect(stopping, weak=False)
-beat_init.connect(lambda **_: beat.stay_alone(), weak=False)
-beat_init.connect(ready, weak=False)
+after_setup_logger.connect(log_filter.silence_task_lines, weak=False)
+celeryd_init.connect(forced_defaults.keep_prefetch_count_when_autoscaling, weak=False)
+worker_init.connect(validate, weak=False)
+worker_ready.connect(notify_ready, weak=False)
+worker_process_init.connect(backend.retry_until_redis_returns, weak=False)
+worker_process_init.connect(log_filter.restore_trace_logger, weak=False)
+worker_shutting_down.connect(begin_shutdown, weak=False)
+beat_init.connect(lambda **_: beat.acquire_lock(), weak=False)
+beat_init.connect(notify_ready, weak=False)

@@ -1,15 +1,19 @@
-"""Managed by celery-pi. What must be true of the app as it really ends up, for no task to be lost.
+"""What must be true of the app's final configuration for no task to be lost.
 
-One sentence for each thing that is not; they show no value that could be a secret.
+Each function yields one sentence for each violation. No sentence shows a value that could be a
+secret.
 """
 
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import timedelta
+from typing import Any
 
+from celery import Celery
 from celery.app.routes import MapRoute
 
-from celery_redis_guard.forced_defaults import MARGIN, limit
+from celery_redis_guard.forced_defaults import MARGIN, time_limit
 
 JSON = {"json", "application/json"}
 SERIALIZERS = ("task_serializer", "result_serializer", "event_serializer")
@@ -17,12 +21,12 @@ PREFORK = {"prefork", "processes"}
 ACCEPTED = ("accept_content", "result_accept_content")
 
 
-def problems(app):
+def errors(app: Celery) -> Iterator[str]:
     """A sentence for each reason not to run this app."""
-    yield from _limits(app)
+    yield from _time_limits(app)
     yield from _countdowns(app)
-    yield from _formats(app)
-    yield from _results(app)
+    yield from _serializers(app)
+    yield from _result_expiry(app)
     yield from _queues(app)
     if app.conf.worker_pool not in PREFORK:
         yield (
@@ -31,19 +35,19 @@ def problems(app):
         )
 
 
-def warnings(app):
-    """A sentence for each task that its own code lets be lost."""
+def warnings(app: Celery) -> Iterator[str]:
+    """A sentence for each task whose own options allow it to be lost."""
     for name, task in _tasks(app):
         for option in ("acks_late", "reject_on_worker_lost"):
             if not getattr(task, option):
                 yield f"{name} has {option}=False: it is lost when its process is killed"
 
 
-def _tasks(app):
+def _tasks(app: Celery) -> list[tuple[str, Any]]:
     return sorted(app.tasks.items())
 
 
-def _limits(app):
+def _time_limits(app: Celery) -> Iterator[str]:
     names = ("time_limit", "soft_time_limit")
     limits = [(f"task_{name}", app.conf[f"task_{name}"]) for name in names]
     limits += [
@@ -53,16 +57,16 @@ def _limits(app):
         if getattr(app.tasks[task], name) != app.conf[f"task_{name}"]
     ]
     for what, seconds in limits:
-        if seconds and seconds > limit():
+        if seconds and seconds > time_limit():
             yield (
-                f"{what} is {seconds} s, and a stop of the worker waits {limit()} s: "
+                f"{what} is {seconds} s, and a stop of the worker waits {time_limit()} s: "
                 f"set celery_time_limit to {seconds}, or lower it"
             )
 
 
-def _countdowns(app):
+def _countdowns(app: Celery) -> Iterator[str]:
     visibility = app.conf.broker_transport_options["visibility_timeout"]
-    for what, seconds in _known_countdowns(app):
+    for what, seconds in _declared_countdowns(app):
         if seconds + MARGIN > visibility:
             yield (
                 f"{what} is {seconds} s, and a task that is away for {visibility} s "
@@ -70,7 +74,7 @@ def _countdowns(app):
             )
 
 
-def _known_countdowns(app):
+def _declared_countdowns(app: Celery) -> Iterator[tuple[str, float]]:
     for name, task in _tasks(app):
         yield f"default_retry_delay of {name}", task.default_retry_delay or 0
         if getattr(task, "retry_backoff", False):
@@ -79,11 +83,13 @@ def _known_countdowns(app):
         yield f"countdown of {name} in beat_schedule", _options(entry).get("countdown") or 0
 
 
-def _options(entry):
-    return (entry.get("options") or {}) if isinstance(entry, dict) else entry.options
+def _options(entry: Any) -> dict[str, Any]:
+    """Options of an entry of the beat schedule, which is a dict or a ScheduleEntry."""
+    options = entry.get("options") if isinstance(entry, dict) else entry.options
+    return options or {}
 
 
-def _formats(app):
+def _serializers(app: Celery) -> Iterator[str]:
     named = [(key, [app.conf[key]]) for key in SERIALIZERS]
     named += [(key, app.conf[key] or []) for key in ACCEPTED]
     named += [(f"serializer of {name}", [task.serializer]) for name, task in _tasks(app)]
@@ -95,29 +101,29 @@ def _formats(app):
             )
 
 
-def _results(app):
+def _result_expiry(app: Celery) -> Iterator[str]:
     expires = app.conf.result_expires
     seconds = expires.total_seconds() if isinstance(expires, timedelta) else expires
     if not seconds or seconds < 0:
         yield f"result_expires is {expires}, so results fill Redis: give it seconds, such as 86400"
 
 
-def _queues(app):
+def _queues(app: Celery) -> Iterator[str]:
     consumed = os.environ["CELERY_PI_QUEUES"].split(",")
-    senders = {}
-    for what, queue in _destinations(app):
+    senders: dict[str, str] = {}
+    for sender, queue in _routes(app):
         if queue:
-            senders.setdefault(getattr(queue, "name", queue), what)
-    for queue, what in sorted(senders.items()):
-        if queue not in consumed:
+            senders.setdefault(getattr(queue, "name", queue), sender)
+    for name, sender in sorted(senders.items()):
+        if name not in consumed:
             yield (
-                f"{what} sends to the queue {queue}, which no worker consumes: "
-                f"add {queue} to celery_queues"
+                f"{sender} sends to the queue {name}, which no worker consumes: "
+                f"add {name} to celery_queues"
             )
 
 
-def _destinations(app):
-    """Who sends tasks, and to which queue, as far as it is written down."""
+def _routes(app: Celery) -> Iterator[tuple[str, Any]]:
+    """Who sends tasks, and to which queue (a name, a kombu.Queue or None), as far as declared."""
     yield "task_default_queue", app.conf.task_default_queue
     for router in app.amqp.routes:
         if isinstance(router, MapRoute):
@@ -125,11 +131,11 @@ def _destinations(app):
                 yield "task_routes", _queue(route)
     for name, task in _tasks(app):
         yield name, getattr(task, "queue", None)
-        with suppress(Exception):  # a router of the app's may want arguments
+        with suppress(Exception):  # a router of the app's may need the task's arguments
             yield name, _queue(app.amqp.router.lookup_route(name, (), {}, {}, task))
     for name, entry in app.conf.beat_schedule.items():
         yield f"{name} in beat_schedule", _options(entry).get("queue")
 
 
-def _queue(route):
+def _queue(route: Any) -> Any:
     return route if isinstance(route, str) else dict(route or {}).get("queue")

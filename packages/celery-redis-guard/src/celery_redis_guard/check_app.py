@@ -1,6 +1,7 @@
-"""Managed by celery-pi. Say whether the worker would run the app as it lies on the disk.
+"""Whether the worker would run the app as it is on the disk.
 
-Only sentences of our own: a traceback of the app may show its settings.
+`python -m celery_redis_guard.check_app`, in the worker's environment. Exit status 0, or 1 with
+one sentence for each reason. No traceback, because one of the app's may show its settings.
 """
 
 import errno
@@ -9,8 +10,20 @@ import traceback
 from pathlib import Path
 
 
-def place(error):
-    """The last line of the app's own that was run."""
+def main() -> None:
+    try:
+        from celery_redis_guard.app import app, validate
+
+        app.loader.import_default_modules()
+        app.finalize()
+    except Exception as error:  # the app's own code may raise any
+        reason = f"{type(error).__name__}{app_location(error)}{denied_path(error)}"
+        sys.exit(f"celery-pi: the app cannot be loaded: {reason}")
+    validate()
+
+
+def app_location(error: BaseException) -> str:
+    """File and line of the app's own code that ran last, or nothing."""
     here = Path.cwd()
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = Path(frame.filename)
@@ -19,8 +32,8 @@ def place(error):
     return ""
 
 
-def forbidden(error):
-    """What the app may not write, if that is the reason."""
+def denied_path(error: BaseException | None) -> str:
+    """The path that the app may not write, if that is the reason, or nothing."""
     while error:
         if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             return f": it may not use {error.filename}; is its directory in app_writable?"
@@ -28,12 +41,5 @@ def forbidden(error):
     return ""
 
 
-try:
-    from celery_redis_guard.app import app, refuse
-
-    app.loader.import_default_modules()
-    app.finalize()
-except Exception as error:
-    reason = f"{type(error).__name__}{place(error)}{forbidden(error)}"
-    sys.exit(f"celery-pi: the app cannot be loaded: {reason}")
-refuse()
+if __name__ == "__main__":
+    main()

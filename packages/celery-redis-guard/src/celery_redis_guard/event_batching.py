@@ -1,40 +1,27 @@
-"""Managed by celery-pi. What Flower hears of tasks is gathered for a moment.
+"""Task events, which Flower reads, are sent in batches.
 
 Celery sends a task's events in the turn of its event loop in which they arise: up to three messages
-for each task, which the worker writes, Redis hands on and Flower reads. Here those of a moment go
-together, at most as many in a message as Celery's own limit allows: docs/worker.md.
+for each task, which the worker writes, Redis forwards and Flower reads. Here the events of
+FLUSH_INTERVAL are sent together, in messages of at most Celery's own buffer limit: docs/worker.md.
 """
 
-import sys
-from importlib.metadata import version
 from time import monotonic
+from typing import Any
 
-try:
-    from celery.worker.consumer import Consumer
-except ImportError as error:
-    sys.exit(f"celery-pi: no way to gather events in these packages: {error}")
+from celery.worker.consumer import Consumer
 
-MOMENT = 0.2  # seconds by which Flower hears later
-
-# What Celery has, and is used or replaced here.
-USED = ("on_send_event_buffered", "_flush_events")
+FLUSH_INTERVAL = 0.2  # seconds
 
 
-def gather(self):
-    """Have what is buffered sent in a moment, unless that is due already."""
+def schedule_flush(self: Any) -> None:
+    """Replaces Consumer.on_send_event_buffered: flush in a while, unless that is scheduled."""
     now = monotonic()
-    # By the clock: what was due is forgotten when the connection is made anew.
-    if self.hub and now >= getattr(self, "events_due", now):
-        self.events_due = now + MOMENT
-        self.hub.call_later(MOMENT, self._flush_events)
+    # By time and not by a flag: a reconnect drops the timers of the event loop.
+    if self.hub and now >= getattr(self, "flush_due_at", now):
+        self.flush_due_at = now + FLUSH_INTERVAL
+        self.hub.call_later(FLUSH_INTERVAL, self._flush_events)
 
 
-def protect():
-    """Let every worker's events go this way."""
-    for name in USED:
-        if not hasattr(Consumer, name):
-            sys.exit(
-                f"celery-pi: celery {version('celery')} has no Consumer.{name}, "
-                "by which events are gathered"
-            )
-    Consumer.on_send_event_buffered = gather
+def install() -> None:
+    """Batch the events of every worker of this process."""
+    Consumer.on_send_event_buffered = schedule_flush

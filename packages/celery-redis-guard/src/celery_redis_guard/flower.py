@@ -1,17 +1,17 @@
-"""Managed by celery-pi. Flower's own application: `celery -A celery_redis_guard.flower flower`.
+"""Flower's own Celery app: `celery -A celery_redis_guard.flower flower`.
 
-It knows the broker and loads nothing of the owner's app. Its login and the broker's password come
-from the environment in forms that no character of theirs can break.
+It connects to the broker and imports nothing of the owner's app. Its login and the broker's
+password come from the environment in forms that no character of theirs can break.
 """
 
 import asyncio
 import base64
 import os
 import shelve
-import socket
 import sys
 from functools import partialmethod
 from pathlib import Path
+from typing import Any
 
 import flower.urls
 import flower.utils.broker
@@ -24,72 +24,66 @@ from redis import Redis
 from tornado.ioloop import IOLoop
 from tornado.web import authenticated
 
+from celery_redis_guard.systemd_notify import notify
+
 BROKER = os.environ["CELERY_BROKER_URL"]
 STATE = Path(os.environ["FLOWER_DB"])
 
 
 class RedisSocket(flower.utils.broker.RedisBase):
-    """The broker page's client: Flower's own forgets user and database on a unix socket."""
+    """The broker page's client: Flower's own ignores user and database on a unix socket."""
 
-    def __init__(self, broker_url, *args, **options):
+    def __init__(self, broker_url: str, *args: Any, **options: Any) -> None:
         super().__init__(broker_url, *args, **options)
         address = broker_url.replace("redis+socket://", "unix://", 1)
         self.redis = Redis.from_url(address.replace("?virtual_host=", "?db=", 1))
 
 
 class WorkerView(flower.views.workers.WorkerView):
-    """A worker's page: Flower's own is an error until it has happened to ask that worker."""
+    """A worker's page: Flower's own fails until Flower has inspected that worker."""
 
-    @authenticated
-    async def get(self, name):
+    @authenticated  # type: ignore[untyped-decorator]  # tornado is on the Pi alone
+    async def get(self, name: str) -> None:
         if "stats" not in self.application.workers.get(name, {}):
             await asyncio.wait(self.application.update_workers(workername=name))
         await super().get(name)
 
 
-def load():
-    """An application that can look at the broker, and nothing more."""
+def load() -> Celery:
+    """An app that can inspect the broker, and nothing more."""
     prefix = os.environ.get("CELERY_KEY_PREFIX", "")
     prefixed = {"global_keyprefix": prefix} if prefix else {}
     app = Celery("flower", broker=BROKER, backend=BROKER)
     app.conf.update(
         broker_transport_options=prefixed,
         result_backend_transport_options=prefixed,
-        # Of what the broker page shows while no worker answers.
+        # What the broker page shows while no worker answers.
         task_queues=[Queue(name) for name in os.environ["CELERY_PI_QUEUES"].split(",")],
     )
     return app
 
 
-def set_aside_damaged_state():
-    """Flower does not start with a state that it cannot read; after a power cut it may be so."""
+def move_damaged_state() -> None:
+    """Rename a state file that cannot be read, as after a power cut: Flower would not start."""
     try:
         with shelve.open(str(STATE)) as state:
             state.get("events")
-    except Exception as error:  # unpickling what is damaged can raise any
+    except Exception as error:  # unpickling damaged data can raise any
         for path in STATE.parent.glob(f"{STATE.name}*"):
             if not path.name.endswith(".damaged"):
                 path.replace(f"{path}.damaged")
         print(f"celery-pi: set the damaged state aside: {error!r}", file=sys.stderr)
 
 
-def notify_ready():
-    """Tell systemd that the pages are served (sd_notify(3))."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
-        notify.connect(os.environ["NOTIFY_SOCKET"].replace("@", "\0", 1))
-        notify.send(b"READY=1")
-
-
-# Celery moves the times of events by the difference of time zones, though they are UTC: Flower
-# would show them hours off where Django's zone is not the Pi's.
+# Celery shifts the timestamps of events by the difference of time zones, though they are UTC:
+# Flower would show them hours off where Django's zone is not the Pi's.
 EventReceiver.event_from_message = partialmethod(EventReceiver.event_from_message, localize=False)
 flower.utils.broker.RedisSocket = RedisSocket
 for route in flower.urls.handlers:
     if getattr(route, "name", None) == "worker":
         route.handler_class = WorkerView
-# Not by FLOWER_BASIC_AUTH, which would be split at each comma of the password.
+# Not FLOWER_BASIC_AUTH, which would be split at each comma of the password.
 options.basic_auth = [base64.b64decode(os.environ["CELERY_PI_FLOWER_LOGIN"]).decode()]
-set_aside_damaged_state()
-if "NOTIFY_SOCKET" in os.environ:
-    IOLoop.current().add_callback(notify_ready)  # called by the loop that serves
+move_damaged_state()
+IOLoop.current().add_callback(notify, "READY=1")  # called by the loop that serves the pages
 app = load()

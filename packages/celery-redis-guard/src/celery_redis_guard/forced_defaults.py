@@ -1,13 +1,14 @@
-"""Managed by celery-pi. What a worker needs to lose no task, set in the owner's app.
+"""Configuration that a worker needs to lose no task, set in the owner's app.
 
-What the app says itself stays where it is safe; `invariants` judges what it ends up as.
+What the app sets itself stays where it is safe; `app_validation` judges the result.
 """
 
 import os
+from typing import Any
 
-# Whatever the app says. A task is acknowledged when it is done, goes back to its queue when the
-# process that ran it is killed, and is not run again when it has a result already. One is taken
-# from the queue for each process, so none waits behind a long one.
+# Whatever the app sets. A task is acknowledged when it is done, is requeued when the process that
+# ran it is killed, and is not run again when it has a result already. Each process prefetches one
+# task, so none waits behind a long one.
 ALWAYS = {
     "task_acks_late": True,
     "task_reject_on_worker_lost": True,
@@ -19,36 +20,38 @@ ALWAYS = {
     "worker_cancel_long_running_tasks_on_connection_loss": False,
 }
 
-MARGIN = 300  # seconds, for a task to be acknowledged, or taken up when its time has come
-SHORTEST_VISIBILITY = 3600  # kombu's own
-SOFT = 60  # seconds before its end in which a task may tidy up
+MARGIN = 300  # seconds, for an acknowledgement, or for a task to start when its countdown is over
+MIN_VISIBILITY_TIMEOUT = 3600  # seconds; kombu's own default
+SOFT_LIMIT_LEAD = 60  # seconds between the soft time limit, for clean-up, and the hard one
 
 
-def limit():
+def time_limit() -> int:
     """The longest, in seconds, that a task may run."""
     return int(os.environ["CELERY_PI_TIME_LIMIT"])
 
 
-def make_safe(conf):
-    """Set what the app lacks. Whoever only sends tasks is given no limits."""
+def apply(conf: Any) -> None:
+    """Set what the app lacks. A process that only sends tasks gets no time limits."""
     conf.update(ALWAYS)
     if "CELERY_PI_TIME_LIMIT" not in os.environ:
         return
-    if not conf.task_time_limit and not conf.task_soft_time_limit and limit() > SOFT:
-        conf.task_soft_time_limit = limit() - SOFT
-    conf.task_time_limit = conf.task_time_limit or limit()
+    has_limit = conf.task_time_limit or conf.task_soft_time_limit
+    if not has_limit and time_limit() > SOFT_LIMIT_LEAD:
+        conf.task_soft_time_limit = time_limit() - SOFT_LIMIT_LEAD
+    conf.task_time_limit = conf.task_time_limit or time_limit()
     options = conf.broker_transport_options
-    visibility = max(options.get("visibility_timeout", 0), shortest_visibility())
+    visibility = max(options.get("visibility_timeout", 0), min_visibility_timeout())
     conf.broker_transport_options = {**options, "visibility_timeout": visibility}
 
 
-def let_it_scale(conf, options, **_):
-    """After a restart of Redis a worker that scales would go on with as few as it then had."""
+def keep_prefetch_count_when_autoscaling(conf: Any, options: dict[str, Any], **_: object) -> None:
+    """Otherwise a worker that autoscales keeps, after a reconnect, the prefetch count of the few
+    processes it had at that moment."""
     if options.get("autoscale"):
         conf.worker_enable_prefetch_count_reduction = False
 
 
-def shortest_visibility():
-    """Seconds for which nobody else may be given a task that this worker holds."""
+def min_visibility_timeout() -> int:
+    """Seconds for which no other worker may be given a task that this one holds."""
     countdown = int(os.environ["CELERY_PI_LONGEST_COUNTDOWN"])
-    return max(SHORTEST_VISIBILITY, limit() + MARGIN, countdown + MARGIN)
+    return max(MIN_VISIBILITY_TIMEOUT, time_limit() + MARGIN, countdown + MARGIN)

@@ -1,23 +1,23 @@
-"""Managed by celery-pi. At INFO the worker does not write that a task came and ended well.
+"""At INFO the worker does not log that a task was received and that it succeeded.
 
-Those two lines of Celery's are a fifth of the work of a task that takes a millisecond, and most of
-what a quiet Pi writes to its card. What fails, is retried, refused or set aside is written, and so
-is what the tasks themselves log. At DEBUG both lines are there.
+Those two lines are a fifth of the work of a task that takes a millisecond, and most of what a quiet
+Pi writes to its card. Failures, retries, rejections, dead letters and what the tasks themselves log
+are written. At DEBUG both lines are there.
 """
 
 from logging import DEBUG, NOTSET, WARNING, getLogger
 
-arrivals = getLogger("celery.worker.strategy")
-ends = getLogger("celery.app.trace")
+received_logger = getLogger("celery.worker.strategy")
+trace_logger = getLogger("celery.app.trace")
 
 
-def leave_out(loglevel, **_):
-    """Said when logging is set up; each process asks a logger once, as it gets ready."""
+def silence_task_lines(loglevel: int, **_: object) -> None:
+    """On after_setup_logger. Each process asks the loggers for their level once, as it starts."""
     if loglevel > DEBUG:
-        arrivals.setLevel(WARNING)
-        ends.setLevel(WARNING)
+        received_logger.setLevel(WARNING)
+        trace_logger.setLevel(WARNING)
 
 
-def tell_the_rest(**_):
-    """Said when a process is ready: its other lines, such as of a retry, are of the same logger."""
-    ends.setLevel(NOTSET)
+def restore_trace_logger(**_: object) -> None:
+    """On worker_process_init: the same logger logs retries and the like, which are wanted."""
+    trace_logger.setLevel(NOTSET)

@@ -1,33 +1,33 @@
-"""Managed by celery-pi. A worker goes on when Redis' memory is full.
+"""OOM-exempt writes: a worker goes on when Redis' memory is full.
 
-Redis then refuses every write that could need memory. For a new task that is right: its sender
-gets the error. But the worker's own notes are refused too: it loses the message that it has
-just taken from a queue, ends, and cannot start again, so the queue is never drained. Here a
-refused write is repeated by a script that Redis lets go beyond its limit, if it writes down what
-Redis has accepted before or what an accepted task came to. That is bounded: a message is
-in a queue or in `unacked`, and a result takes the place of its task.
+Above `maxmemory` Redis refuses every write that could need memory. For a new task that is right:
+its sender gets the error. But the worker's own bookkeeping is refused too: it loses the message
+that it has just taken from a queue, ends, and cannot start again, so the queue is never drained.
+Here a refused write is repeated by a script with the flag `allow-oom`, if it records what Redis has
+accepted before, or the outcome of an accepted task. The excess is bounded: a message is in a queue
+or in `unacked`, and a result takes the place of its task.
 """
 
 import functools
-import sys
-from importlib.metadata import version
+from collections.abc import Callable, Sequence
 from json import loads
 from logging import getLogger
+from typing import Any
 
-try:
-    from celery.backends.redis import RedisBackend
-    from kombu.transport.redis import Channel
-    from redis import Redis
-    from redis.exceptions import ExecAbortError, OutOfMemoryError
-except ImportError as error:
-    sys.exit(f"celery-pi: no protection against a full Redis in these packages: {error}")
+from celery.backends.redis import RedisBackend
+from kombu.transport.redis import Channel
+from redis import Redis
+from redis.exceptions import ExecAbortError, OutOfMemoryError
 
-# Redis 7.0 and later know the flag.
+Command = Sequence[Any]  # its name and arguments
+Exempt = Callable[[Sequence[Command]], Sequence[Command] | None]
+
+# Since Redis 7.0.
 ALLOW_OOM = "#!lua flags=allow-oom\n"
 
-# Runs commands, each given as the number of its words and the words, and returns their replies.
-# A message that somebody else has taken out of `unacked` meanwhile is not put back twice.
-RUN = """
+# Runs commands, each given as its length and its words, and returns their replies. A message that
+# another worker has taken out of `unacked` meanwhile is not requeued twice.
+RUN_SCRIPT = """
 local replies, at = {}, 1
 while at < #ARGV do
   local last = at + ARGV[at]
@@ -39,120 +39,123 @@ end
 return replies
 """
 
-# Bytes of the largest result that is kept beyond the limit: about what its task's message took.
-LARGEST_RESULT = 1024
+# Bytes of the largest result that is stored beyond the limit: about what its task's message took.
+MAX_RESULT_BYTES = 1024
 
 logger = getLogger(__name__)
 
 
-def owed_to_broker(commands):
-    """The commands, or none if one of them is a new task."""
-    words = {command[0] for command in commands}
-    if words.isdisjoint({"LPUSH", "RPUSH"}) or "HDEL" in words:  # with HDEL, out of `unacked`
+def exempt_broker_commands(commands: Sequence[Command]) -> Sequence[Command] | None:
+    """The commands, or None if one of them publishes a new task."""
+    names = {command[0] for command in commands}
+    # With HDEL, the push moves a message out of `unacked`.
+    if names.isdisjoint({"LPUSH", "RPUSH"}) or "HDEL" in names:
         return commands
-    messages = [command for command in commands if command[0] in {"LPUSH", "RPUSH"}]
-    return commands if all(map(_is_answer, messages)) else None
+    pushes = [command for command in commands if command[0] in {"LPUSH", "RPUSH"}]
+    return commands if all(map(_is_retry_or_reply, pushes)) else None
 
 
-def _is_answer(command):
-    """Whether the message is a retry of a task that runs, or a reply to `celery inspect`."""
-    _, queue, message = command
+def _is_retry_or_reply(push: Command) -> bool:
+    """Whether the message is a retry of a running task, or a reply to `celery inspect`."""
+    _, queue, message = push
     if queue.endswith(".pidbox") and ".reply." in queue:
         return True
     return bool(loads(message)["headers"].get("retries"))
 
 
-def owed_to_results(commands):
-    """The commands, with a large result only announced to who waits for it, and not kept.
+def exempt_result_commands(commands: Sequence[Command]) -> Sequence[Command] | None:
+    """The commands; a large result is announced to its subscribers and not stored.
 
-    None if they begin something new, such as a chord, or are a script, which is tried as commands.
+    None if they begin something new, such as a chord, or are a script: the backend repeats its
+    store as plain commands.
     """
-    word, key, *_, value = commands[0]
-    if word == "EVAL":
+    name, key, *_, value = commands[0]
+    if name == "EVAL":
         return None
-    if word not in {"SET", "SETEX"}:
+    if name not in {"SET", "SETEX"}:
         return commands
     if RedisBackend.task_keyprefix.encode() not in key:
         return None
-    if len(value) <= LARGEST_RESULT:
+    if len(value) <= MAX_RESULT_BYTES:
         return commands
     logger.warning("Redis is full: a result of %d bytes is not kept (%s)", len(value), key.decode())
     return [("DEL", key), *commands[1:]]
 
 
-def _beyond_the_limit(client, commands):
-    """Replies to the commands, which may be refused for another reason only."""
+def _run_exempt(client: Any, commands: Sequence[Command]) -> list[Any]:
+    """Replies to the commands, which fail for any other reason than memory as they would."""
     words = [word for command in commands for word in (len(command), *command)]
     # A plain client, because the commands have their key prefix already.
     plain = Redis(connection_pool=client.connection_pool)
-    return plain.register_script(ALLOW_OOM + RUN)(args=words)
+    replies: list[Any] = plain.register_script(ALLOW_OOM + RUN_SCRIPT)(args=words)
+    return replies
 
 
-class _Client:
-    """Repeats a write that Redis refuses for lack of memory."""
+class _ExemptClient:
+    """Mixin: repeats a command that Redis refuses for lack of memory."""
 
-    def execute_command(self, *args, **options):
+    exempt: Exempt
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
         try:
-            return super().execute_command(*args, **options)
+            return super().execute_command(*args, **options)  # type: ignore[misc]  # of Redis
         except OutOfMemoryError:
             prefixed = getattr(self, "_prefix_args", list)  # kombu's, with `global_keyprefix`
-            commands = self.owed([prefixed(args)])
+            commands = self.exempt([prefixed(args)])
             if commands is None:
                 raise
-            return _beyond_the_limit(self, commands)[0]
+            return _run_exempt(self, commands)[0]
 
-    def pipeline(self, *args, **options):
-        return _protected(super().pipeline(*args, **options), _Pipeline, self.owed)
+    def pipeline(self, *args: Any, **options: Any) -> Any:
+        made = super().pipeline(*args, **options)  # type: ignore[misc]  # of Redis
+        return _with_mixin(made, _ExemptPipeline, self.exempt)
 
-    def register_script(self, script):
-        # kombu has scripts for its bindings since 5.7; a script cannot be run by another.
-        return super().register_script(ALLOW_OOM + script)
+    def register_script(self, script: str) -> Any:
+        # kombu 5.7 has scripts for its bindings; a script cannot be run by another.
+        return super().register_script(ALLOW_OOM + script)  # type: ignore[misc]  # of Redis
 
 
-class _Pipeline:
-    """Repeats a transaction; what is none may have been done in part."""
+class _ExemptPipeline:
+    """Mixin: repeats a transaction; a pipeline that is none may have been applied in part."""
 
-    def execute(self, raise_on_error=True):
-        commands = [args for args, _ in self.command_stack]
+    exempt: Exempt
+    command_stack: list[tuple[Command, Any]]
+    transaction: bool
+
+    def execute(self, raise_on_error: bool = True) -> Any:
+        queued: list[Command] = [args for args, _ in self.command_stack]
         try:
-            return super().execute(raise_on_error)
+            return super().execute(raise_on_error)  # type: ignore[misc]  # of Pipeline
         except (OutOfMemoryError, ExecAbortError) as error:
-            # The latter when memory has become full between the transaction's first word and last.
+            # The latter when memory became full between MULTI and EXEC.
             if isinstance(error, ExecAbortError) and "OOM" not in str(error):
                 raise
-            commands = self.owed(commands) if self.transaction else None
+            commands = self.exempt(queued) if self.transaction else None
             if commands is None:
                 raise
-            return _beyond_the_limit(self, commands)
+            return _run_exempt(self, commands)
 
 
-def _protected(client, behaviour, owed):
-    client.__class__ = _mixed(behaviour, type(client))
-    client.owed = owed
+def _with_mixin(client: Any, mixin: type, exempt: Exempt) -> Any:
+    client.__class__ = _mixed(mixin, client.__class__)
+    client.exempt = exempt
     return client
 
 
 @functools.cache
-def _mixed(behaviour, kind):
-    return type(kind.__name__, (behaviour, kind), {})
+def _mixed(mixin: type, kind: type) -> type:
+    return type(kind.__name__, (mixin, kind), {})
 
 
-def protect():
-    """Protect every client that kombu and Celery make; the app's own clients are not touched."""
-    for owner, owed in ((Channel, owed_to_broker), (RedisBackend, owed_to_results)):
-        create = getattr(owner, "_create_client", None)
-        if create is None:
-            package = owner.__module__.partition(".")[0]
-            sys.exit(
-                f"celery-pi: {package} {version(package)} has no {owner.__name__}._create_client, "
-                "by which its worker is protected against a full Redis"
-            )
-        owner._create_client = _wrapped(create, owed)
+def install() -> None:
+    """Exempt every client that kombu and Celery make; the app's own clients are not touched."""
+    Channel._create_client = _exempting(Channel._create_client, exempt_broker_commands)
+    RedisBackend._create_client = _exempting(RedisBackend._create_client, exempt_result_commands)
 
 
-def _wrapped(create, owed):
+def _exempting(create: Callable[..., Any], exempt: Exempt) -> Callable[..., Any]:
     @functools.wraps(create)
-    def protected(self, *args, **options):
-        return _protected(create(self, *args, **options), _Client, owed)
+    def create_exempt(self: Any, *args: Any, **options: Any) -> Any:
+        return _with_mixin(create(self, *args, **options), _ExemptClient, exempt)
 
-    return protected
+    return create_exempt

@@ -1,41 +1,38 @@
-"""Managed by celery-pi. What a worker has taken and not yet acknowledged is its own until it ends.
+"""Ownership: a task that a worker has taken and not acknowledged stays with it until it dies.
 
 kombu gives a task to another worker when it is older than the visibility timeout, or when the
-connection to Redis is lost, even if it still runs; and a killed worker's tasks only then. Here
-Redis holds beside each unacknowledged task whose it is, so that `lookout.py` gives back at once
-what a dead worker had, and nobody takes what a living one has. What cannot be told Redis while it
-is away is told with the next connection.
+connection to Redis is lost, even while it runs; and a killed worker's tasks only then. Here a hash
+in Redis records the owner of each unacknowledged task: `liveness` requeues at once what a dead
+worker had, and nobody takes what a live one has. What cannot be written while Redis is away is
+deferred to the next connection.
 """
 
 import os
-import sys
 from functools import cache
 from logging import getLogger
 from pathlib import Path
 from time import time
+from typing import Any
 from uuid import uuid4
 
 from celery import current_app
 from celery.exceptions import WorkerLostError
 from celery.worker import request, state
 from kombu.transport import virtual
+from kombu.transport.redis import QoS
 from kombu.utils.json import dumps, loads
 from redis import Redis
 
 from celery_redis_guard.oom_exempt import ALLOW_OOM
 
-try:
-    from kombu.transport.redis import QoS
-except ImportError as error:
-    sys.exit(f"celery-pi: no safe way for tasks to the worker in these packages: {error}")
+OWNERS_KEY = "unacked_owner"  # hash: delivery tag -> worker id
+DEAD_LETTERS_KEY = "set-aside"  # list of [message, keys of its queues, time]
+CRASH_COUNT = "x-celery-pi-lost"  # header: how often the process that ran the task has crashed
+MAX_REDELIVERIES = 3  # then the task is a dead letter: it would crash its process for ever
+ANY_OWNER = object()
 
-OWNERS = "unacked_owner"
-ANYBODY = object()
-SET_ASIDE = "set-aside"
-LOST = "x-celery-pi-lost"  # header: how often the task's process has been lost
-REDELIVERIES = 3  # then a task is set aside: it would take its process with it for ever
-
-NOTE = (
+# KEYS: unacked, unacked_index, owners. ARGV: delivery tag, entry, time, worker id.
+RECORD_SCRIPT = (
     ALLOW_OOM
     + """
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
@@ -46,198 +43,205 @@ redis.call('HSET', KEYS[3], ARGV[1], ARGV[4])
 
 logger = getLogger(__name__)
 
-# What went wrong with Redis: name of a method of KeepingQoS, and what to call it with.
-owed = []
-os.register_at_fork(after_in_child=owed.clear)
+# Calls that failed because Redis was away: name of a method of OwnershipQoS, and its argument.
+deferred: list[tuple[str, Any]] = []
+os.register_at_fork(after_in_child=deferred.clear)
 
-# Tags of tasks whose process was lost, until they have been given back.
-blamed = set()
+# Delivery tags of tasks whose process crashed, until they are requeued.
+crashed_tags: set[str] = set()
 
 
 @cache
-def place():
-    """What only one worker at a time can be: a unit of this machine, or else a process."""
+def slot_id() -> str:
+    """What only one worker at a time can be: a systemd unit of this machine, or else a process."""
     machine = Path("/etc/machine-id").read_text(encoding="ascii").strip()
     return f"{machine}/{os.environ.get('CELERY_PI_UNIT') or uuid4().hex}"
 
 
 @cache
-def me():
-    """Name of this process among all that ever take tasks."""
-    return f"{place()}/{uuid4().hex}"
+def worker_id() -> str:
+    """Name of this worker, unique among all that ever take tasks."""
+    return f"{slot_id()}/{uuid4().hex}"
 
 
-def owe(what, subject):
-    """Remember what the next connection to Redis is to put right."""
-    owed.append((what, subject))
+def defer(method: str, argument: Any) -> None:
+    """Let the next connection to Redis make that call of OwnershipQoS."""
+    deferred.append((method, argument))
 
 
-class KeepingQoS(QoS):
-    """The tasks in hand of one connection."""
+class OwnershipQoS(QoS):
+    """The unacknowledged tasks of one connection."""
 
-    newest = None
+    latest: Any = None
 
-    def __init__(self, channel, prefetch_count=0):
+    def __init__(self, channel: Any, prefetch_count: int = 0) -> None:
         super().__init__(channel, prefetch_count)
-        KeepingQoS.newest = self
-        while owed:
-            what, subject = owed[-1]
-            getattr(self, what)(subject)
-            owed.pop()
+        OwnershipQoS.latest = self
+        while deferred:
+            method, argument = deferred[-1]
+            getattr(self, method)(argument)
+            deferred.pop()
 
-    def plain(self):
-        """A client of Redis that leaves the names of keys as they are, and those names."""
-        keys = (self.unacked_key, self.unacked_index_key, OWNERS)
+    def _unprefixed(self) -> tuple[Any, list[str]]:
+        """A client that does not prefix keys, for scripts, and the full names of the three keys."""
+        keys = (self.unacked_key, self.unacked_index_key, OWNERS_KEY)
         prefix = self.channel.global_keyprefix
         return Redis(connection_pool=self.channel.pool), [prefix + key for key in keys]
 
-    # -- taking
+    # -- taking a task
 
-    def append(self, message, delivery_tag):
-        if self.channel.noted:
-            self.channel.noted = None
+    def append(self, message: Any, delivery_tag: str) -> None:
+        """Record the message as unacknowledged, unless the fetch script has done so."""
+        if self.channel.fetched_at:
+            self.channel.fetched_at = None
         else:
             try:
-                self._note(message, delivery_tag)
+                self._record(message, delivery_tag)
             except Exception:
-                owe("put_back", message)
+                defer("requeue_unrecorded", message)
                 raise
         virtual.QoS.append(self, message, delivery_tag)
 
-    def _note(self, message, tag):
+    def _record(self, message: Any, tag: str) -> None:
         delivery = message.delivery_info
-        noted = dumps([message._raw, delivery["exchange"], delivery["routing_key"]])
-        client, keys = self.plain()
-        client.eval(NOTE, len(keys), *keys, tag, noted, time(), me())
+        entry = dumps([message._raw, delivery["exchange"], delivery["routing_key"]])
+        client, keys = self._unprefixed()
+        client.eval(RECORD_SCRIPT, len(keys), *keys, tag, entry, time(), worker_id())
 
-    def noted_at(self, when):
-        """Tags that the script of that time has noted: one or none."""
+    def tags_fetched_at(self, when: float) -> list[Any]:
+        """Delivery tags that the fetch script of that time has recorded: one or none."""
         with self.channel.conn_or_acquire() as client:
-            return client.zrevrangebyscore(self.unacked_index_key, when, when)
+            tags: list[Any] = client.zrevrangebyscore(self.unacked_index_key, when, when)
+            return tags
 
-    # -- putting right
+    # -- deferred calls
 
-    def put_back(self, message):
-        """A message in hand that could not be noted goes back to its queue."""
-        self._note(message, message.delivery_tag)
-        self.give_back(message.delivery_tag)
+    def requeue_unrecorded(self, message: Any) -> None:
+        """Requeue a message that was taken and could not be recorded."""
+        self._record(message, message.delivery_tag)
+        self.requeue(message.delivery_tag)
 
-    def take_back(self, when):
-        """So does what a script noted whose reply never came."""
-        for tag in self.noted_at(when):
-            self.give_back(tag)
+    def requeue_fetched_at(self, when: float) -> None:
+        """Requeue what a fetch script recorded whose reply never arrived."""
+        for tag in self.tags_fetched_at(when):
+            self.requeue(tag)
 
-    def forget(self, tag):
-        """Take a task that is done out of what Redis notes."""
-        self._remove_from_indices(tag).hdel(OWNERS, tag).execute()
+    def forget(self, tag: Any) -> None:
+        """Delete a task that is done from what is unacknowledged."""
+        self._remove_from_indices(tag).hdel(OWNERS_KEY, tag).execute()
 
-    def _is_open(self):
-        """kombu takes a connection apart before it lets go of its channels."""
+    def _is_open(self) -> bool:
+        """kombu takes a connection apart before it releases its channels."""
         transport = self.channel.connection
         return transport is not None and transport.client is not None
 
-    def sooner_or_later(self, what, tag):
-        """By this connection, or if it is closed by a newer one, if there is one."""
-        qos = self if self._is_open() else KeepingQoS.newest
+    def call_or_defer(self, method: str, tag: str) -> None:
+        """Call the method on this connection, or on the latest if this one is closed; defer it if
+        none is open or Redis is away. Either way the tag is free for this channel's prefetch."""
+        qos = self if self._is_open() else OwnershipQoS.latest
         try:
             if qos._is_open():
-                getattr(qos, what)(tag)
+                getattr(qos, method)(tag)
             else:
-                owe(what, tag)
+                defer(method, tag)
         except self.channel.connection_errors:
-            owe(what, tag)
+            defer(method, tag)
         self._quick_ack(tag)
 
-    # -- giving away
+    # -- releasing a task
 
-    def ack(self, delivery_tag):
-        if self._is_open() and self.channel.asks_next():
-            self.channel.done.append(delivery_tag)
+    def ack(self, delivery_tag: str) -> None:
+        """Acknowledge with the next fetch if one is imminent, otherwise at once."""
+        if self._is_open() and self.channel.fetch_is_imminent():
+            self.channel.pending_acks.append(delivery_tag)
             self._quick_ack(delivery_tag)
         else:
-            self.sooner_or_later("forget", delivery_tag)
+            self.call_or_defer("forget", delivery_tag)
 
-    def reject(self, delivery_tag, requeue=False):
-        what = "give_back" if requeue else "forget"
-        self.sooner_or_later(what, delivery_tag)
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        self.call_or_defer("requeue" if requeue else "forget", delivery_tag)
 
-    def restore_unacked_once(self, *_):
-        """When a connection ends, only what does not run goes back."""
+    def restore_unacked_once(self, *_: Any) -> None:
+        """When a connection ends, requeue only what does not run."""
         self._on_collect.cancel()
-        self.channel.settle_all()
+        self.channel.flush_all_acks()
         if not self.channel.do_restore:
             return
         self._flush()
         running = {active.message.delivery_tag for active in state.active_requests}
         for tag in set(self._delivered) - running:
-            self.sooner_or_later("give_back", tag)
+            self.call_or_defer("requeue", tag)
         self._delivered.clear()
 
-    def restore_by_tag(self, tag, *_, **__):
-        self.give_back(tag)
+    def restore_by_tag(self, tag: Any, *_: Any, **__: Any) -> None:
+        self.requeue(tag)
 
-    def restore_visible(self, *_, **__):
-        """By its age goes back only what has no owner: a worker without this module took it."""
+    def restore_visible(self, *_: Any, **__: Any) -> None:
+        """By the visibility timeout, requeue only what has no owner: a plain worker took it."""
         overdue = time() - self.visibility_timeout
         with self.channel.conn_or_acquire() as client:
             for tag in client.zrevrangebyscore(self.unacked_index_key, overdue, 0):
-                if client.hget(OWNERS, tag) is None:
-                    self.give_back(tag, owner=None)
+                if client.hget(OWNERS_KEY, tag) is None:
+                    self.requeue(tag, owner=None)
 
-    def give_back(self, tag, owner=ANYBODY):
-        """Put a noted task back to its queue, unless it is no longer that owner's."""
+    def requeue(self, tag: Any, owner: object = ANY_OWNER) -> None:
+        """Move an unacknowledged task back to its queue, if it still has that owner: a worker id in
+        bytes, or None for a task without one. After too many crashes it becomes a dead letter."""
 
-        def transaction(pipe):
-            whose = pipe.hget(OWNERS, tag)
-            noted = pipe.hget(self.unacked_key, tag)
+        def transaction(pipe: Any) -> Any:
+            current_owner = pipe.hget(OWNERS_KEY, tag)
+            entry = pipe.hget(self.unacked_key, tag)
             pipe.multi()
-            if owner not in (ANYBODY, whose):
+            if owner not in (ANY_OWNER, current_owner):
                 return None
             self._remove_from_indices(tag, pipe)
-            headers = self._push(pipe, tag, *loads(noted)) if noted else None
-            pipe.hdel(OWNERS, tag)  # last: before a push, HDEL of nothing means that it is done
-            return headers
+            dead_letter = self._push(pipe, tag, *loads(entry)) if entry else None
+            # Last: an HDEL of nothing before a push would say that the task is done (oom_exempt).
+            pipe.hdel(OWNERS_KEY, tag)
+            return dead_letter
 
-        watched = (self.unacked_key, OWNERS)
+        watched = (self.unacked_key, OWNERS_KEY)
         with self.channel.conn_or_acquire() as client:
-            set_aside = client.transaction(transaction, *watched, value_from_callable=True)
-        blamed.discard(tag)
-        if set_aside:
-            report(set_aside)
+            dead_letter = client.transaction(transaction, *watched, value_from_callable=True)
+        crashed_tags.discard(tag)
+        if dead_letter:
+            report_dead_letter(dead_letter)
 
-    def _push(self, pipe, tag, payload, exchange, routing_key):
-        """Send the message on; its headers, if it is set aside."""
-        headers = payload["headers"]
+    def _push(
+        self, pipe: Any, tag: Any, payload: dict[str, Any], exchange: str, routing_key: str
+    ) -> dict[str, Any] | None:
+        """Queue the message again, or make it a dead letter and return its headers."""
+        headers: dict[str, Any] = payload["headers"]
         headers["redelivered"] = payload["properties"]["delivery_info"]["redelivered"] = True
-        lost = headers.pop(LOST, 0) + (tag in blamed)
+        crash_count = headers.pop(CRASH_COUNT, 0) + (tag in crashed_tags)
         priority = self.channel._get_message_priority(payload, reverse=False)
         queues = self.channel._lookup(exchange, routing_key) or [routing_key]
         keys = [self.channel._q_for_pri(queue, priority) for queue in queues]
-        if lost > REDELIVERIES:
-            to = [self.channel.global_keyprefix + key for key in keys]
-            pipe.lpush(SET_ASIDE, dumps([dumps(payload), to, time()]))
+        if crash_count > MAX_REDELIVERIES:
+            prefixed = [self.channel.global_keyprefix + key for key in keys]
+            pipe.lpush(DEAD_LETTERS_KEY, dumps([dumps(payload), prefixed, time()]))
             return headers
-        if lost:
-            headers[LOST] = lost
-        push = pipe.lpush if tag in blamed else pipe.rpush  # lpush: behind all that wait
+        if crash_count:
+            headers[CRASH_COUNT] = crash_count
+        push = pipe.lpush if tag in crashed_tags else pipe.rpush  # lpush: last in the queue
         for key in keys:
             push(key, dumps(payload))
         return None
 
 
 class Request(request.Request):
-    """A task in the worker, which is blamed for the loss of the process that ran it."""
+    """A task in the worker; counts the crash of the process that ran it."""
 
-    def on_failure(self, exc_info, *args, **options):
+    def on_failure(self, exc_info: Any, *args: Any, **options: Any) -> Any:
         error = exc_info.exception
         if isinstance(getattr(error, "exc", error), WorkerLostError):
-            blamed.add(self.message.delivery_tag)
+            crashed_tags.add(self.message.delivery_tag)
         return super().on_failure(exc_info, *args, **options)
 
 
-def report(headers):
-    """Tell the journal and who waits for the task that it has been set aside."""
+def report_dead_letter(headers: dict[str, Any]) -> None:
+    """Log a dead letter, and fail it for whoever awaits its result."""
     task, name = headers.get("id"), headers.get("task")
-    said = f"its process was lost {REDELIVERIES + 1} times, so it was set aside"
-    logger.critical("celery-pi: task %s[%s]: %s; see: celery-pi set-aside", name, task, said)
-    current_app.backend.mark_as_failure(task, WorkerLostError(said))
+    reason = f"its process was lost {MAX_REDELIVERIES + 1} times, so it was set aside"
+    logger.critical("celery-pi: task %s[%s]: %s; see: celery-pi set-aside", name, task, reason)
+    current_app.backend.mark_as_failure(task, WorkerLostError(reason))

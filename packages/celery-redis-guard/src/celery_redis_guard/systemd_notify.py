@@ -1,23 +1,23 @@
-"""Managed by celery-pi. Word to systemd (sd_notify(3))."""
+"""Notifications to systemd (sd_notify(3))."""
 
 import os
 import socket
 
-_said = set()
+_sent: set[str] = set()
 
 
-def notify(said):
-    """Say that, such as `READY=1`, if systemd listens.
+def notify(message: str) -> None:
+    """Send a message such as `READY=1`, if systemd listens.
 
-    Nothing is said any more after `STOPPING=1`: a `WATCHDOG=1` would start the watchdog again,
-    which systemd has switched off for the stop.
+    Nothing is sent after `STOPPING=1`: a `WATCHDOG=1` would start the watchdog again, which systemd
+    disables for the stop. Raises OSError if systemd's socket cannot be reached.
     """
     address = os.environ.get("NOTIFY_SOCKET")
-    if not address or "STOPPING=1" in _said:
+    if not address or "STOPPING=1" in _sent:
         return
-    _said.add(said)
+    _sent.add(message)
     if address.startswith("@"):
         address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
-        listener.connect(address)
-        listener.send(said.encode())
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
+        connection.connect(address)
+        connection.send(message.encode())

@@ -1,36 +1,35 @@
-"""Managed by celery-pi. No task is lost on its way from its queue to the worker.
+"""Atomic fetch: no task is lost between its queue and the worker.
 
-kombu takes a task out of its queue, and notes it as unacknowledged when it has arrived. If Redis
-or the worker is killed in between, or the reply never comes, nobody has the task. Here a script
-does both in one step. Only when no task waits, the worker blocks as kombu does: what can be lost
-then has been sent in that moment.
+kombu pops a message from its queue, and records it as unacknowledged once it has arrived. If Redis
+or the worker is killed in between, or the reply never arrives, the message is gone. Here one script
+does both. Only when no message waits does the worker block on BRPOP as kombu does: what can be lost
+then was published in that moment. Acknowledgements are sent with the next fetch, or at once if none
+is imminent.
 """
 
-import sys
-from importlib.metadata import version
 from queue import Empty
 from time import monotonic, time
+from typing import Any
+
+from kombu.transport import redis
+from kombu.transport.redis import Channel, MultiChannelPoller, Transport
 
 from celery_redis_guard.oom_exempt import ALLOW_OOM
-from celery_redis_guard.ownership import OWNERS, KeepingQoS, me, owe
+from celery_redis_guard.ownership import OWNERS_KEY, OwnershipQoS, defer, worker_id
 
-try:
-    from kombu.transport import redis
-    from kombu.transport.redis import Channel, MultiChannelPoller, QoS, Transport
-except ImportError as error:
-    sys.exit(f"celery-pi: no safe way for tasks to the worker in these packages: {error}")
-
-# Forgets what is done, takes the message that BRPOP would take, notes it as kombu does, and replies
-# as BRPOP does. A message about which kombu could note nothing stays where it is.
-TAKE = (
+# Deletes the acknowledged messages, pops the message that BRPOP would pop, records it as kombu
+# does, with its owner, and replies as BRPOP does. A message that kombu could not record stays in
+# its queue.
+# KEYS: unacked, unacked_index, owners, queues. ARGV: time, worker id, acknowledged delivery tags.
+FETCH_SCRIPT = (
     ALLOW_OOM
     + """
 local function quoted(value) return cjson.encode(value .. '') end
-local function note(message)
+local function entry(message)
   local properties = cjson.decode(message).properties
   local to = properties.delivery_info
-  local noted = {message, quoted(to.exchange), quoted(to.routing_key)}
-  return properties.delivery_tag .. '', '[' .. table.concat(noted, ',') .. ']'
+  local words = {message, quoted(to.exchange), quoted(to.routing_key)}
+  return properties.delivery_tag .. '', '[' .. table.concat(words, ',') .. ']'
 end
 for place = 3, #ARGV do
   redis.call('HDEL', KEYS[1], ARGV[place])
@@ -40,12 +39,12 @@ end
 for place = 4, #KEYS do
   local message = redis.call('RPOP', KEYS[place])
   if message then
-    local valid, tag, noted = pcall(note, message)
+    local valid, tag, recorded = pcall(entry, message)
     if not valid then
       redis.call('RPUSH', KEYS[place], message)
       return false
     end
-    redis.call('HSET', KEYS[1], tag, noted)
+    redis.call('HSET', KEYS[1], tag, recorded)
     redis.call('ZADD', KEYS[2], ARGV[1], tag)
     redis.call('HSET', KEYS[3], tag, ARGV[2])
     return {KEYS[place], message}
@@ -55,132 +54,119 @@ return false
 """
 )
 
-# What kombu has, and is used or replaced here.
-USED = {
-    Channel: ("_brpop_start", "_brpop_read", "_q_for_pri", "basic_consume", "active_queues"),
-    QoS: ("append", "ack", "reject", "restore_by_tag", "restore_visible", "_remove_from_indices"),
-    MultiChannelPoller: ("on_poll_start",),
-    Transport: ("Channel",),
-}
 
+class AtomicFetchChannel(Channel):
+    """Sends the fetch script first, and kombu's BRPOP only if that finds no message."""
 
-class NotingChannel(Channel):
-    """Sends the script first, and what kombu sends only if that finds nothing."""
+    QoS = OwnershipQoS
+    script_sent_at: float | None = None  # time of the script whose reply has not been read
+    fetched_at: float | None = None  # that time, while its reply is read until the message arrives
+    last_reply_at: float | None = None  # by the monotonic clock
 
-    QoS = KeepingQoS
-    sent = None  # when the script was sent to which no reply has been read
-    noted = None  # that time, while its reply is read and until the message has arrived
-    heard = None  # when Redis last answered, by the monotonic clock
-
-    def __init__(self, *args, **options):
-        self.unacknowledged = set()  # queues of consumers that never acknowledge
-        self.done = []  # tags that the next question is to say are done
-        self.told = []  # tags of which the question has said so that is not answered yet
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self.no_ack_queues: set[str] = set()
+        self.pending_acks: list[str] = []  # delivery tags for the next fetch
+        self.acks_in_flight: list[str] = []  # delivery tags of the fetch that has no reply yet
         super().__init__(*args, **options)
 
-    # -- what is done
+    # -- acknowledgements
 
-    def asks_next(self):
-        """Whether the event loop is about to ask for a task, and can say with that what is done:
-        in this turn, or in the next if the script is still to answer."""
-        is_blocked = self._in_poll and not self.sent
+    def fetch_is_imminent(self) -> bool:
+        """Whether the event loop fetches in this turn, or, if a reply is due, in the next."""
+        is_blocked = self._in_poll and not self.script_sent_at
         if not self.connection.cycle.is_looping or is_blocked or self._closing:
             return False
         queues = self.active_queues
-        return bool(queues) and self.unacknowledged.isdisjoint(queues)
+        return bool(queues) and self.no_ack_queues.isdisjoint(queues)
 
-    def settle(self):
-        """Say by itself what no question has said, nor will when the script has answered."""
-        if not self.sent:
-            self._say_what_is_done()
+    def flush_acks(self) -> None:
+        """Send what no fetch has sent, unless a script's reply is due, after which one will."""
+        if not self.script_sent_at:
+            self._send_pending_acks()
 
-    def settle_all(self):
-        """At its end, say also what a question has said that nobody has answered."""
-        self.done, self.told = self.done + self.told, []
-        self._say_what_is_done()
+    def flush_all_acks(self) -> None:
+        """At the end of the channel, send again also what is in flight."""
+        self.pending_acks, self.acks_in_flight = self.pending_acks + self.acks_in_flight, []
+        self._send_pending_acks()
 
-    def _say_what_is_done(self):
-        while self.done:
-            self.qos.sooner_or_later("forget", self.done.pop())
+    def _send_pending_acks(self) -> None:
+        while self.pending_acks:
+            self.qos.call_or_defer("forget", self.pending_acks.pop())
 
-    # -- what is next
+    # -- fetching
 
-    def basic_consume(self, queue, no_ack=False, *args, **options):
-        note = self.ack_emulation and not no_ack
-        (self.unacknowledged.discard if note else self.unacknowledged.add)(queue)
+    def basic_consume(self, queue: str, no_ack: bool = False, *args: Any, **options: Any) -> Any:
+        is_acked = self.ack_emulation and not no_ack
+        (self.no_ack_queues.discard if is_acked else self.no_ack_queues.add)(queue)
         return super().basic_consume(queue, no_ack, *args, **options)
 
-    def _brpop_start(self, *args, **options):
-        self.sent = None
+    def _brpop_start(self, *args: Any, **options: Any) -> None:
+        self.script_sent_at = None
         queues = self._queue_cycle.consume(len(self.active_queues))
-        if not queues or not self.unacknowledged.isdisjoint(queues):
+        if not queues or not self.no_ack_queues.isdisjoint(queues):
             super()._brpop_start(*args, **options)
             return
-        keys = [self.unacked_key, self.unacked_index_key, OWNERS]
+        keys = [self.unacked_key, self.unacked_index_key, OWNERS_KEY]
         keys += [self._q_for_pri(queue, step) for step in self.priority_steps for queue in queues]
         keys = [self.global_keyprefix + key for key in keys]
         self._in_poll = self.client.connection
         self._brpop_sent_at = monotonic()  # kombu 5.7 drops a connection whose reply is overdue
-        self.sent = time()
-        self.told, self.done = self.told + self.done, []
-        self._in_poll.send_command("EVAL", TAKE, len(keys), *keys, self.sent, me(), *self.told)
+        self.script_sent_at = time()
+        self.acks_in_flight, self.pending_acks = self.acks_in_flight + self.pending_acks, []
+        words = [len(keys), *keys, self.script_sent_at, worker_id(), *self.acks_in_flight]
+        self._in_poll.send_command("EVAL", FETCH_SCRIPT, *words)
 
-    def _brpop_read(self, **options):
-        self.sent, self.noted, self.heard = None, self.sent, monotonic()
-        told, self.told = self.told, []
+    def _brpop_read(self, **options: Any) -> Any:
+        self.script_sent_at, self.fetched_at = None, self.script_sent_at
+        self.last_reply_at = monotonic()
+        acks, self.acks_in_flight = self.acks_in_flight, []
         try:
             return super()._brpop_read(**options)
         except Empty:
-            if self.noted and not self._closing:
+            if self.fetched_at and not self._closing:
                 super()._brpop_start()
             raise
         except self.connection_errors:
-            self._owe(told)
-            if self.noted:
-                owe("take_back", self.noted)
+            self._defer_acks(acks)
+            if self.fetched_at:
+                defer("requeue_fetched_at", self.fetched_at)
             if self._closing:
-                # kombu reads what is due before it closes; by an error it would leave it at that,
-                # and what is in hand would never go back.
+                # kombu reads the due reply before it closes; an error would end the close there,
+                # and the unacknowledged tasks would never be requeued.
                 raise Empty from None
             raise
         except Exception:
-            self._owe(told)
-            # Python reads no message where the script has read one: it would come back for ever.
-            for tag in self.qos.noted_at(self.noted) if self.noted else ():
-                self.qos.forget(tag)
+            self._defer_acks(acks)
+            if self.fetched_at:
+                # The script read the message and Python cannot: requeued, it would loop for ever.
+                for tag in self.qos.tags_fetched_at(self.fetched_at):
+                    self.qos.forget(tag)
             raise
         finally:
-            self.noted = None
+            self.fetched_at = None
 
-    def _owe(self, told):
-        """What was said in vain, perhaps, is said by the next connection."""
-        for tag in told:
-            owe("forget", tag)
+    def _defer_acks(self, tags: list[str]) -> None:
+        """Leave to the next connection what Redis may not have received."""
+        for tag in tags:
+            defer("forget", tag)
 
 
-class NotingPoller(MultiChannelPoller):
-    """Asks for tasks in each turn of the event loop, and then says what no question has said."""
+class AckFlushingPoller(MultiChannelPoller):
+    """Fetches in each turn of the event loop, then sends the acknowledgements that are left."""
 
     is_looping = False
 
-    def on_poll_init(self, poller):
+    def on_poll_init(self, poller: Any) -> Any:
         self.is_looping = True
         return super().on_poll_init(poller)
 
-    def on_poll_start(self):
+    def on_poll_start(self) -> None:
         super().on_poll_start()
         for channel in self._channels:
-            channel.settle()
+            channel.flush_acks()
 
 
-def protect():
-    """Let every connection that kombu makes hand over in one step."""
-    for owner, names in USED.items():
-        for name in names:
-            if not hasattr(owner, name):
-                sys.exit(
-                    f"celery-pi: kombu {version('kombu')} has no {owner.__name__}.{name}, "
-                    "by which no task is lost on its way to the worker"
-                )
-    Transport.Channel = NotingChannel
-    redis.MultiChannelPoller = NotingPoller  # by which name each transport makes its own
+def install() -> None:
+    """Use atomic fetch in every connection that kombu makes in this process."""
+    Transport.Channel = AtomicFetchChannel
+    redis.MultiChannelPoller = AckFlushingPoller  # the name by which each transport makes its own
