@@ -36,7 +36,7 @@ for options in ("broker_transport_options", "result_backend_transport_options"):
         app.conf[options] = {"global_keyprefix": prefix}
 """
 
-TELL = """
+REPORT = """
 import json
 from celery.signals import beat_init, worker_ready
 from celery_redis_guard import beat
@@ -66,7 +66,7 @@ print(json.dumps(made))
 
 
 def load(
-    directory: Path, module: str = "project", script: str = TELL, **environment: str
+    directory: Path, module: str = "project", script: str = REPORT, **environment: str
 ) -> tuple[int, str, str]:
     """Exit status, output and errors of a process that loads the app and is ready."""
     package = directory / "project"
@@ -90,9 +90,9 @@ def load(
 def test_owners_app_is_loaded_with_safe_redelivery_and_his_own_settings(
     tmp_path: Path, module: str
 ) -> None:
-    status, told, errors = load(tmp_path, module, **ENVIRONMENT, BROKER=URL, BACKEND=URL)
+    status, output, errors = load(tmp_path, module, **ENVIRONMENT, BROKER=URL, BACKEND=URL)
     assert (status, errors) == (0, "")
-    assert json.loads(told) == [
+    assert json.loads(output) == [
         "project",
         {
             "task_acks_late": True,
@@ -120,10 +120,10 @@ def test_broker_and_results_are_reached_by_the_socket_whatever_the_url_is(
 ) -> None:
     """As kombu's and Celery's own code takes it, also with what the app sets for TCP and TLS."""
     given = {"CELERY_BROKER_URL": url, "CELERY_RESULT_BACKEND": url, "TLS": "1"}
-    status, told, errors = load(tmp_path, **given, BROKER=url, BACKEND=url, script=CONNECTIONS)
+    status, output, errors = load(tmp_path, **given, BROKER=url, BACKEND=url, script=CONNECTIONS)
     assert (status, errors) == (0, "")
     by_socket = ["UnixDomainSocketConnection", SOCKET, "celery", "s3cret/p@ss:w%rd", database]
-    assert json.loads(told) == [by_socket, by_socket]
+    assert json.loads(output) == [by_socket, by_socket]
 
 
 OTHER = "redis://:0ther-password@localhost:6379/0"

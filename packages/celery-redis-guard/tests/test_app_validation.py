@@ -25,7 +25,7 @@ from kombu import Queue
 app = Celery("project", broker={URL!r}, backend={URL!r})
 """
 
-TELL = """
+REPORT = """
 import json
 from celery_redis_guard.app import app
 app.finalize()
@@ -65,7 +65,7 @@ def run(
 
 def conf(directory: Path, code: str = "", **given: str) -> Any:
     """What limits, soft limit and transport options the app ends up with."""
-    return json.loads(run(directory, code, ["-c", TELL], **given).stdout)
+    return json.loads(run(directory, code, ["-c", REPORT], **given).stdout)
 
 
 def check(directory: Path, code: str, **given: str) -> tuple[int, list[str]]:
@@ -102,7 +102,7 @@ def test_other_transport_options_of_the_app_are_kept(tmp_path: Path) -> None:
     assert conf(tmp_path, code)[2] == {"priority_steps": [0, 5], "visibility_timeout": 3600}
 
 
-def test_app_that_is_safe_is_passed_without_a_word(tmp_path: Path) -> None:
+def test_safe_app_passes_in_silence(tmp_path: Path) -> None:
     code = (
         TASK.format('queue="ocr", time_limit=1800, soft_time_limit=1700, max_retries=9')
         + 'app.conf.task_routes = {"a.*": "ocr", "b": {"queue": "ocr"}}\n'
@@ -196,39 +196,37 @@ def test_queue_of_the_default_is_among_those_consumed(tmp_path: Path) -> None:
     assert (status, sentence) == (1, unheard("task_default_queue"))
 
 
-def test_sentence_tells_what_helps(tmp_path: Path) -> None:
+def test_advice_of_a_sentence_helps(tmp_path: Path) -> None:
     code = TASK.format("default_retry_delay=7200, time_limit=3600")
     given = {"CELERY_PI_TIME_LIMIT": "3600", "CELERY_PI_LONGEST_COUNTDOWN": "7200"}
     assert check(tmp_path, code, **given) == (0, [])
 
 
-def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
+def test_all_errors_are_reported_at_once(tmp_path: Path) -> None:
     code = TASK.format('time_limit=3600, queue="birds"') + "app.conf.result_expires = 0"
     assert len(check(tmp_path, code)[1]) == 3
 
 
-def test_router_that_wants_arguments_is_passed_over(tmp_path: Path) -> None:
+def test_router_that_needs_arguments_is_skipped(tmp_path: Path) -> None:
     code = TASK.format("") + "app.conf.task_routes = lambda name, args, *_, **__: args[0]"
     assert check(tmp_path, code) == (0, [])
 
 
 @pytest.mark.parametrize("option", ["acks_late", "reject_on_worker_lost"])
-def test_task_that_its_own_code_lets_be_lost_is_told_and_left_to_the_owner(
-    tmp_path: Path, option: str
-) -> None:
-    status, said = check(tmp_path, TASK.format(f"{option}=False"))
-    assert (status, said) == (
+def test_task_with_unsafe_options_of_its_own_is_a_warning(tmp_path: Path, option: str) -> None:
+    status, sentences = check(tmp_path, TASK.format(f"{option}=False"))
+    assert (status, sentences) == (
         0,
         [f"{NAME} has {option}=False: it is lost when its process is killed"],
     )
 
 
-def test_app_that_does_not_load_is_told_with_its_line_and_without_its_words(
+def test_app_that_does_not_load_is_reported_with_its_line_and_no_message(
     tmp_path: Path,
 ) -> None:
-    status, said = check(tmp_path, 'raise ValueError("s3cret")')
+    status, sentences = check(tmp_path, 'raise ValueError("s3cret")')
     line = PROJECT.count("\n") + 1
-    assert (status, said) == (
+    assert (status, sentences) == (
         1,
         [f"the app cannot be loaded: ValueError in project/celery.py, line {line}"],
     )

@@ -103,8 +103,8 @@ def test_damaged_schedule_is_set_aside_and_begins_anew(
     scheduler = clock.boot()
     assert clock.path.with_name("schedule.damaged").read_bytes() == content
     assert set(clock.stored()) == {NIGHTLY, OFTEN}
-    (said,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
-    assert said.startswith("celery-pi: the schedule cannot be read")
+    (message,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert message.startswith("celery-pi: the schedule cannot be read")
     assert clock.run(scheduler, 6) == ["look"]
 
 
@@ -151,7 +151,7 @@ def test_small_correction_of_the_clock_sends_no_nightly_task_twice(clock: Clock)
     assert "clean" not in clock.run(scheduler, 60)
 
 
-def test_task_that_is_in_the_configuration_no_more_is_forgotten(clock: Clock) -> None:
+def test_task_that_left_the_configuration_is_forgotten(clock: Clock) -> None:
     clock.path.write_text(json.dumps({"gone": ["2026-03-01T11:00:00+01:00", 3]}))
     clock.boot()
     assert set(clock.stored()) == {NIGHTLY, OFTEN}

@@ -1,4 +1,4 @@
-"""What Flower hears of tasks goes together with what else happens in that moment."""
+"""Task events of one interval are sent together."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Consumer:
         self.timers.append(self.now + seconds)
 
 
-def test_events_of_a_moment_are_sent_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_events_of_an_interval_are_flushed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     consumer = Consumer(monkeypatch)
     for _ in range(3):
         event_batching.schedule_flush(consumer)
     assert consumer.timers == [100 + event_batching.FLUSH_INTERVAL]
 
 
-def test_next_events_are_sent_though_the_last_timer_was_forgotten(
+def test_next_events_are_flushed_though_a_reconnect_dropped_the_timer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As it is when the connection to Redis was lost."""
@@ -46,7 +46,7 @@ def test_next_events_are_sent_though_the_last_timer_was_forgotten(
     assert len(consumer.timers) == 2
 
 
-def test_consumer_without_an_event_loop_gathers_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_consumer_without_an_event_loop_schedules_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     consumer = Consumer(monkeypatch)
     consumer.hub = None
     event_batching.schedule_flush(consumer)

@@ -1,4 +1,4 @@
-"""Whom a worker holds for dead, and when it is well itself."""
+"""Which workers count as dead, and when this one is healthy."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ def step(module: ModuleType, clock: Clock) -> Any:
 
 
 def connected(step: Any, *counts: int) -> None:
-    """Redis tells these numbers of connections of the owner, the last one for good."""
-    told = list(counts)
+    """Redis replies with these numbers of subscribers to the owner, then always with the last."""
+    replies = list(counts)
     last = counts[-1]
     numbers = SimpleNamespace(
-        pubsub_numsub=lambda channel: [(channel, told.pop(0) if told else last)]
+        pubsub_numsub=lambda channel: [(channel, replies.pop(0) if replies else last)]
     )
     step.client = numbers
 
@@ -71,7 +71,7 @@ def test_earlier_worker_of_the_same_unit_lives_while_a_process_of_it_does(
     assert not step._is_dead(f"{module.slot_id()}/1".encode())
 
 
-def test_worker_without_a_unit_shares_its_place_with_nobody(
+def test_worker_without_a_unit_has_a_slot_of_its_own(
     module: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("CELERY_PI_UNIT")
@@ -127,7 +127,7 @@ def consumer(
     ],
     ids=["never heard", "not lately", "heard", "paused", "busy", "full of nothing", "full, heard"],
 )
-def test_worker_is_well_that_hears_of_redis_or_has_enough_to_do(
+def test_worker_is_healthy_that_gets_replies_or_needs_none(
     module: ModuleType,
     step: Any,
     clock: Clock,
@@ -142,11 +142,11 @@ def test_worker_is_well_that_hears_of_redis_or_has_enough_to_do(
     assert step.is_healthy() is well
 
 
-def test_redis_that_does_not_answer_is_not_held_against_the_worker(
+def test_worker_stays_healthy_while_redis_does_not_reply(
     module: ModuleType, step: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(module, "notify", said.append)
+    sent: list[str] = []
+    monkeypatch.setattr(module, "notify", sent.append)
 
     def stall(_: str) -> None:
         raise module.RedisTimeoutError
@@ -154,5 +154,5 @@ def test_redis_that_does_not_answer_is_not_held_against_the_worker(
     step.client = SimpleNamespace(hgetall=stall)
     step.missing_since = {"other": 1.0}
     step.check()
-    assert said == ["WATCHDOG=1"]
+    assert sent == ["WATCHDOG=1"]
     assert step.missing_since == {}

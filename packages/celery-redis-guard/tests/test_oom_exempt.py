@@ -1,4 +1,4 @@
-"""What may go beyond Redis' limit, command by command."""
+"""Which commands are OOM-exempt."""
 
 from __future__ import annotations
 
@@ -36,16 +36,14 @@ RESULTS = [
 
 
 @pytest.mark.parametrize(("commands", "exempt"), BROKER)
-def test_only_what_the_broker_has_accepted_goes_beyond_the_limit(
+def test_all_broker_commands_are_exempt_but_a_new_task(
     commands: list[list[object]], exempt: bool
 ) -> None:
     assert oom_exempt.exempt_broker_commands(commands) == (commands if exempt else None)
 
 
 @pytest.mark.parametrize(("commands", "first"), RESULTS)
-def test_only_small_results_go_beyond_the_limit(
-    commands: list[list[object]], first: str | None
-) -> None:
+def test_only_small_results_are_exempt(commands: list[list[object]], first: str | None) -> None:
     exempt = oom_exempt.exempt_result_commands(commands)
     assert (exempt and exempt[0][0]) == first
     assert exempt is None or exempt[1:] == commands[1:]

@@ -1,4 +1,4 @@
-"""What the worker does with a task that is on its way while Redis goes away."""
+"""Unacknowledged tasks while Redis goes away: recorded, requeued, acknowledged, or deferred."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ Call = tuple[str, object]
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
-    """What is done with Redis, which is up."""
+    """Calls that reach Redis, which is up."""
     done: list[Call] = []
     kind = ownership.OwnershipQoS
     monkeypatch.setattr(kind, "_record", lambda *call: done.append(("record", call[2])))
@@ -64,7 +64,7 @@ def refuse(*_: object) -> None:
     raise OperationalError("Redis is away")
 
 
-def test_message_that_cannot_be_noted_is_put_back_by_the_next_channel(
+def test_message_that_cannot_be_recorded_is_requeued_by_the_next_connection(
     calls: list[Call], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     qos = ownership.OwnershipQoS(Channel())
@@ -79,7 +79,7 @@ def test_message_that_cannot_be_noted_is_put_back_by_the_next_channel(
     assert calls == [("record", "1"), ("requeue", "1")]
 
 
-def test_message_that_the_script_has_noted_is_not_noted_again(calls: list[Call]) -> None:
+def test_message_that_the_script_recorded_is_not_recorded_again(calls: list[Call]) -> None:
     channel = Channel()
     channel.fetched_at = 7.5
     qos = ownership.OwnershipQoS(channel, 1)
@@ -89,7 +89,9 @@ def test_message_that_the_script_has_noted_is_not_noted_again(calls: list[Call])
     assert not qos.can_consume()
 
 
-def test_message_whose_reply_never_came_is_put_back_by_the_next_channel(calls: list[Call]) -> None:
+def test_message_whose_reply_never_came_is_requeued_by_the_next_connection(
+    calls: list[Call],
+) -> None:
     ownership.defer("requeue_fetched_at", 7.5)
     ownership.OwnershipQoS(Channel())
     ownership.OwnershipQoS(Channel())
@@ -104,7 +106,7 @@ def test_message_whose_reply_never_came_is_put_back_by_the_next_channel(calls: l
         ("reject", {"requeue": True}, "requeue"),
     ],
 )
-def test_what_redis_cannot_be_told_is_told_it_by_the_next_channel(
+def test_ack_or_reject_without_redis_is_deferred_to_the_next_connection(
     calls: list[Call],
     monkeypatch: pytest.MonkeyPatch,
     method: str,
@@ -122,7 +124,7 @@ def test_what_redis_cannot_be_told_is_told_it_by_the_next_channel(
     assert calls == [("record", "1"), (expected, "1")]
 
 
-def test_task_that_is_done_is_left_to_the_next_question(calls: list[Call]) -> None:
+def test_ack_waits_for_an_imminent_fetch(calls: list[Call]) -> None:
     channel = Channel()
     channel.is_about_to_fetch = True
     qos = ownership.OwnershipQoS(channel, 1)
@@ -135,7 +137,7 @@ def test_task_that_is_done_is_left_to_the_next_question(calls: list[Call]) -> No
 
 
 @pytest.mark.parametrize("connection", [OPEN, None])
-def test_what_no_question_has_said_is_said_when_the_connection_ends(
+def test_pending_acks_are_sent_when_the_connection_ends(
     calls: list[Call], connection: object | None
 ) -> None:
     channel = Channel()
@@ -149,7 +151,7 @@ def test_what_no_question_has_said_is_said_when_the_connection_ends(
 
 
 @pytest.mark.parametrize("connection", [None, TAKEN_APART])
-def test_task_of_a_lost_connection_is_acknowledged_by_the_next(
+def test_task_of_a_lost_connection_is_acknowledged_by_the_latest(
     monkeypatch: pytest.MonkeyPatch, connection: object | None
 ) -> None:
     used: list[object] = []
@@ -161,7 +163,7 @@ def test_task_of_a_lost_connection_is_acknowledged_by_the_next(
     assert used == [current]
 
 
-def test_what_no_connection_is_left_for_is_told_redis_by_the_next(calls: list[Call]) -> None:
+def test_reject_without_an_open_connection_is_deferred(calls: list[Call]) -> None:
     """As at the end of a worker, whose channels are closed one after another."""
     first, last = ownership.OwnershipQoS(Channel()), ownership.OwnershipQoS(Channel())
     first.channel.connection = last.channel.connection = None
@@ -171,7 +173,7 @@ def test_what_no_connection_is_left_for_is_told_redis_by_the_next(calls: list[Ca
     assert calls == [("requeue", "1")]
 
 
-def test_lost_connection_gives_back_what_does_not_run(
+def test_lost_connection_requeues_only_tasks_that_do_not_run(
     calls: list[Call], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     qos = ownership.OwnershipQoS(Channel())
@@ -188,16 +190,16 @@ def test_lost_connection_gives_back_what_does_not_run(
     assert calls == [("requeue", "waits")]
 
 
-def test_what_an_unanswered_question_has_said_is_said_again_at_the_end(calls: list[Call]) -> None:
-    channel = noting(pending_acks=["2"], acks_in_flight=["1"], script_sent_at=1.0)
+def test_acks_in_flight_are_sent_again_at_the_end(calls: list[Call]) -> None:
+    channel = in_event_loop(pending_acks=["2"], acks_in_flight=["1"], script_sent_at=1.0)
     channel.qos = ownership.OwnershipQoS(channel)
     channel.qos.restore_unacked_once()
     assert sorted(calls) == [("forget", "1"), ("forget", "2")]
     assert (channel.pending_acks, channel.acks_in_flight) == ([], [])
 
 
-def noting(**values: object) -> Any:
-    """A channel of ours in the event loop, as far as it tells Redis what is done."""
+def in_event_loop(**values: object) -> Any:
+    """A channel of ours in the event loop, as far as acknowledgements need it."""
     kind = AtomicFetchChannel
     connection = SimpleNamespace(client="a connection", cycle=SimpleNamespace(is_looping=True))
     channel = SimpleNamespace(connection=connection, connection_errors=(OperationalError,))
@@ -210,34 +212,34 @@ def noting(**values: object) -> Any:
 
 
 BLOCKED = {"_in_poll": "a connection", "script_sent_at": None}
-ANSWER_IS_NEAR = {"_in_poll": "a connection", "script_sent_at": 1.0}
+REPLY_IS_DUE = {"_in_poll": "a connection", "script_sent_at": 1.0}
 
 
 @pytest.mark.parametrize(
-    ("state", "asks"),
+    ("state", "imminent"),
     [
         ({}, True),
-        (ANSWER_IS_NEAR, True),
+        (REPLY_IS_DUE, True),
         (BLOCKED, False),
         ({"_closing": True}, False),
         ({"active_queues": []}, False),
         ({"no_ack_queues": {"celery"}}, False),
     ],
 )
-def test_what_is_done_waits_only_for_a_question_that_is_near(
-    state: dict[str, object], asks: bool
+def test_fetch_is_imminent_in_the_event_loop_unless_it_is_blocked(
+    state: dict[str, object], imminent: bool
 ) -> None:
-    assert noting(**state).fetch_is_imminent() is asks
+    assert in_event_loop(**state).fetch_is_imminent() is imminent
     outside = SimpleNamespace(cycle=SimpleNamespace(is_looping=False))
-    assert not noting(**state, connection=outside).fetch_is_imminent()
+    assert not in_event_loop(**state, connection=outside).fetch_is_imminent()
 
 
-@pytest.mark.parametrize(("state", "said"), [({}, ["1"]), (ANSWER_IS_NEAR, []), (BLOCKED, ["1"])])
-def test_what_no_question_will_say_is_said_in_the_same_turn(
-    calls: list[Call], state: dict[str, object], said: list[str]
+@pytest.mark.parametrize(("state", "sent"), [({}, ["1"]), (REPLY_IS_DUE, []), (BLOCKED, ["1"])])
+def test_pending_acks_are_flushed_in_the_same_turn_unless_a_reply_is_due(
+    calls: list[Call], state: dict[str, object], sent: list[str]
 ) -> None:
-    channel = noting(pending_acks=["1"], acks_in_flight=[], **state)
+    channel = in_event_loop(pending_acks=["1"], acks_in_flight=[], **state)
     channel.qos = ownership.OwnershipQoS(channel)
     channel.flush_acks()
-    assert calls == [("forget", tag) for tag in said]
+    assert calls == [("forget", tag) for tag in sent]
     channel.pending_acks.clear()

@@ -1,4 +1,4 @@
-"""What a worker's processes say is read whole, and to its end."""
+"""Results of pool processes are read whole, until the last process has ended."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def read_anew(made: Any, pipe: Pipe) -> None:
 
 
 @pytest.mark.parametrize("first", [2, 4, 1000], ids=["half a header", "header", "some of it"])
-def test_partial_reads_result_is_read_to_its_end(pipe: Pipe, first: int) -> None:
+def test_partial_read_is_resumed(pipe: Pipe, first: int) -> None:
     made, read = handler(pool.ResumingResultHandler, pipe)
     pipe.write(first)
     while not read:
@@ -73,7 +73,7 @@ def test_partial_reads_result_is_read_to_its_end(pipe: Pipe, first: int) -> None
     assert made.partial_reads == {}
 
 
-def test_celery_alone_takes_the_rest_for_an_end(pipe: Pipe) -> None:
+def test_celery_alone_loses_a_partial_read(pipe: Pipe) -> None:
     made, read = handler(asynpool.ResultHandler, pipe)
     pipe.write(1000)
     read_anew(made, pipe)
@@ -83,7 +83,7 @@ def test_celery_alone_takes_the_rest_for_an_end(pipe: Pipe) -> None:
     assert read == []
 
 
-def test_half_of_a_process_that_is_gone_is_not_mixed_with_anothers(pipe: Pipe) -> None:
+def test_partial_read_of_an_ended_process_is_not_mixed_with_anothers(pipe: Pipe) -> None:
     made, read = handler(pool.ResumingResultHandler, pipe)
     pipe.write(1000)
     read_anew(made, pipe)
@@ -95,7 +95,7 @@ def test_half_of_a_process_that_is_gone_is_not_mixed_with_anothers(pipe: Pipe) -
     assert read == [RESULT]
 
 
-def test_stop_reads_until_the_last_process_has_ended(pipe: Pipe) -> None:
+def test_shutdown_reads_until_the_last_process_has_ended(pipe: Pipe) -> None:
     """Also when no task is remembered."""
     made, read = handler(pool.ResumingResultHandler, pipe)
     made.cache = {}

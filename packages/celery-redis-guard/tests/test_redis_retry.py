@@ -1,4 +1,4 @@
-"""How long a task's process waits for Redis, and what systemd is told of a stop."""
+"""How long a pool process retries while Redis is away."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ def again(away: ModuleType) -> Any:
     return away.RetryPolicy(lambda error: isinstance(error, ConnectionError))
 
 
-def test_a_worker_that_works_waits_for_as_long_as_redis_is_away(again: Any, seconds: Any) -> None:
+def test_process_retries_for_as_long_as_redis_is_away(again: Any, seconds: Any) -> None:
     assert again(AWAY)
     seconds(86400)
     assert again(AWAY)
 
 
-def test_one_that_stops_gives_up_ten_seconds_later(
+def test_process_of_a_worker_that_shuts_down_gives_up_after_ten_seconds(
     away: ModuleType, again: Any, seconds: Any
 ) -> None:
     assert again(AWAY)
@@ -72,11 +72,11 @@ def test_one_that_stops_gives_up_ten_seconds_later(
         again(AWAY)
 
 
-def test_a_disk_on_which_redis_cannot_write_is_waited_for(again: Any) -> None:
+def test_redis_that_cannot_write_to_its_disk_is_waited_for(again: Any) -> None:
     assert again(RuntimeError("MISCONF Redis is configured to save"))
 
 
-def test_any_other_error_is_not_tried_again_and_ends_nothing(
+def test_any_other_error_is_not_retried_and_ends_nothing(
     away: ModuleType, again: Any, seconds: Any
 ) -> None:
     away.begin_shutdown()
@@ -85,7 +85,7 @@ def test_any_other_error_is_not_tried_again_and_ends_nothing(
         seconds(60)
 
 
-def test_word_reaches_processes_that_were_there_before(away: ModuleType) -> None:
+def test_shutdown_reaches_processes_that_were_forked_before(away: ModuleType) -> None:
     shared = mmap(-1, 1)
     child = os.fork()
     if not child:
