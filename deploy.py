@@ -36,6 +36,7 @@ app.connect()  # at once: the site's processes use what has changed
 worker.deploy()
 beat.deploy()
 flower.deploy()
+app.prune()  # once each service runs what is new
 takeover.end()
 nginx.deploy()
 bans.deploy()

@@ -9,6 +9,7 @@ from celery_pi.component import component
 from celery_pi.operations.config_files import config_files
 from celery_pi.operations.debian_packages import debian_packages
 from celery_pi.operations.env_file import env_file
+from celery_pi.operations.extra_files import extra_files_absent
 from celery_pi.operations.owned_directory import owned_directory
 from celery_pi.operations.python_packages import (
     python_packages,
@@ -19,28 +20,24 @@ from celery_pi.operations.service import service
 from celery_pi.secrets import passwords, redis_url
 from celery_pi.settings import Settings
 from celery_pi.site_units import reloads
-from celery_pi.sources import from_file
+from celery_pi.sources import from_package
 
 PACKAGES = ["python3-venv"]
 
-# The app as the services run it.
-LIBRARY = [
-    from_file(f"/usr/local/lib/celery-pi/{module}.py")
+# What worker, Beat and Flower load: a package of ours, behind the owner's project on the path.
+GUARD = "/usr/local/lib/celery-pi/guard"
+PACKAGE = f"{GUARD}/celery_redis_guard"
+LIBRARY = from_package("celery-redis-guard", to=GUARD)
+# Of its modules, those that neither worker nor Beat loads.
+UNWATCHED = [f"{PACKAGE}/{module}.py" for module in ("check_app", "flower", "smoke_test")]
+
+# Where these modules were before they became a package.
+FORMER = [
+    f"/usr/local/lib/celery-pi/{module}.py"
     for module in (
-        "celery_pi_app",
-        "beat_schedule",
-        "beyond_the_limit",
-        "brief_log",
-        "gathered_events",
-        "handover",
-        "in_hand",
-        "invariants",
-        "lookout",
-        "one_trip",
-        "paused",
-        "redis_away",
-        "safe_settings",
-        "systemd_notify",
+        *("celery_pi_app", "celery_pi_flower", "beat_schedule", "beyond_the_limit", "brief_log"),
+        *("check_app", "gathered_events", "handover", "in_hand", "invariants", "lookout"),
+        *("one_trip", "paused", "prove_task", "redis_away", "safe_settings", "systemd_notify"),
         "whole_results",
     )
 ]
@@ -83,6 +80,17 @@ def install(settings: Settings) -> None:
 def connect(settings: Settings) -> None:
     """The project, and the site's processes, reach their broker."""
     _connect(settings)
+
+
+@component("App")
+def prune(_: Settings) -> None:
+    """Of modules that no service loads any more, nothing is left."""
+    extra_files_absent(
+        name="Remove modules of earlier versions",
+        directory=GUARD,
+        files=[file.path for file in LIBRARY],
+        former=FORMER,
+    )
 
 
 def _install(settings: Settings) -> None:
@@ -142,4 +150,5 @@ def _requirements(settings: Settings) -> str:
 
 def watched(settings: Settings) -> list[str]:
     """What a service that runs the app reads, beside its unit."""
-    return [*(file.path for file in LIBRARY), settings.app_env, record(settings.app_venv)]
+    modules = [file.path for file in LIBRARY if file.path not in UNWATCHED]
+    return [*modules, settings.app_env, record(settings.app_venv)]

@@ -33,8 +33,6 @@ def deploy(settings: Settings) -> None:
         name="Install celery-pi",
         files=[
             from_file(PROGRAM, mode="0755"),
-            from_file(f"{LIBRARY}/prove_task.py"),
-            from_file(f"{LIBRARY}/check_app.py"),
             from_template("/etc/celery-pi/settings.json", settings=settings),
         ],
     )

@@ -15,13 +15,15 @@ from celery_pi.operations.system_user import system_user
 from celery_pi.secrets import DIRECTORY, passwords, secret, socket_url
 from celery_pi.settings import Settings
 from celery_pi.sources import from_file, from_template
+from tasks.app import PACKAGE
 
 UNIT = "celery-flower.service"
 USER = "celery-flower"
 STATE = "/var/lib/celery-flower"
 ENVIRONMENT = "/etc/celery-pi/flower.env"
 SYSUSERS = from_file("/etc/sysusers.d/celery-flower.conf")
-LIBRARY = from_file("/usr/local/lib/celery-pi/celery_pi_flower.py")
+# What it loads of the package that `tasks.app` installs.
+LIBRARY = [f"{PACKAGE}/{module}.py" for module in ("__init__", "flower", "systemd_notify")]
 
 
 @component("Flower")
@@ -40,8 +42,8 @@ def _run(settings: Settings) -> None:
     flower_login.login_file(name="Store the login", login=login)
     environment = _environment(login, settings)
     unit = from_template(f"/etc/systemd/system/{UNIT}", check=CHECK_UNIT, settings=settings)
-    config_files(name="Configure", files=[LIBRARY, environment, unit])
-    watch = [LIBRARY.path, environment.path, unit.path, record(settings.app_venv)]
+    config_files(name="Configure", files=[environment, unit])
+    watch = [*LIBRARY, environment.path, unit.path, record(settings.app_venv)]
     service(name="Run", unit=UNIT, watch=watch)
 
 
@@ -60,6 +62,6 @@ def _environment(login: str, settings: Settings) -> ConfigFile:
 def _remove() -> None:
     redis_password = f"{DIRECTORY}/{secret('flower')}"
     secrets = [flower_login.PATH, ENVIRONMENT, redis_password, f"{redis_password}.old"]
-    absent_units(name="Remove", units=[UNIT], files=[LIBRARY.path, SYSUSERS.path, *secrets])
+    absent_units(name="Remove", units=[UNIT], files=[SYSUSERS.path, *secrets])
     files.directory(name="Remove its state", path=STATE, present=False)
     system_user(name="Remove its user", user=USER, sysusers=SYSUSERS.path, present=False)

@@ -22,10 +22,10 @@ BY_HAND = (
     *("-p", f"WorkingDirectory={APP}"),
     *(
         "--setenv=CELERY_PI_APP=observations_nids",
-        f"--setenv=PYTHONPATH=/usr/local/lib/celery-pi:{APP}",
+        f"--setenv=PYTHONPATH={APP}:/usr/local/lib/celery-pi/guard",
     ),
     *("/usr/local/lib/celery-pi/with-env-file", f"{APP}/.env"),
-    *(f"{APP}/venv/bin/celery", "-A", "celery_pi_app", "beat", "-s", "/tmp/schedule"),  # noqa: S108
+    *(f"{APP}/venv/bin/celery", "-A", "celery_redis_guard.app", "beat", "-s", "/tmp/schedule"),  # noqa: S108
 )
 TIMESYNCD = "/run/systemd/system/systemd-timesyncd.service"
 

@@ -21,8 +21,8 @@ import os, sys
 from dotenv import load_dotenv
 load_dotenv(".env")
 os.environ["CELERY_PI_APP"] = "observations_nids"
-sys.path.insert(0, "/usr/local/lib/celery-pi")
-from celery_pi_app import app
+sys.path.append("/usr/local/lib/celery-pi/guard")
+from celery_redis_guard.app import app
 from observations_nids.tasks import trace
 """
 

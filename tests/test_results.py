@@ -18,8 +18,8 @@ import os, sys
 lines = (line.rstrip().split("=", 1) for line in open("{APP}/.env") if line[:6] == "CELERY")
 os.environ.update({{name: value.strip("'\\"") for name, value in lines}})
 os.environ["CELERY_PI_APP"] = "observations_nids"
-sys.path[:0] = ["/usr/local/lib/celery-pi", "{APP}"]
-from celery_pi_app import app
+sys.path[:0] = ["{APP}", "/usr/local/lib/celery-pi/guard"]
+from celery_redis_guard.app import app
 """
 
 

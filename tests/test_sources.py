@@ -316,9 +316,10 @@ def test_worker_has_the_settings_and_as_long_to_stop_as_a_task_may_run() -> None
     (start,) = unit["ExecStart"]
     assert start == (
         "/usr/local/lib/celery-pi/with-env-file /var/www/observations_nids/.env "
-        "/var/www/observations_nids/venv/bin/celery -A celery_pi_app worker --loglevel=INFO "
-        "--task-events --queues=celery,images --concurrency=3 --max-tasks-per-child=10000 "
-        "--max-memory-per-child=204800 --without-mingle --without-gossip"
+        "/var/www/observations_nids/venv/bin/celery -A celery_redis_guard.app worker "
+        "--loglevel=INFO --task-events --queues=celery,images --concurrency=3 "
+        "--max-tasks-per-child=10000 --max-memory-per-child=204800 "
+        "--without-mingle --without-gossip"
     )
     assert (unit["User"], unit["Group"], unit["TimeoutStopSec"]) == (["pi"], ["pi"], ["130"])
     assert (unit["KillMode"], unit["Type"]) == (["mixed"], ["notify"])
@@ -361,7 +362,7 @@ def test_beat_has_the_settings_and_a_directory_of_its_own() -> None:
     unit = directives(BEAT, beat_max_interval=5, app_dir="/srv/app")
     assert unit["ExecStart"] == [
         "/usr/local/lib/celery-pi/with-env-file /srv/app/.env "
-        "/srv/app/venv/bin/celery -A celery_pi_app beat --loglevel=INFO --max-interval=5 "
+        "/srv/app/venv/bin/celery -A celery_redis_guard.app beat --loglevel=INFO --max-interval=5 "
         "--schedule=/var/lib/celery-beat/schedule --pidfile="
     ]
     assert (unit["StateDirectory"], unit["WorkingDirectory"]) == (["celery-beat"], ["/srv/app"])

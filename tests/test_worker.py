@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.harness import APP, deploy, fsynced, in_app, prove, redis, wait_for
+from tests.harness import APP, deploy, fsynced, in_app, pids, prove, redis, wait_for
 from tests.virtual_pi import VirtualPi
 
 pytestmark = pytest.mark.native
 
 MEDIA = f"{APP}/media"
+GUARD = "/usr/local/lib/celery-pi/guard"
 CODE = f"{APP}/observations_nids/celery.py"
 UNSAFE = (
     "app.conf.update(task_time_limit=7200, accept_content=['json', 'pickle'], result_expires=0)"
@@ -107,12 +108,64 @@ def test_app_that_was_mended_is_run(pi: VirtualPi) -> None:
 def test_worker_refuses_an_app_that_uses_another_broker(pi: VirtualPi) -> None:
     config = f"{APP}/observations_nids/config.py"
     pi.run("sed", "-i.kept", "s/CELERY_/OTHER_/", config)
-    pi.run("touch", "/usr/local/lib/celery-pi/celery_pi_app.py")
+    pi.run("touch", "/usr/local/lib/celery-pi/guard/celery_redis_guard/app.py")
     outcome = deploy(pi)
     assert outcome.status == 1
     assert "broker_url is not what CELERY_BROKER_URL in its .env says" in outcome.stderr
     pi.run("mv", f"{config}.kept", config)
     assert {"Worker | Run"} <= deploy(pi).changed
+
+
+# -- whose modules are imported
+
+# Names of ours, today's and earlier ones, that an owner may well have at the top of his project.
+MODULES = ("app", "backend", "beat", "pool", "beat_schedule", "celery_pi_app", "invariants")
+DIRECTORIES = ("handover", "maintenance", "paused")
+
+
+@pytest.fixture
+def own_modules(pi: VirtualPi) -> Iterator[None]:
+    """His project has modules and packages of these names, and uses them."""
+    paths = [*(f"{name}.py" for name in MODULES), *(f"{name}/__init__.py" for name in DIRECTORIES)]
+    write = f'cd {APP} && for path; do mkdir -p "$(dirname $path)"; echo OWNER = 1 >$path; done'
+    pi.run("sh", "-c", write, "sh", *paths)
+    code = "".join(f"from {name} import OWNER\n" for name in (*MODULES, *DIRECTORIES))
+    pi.run("sh", "-c", f"cp -p {CODE} {CODE}.kept && cat >>{CODE}", input=code.encode())
+    yield
+    remove = f"cd {APP} && mv {CODE}.kept {CODE} && rm -r {' '.join(DIRECTORIES)} $@"
+    pi.run("sh", "-c", remove, "sh", *(f"{name}.py" for name in MODULES))
+
+
+@pytest.mark.usefixtures("own_modules")
+def test_modules_of_the_owner_may_have_any_name(pi: VirtualPi) -> None:
+    outcome = deploy(pi, celery_loglevel="WARNING")
+    assert {"Worker | Run", "Beat | Run"} <= outcome.changed
+    assert "SUCCESS" in prove(pi)
+    assert pi.run("celery-pi", "check").stderr == ""
+    pi.run("systemctl", "restart", "celery-flower")
+    assert pids(pi)
+    ticked = pi.run("wc", "-l", f"{MEDIA}/ticks").stdout
+    wait_for(
+        "Beat sends, worker runs", lambda: pi.run("wc", "-l", f"{MEDIA}/ticks").stdout != ticked
+    )
+
+
+def test_package_of_ours_is_roots_and_holds_no_bytecode(pi: VirtualPi) -> None:
+    assert pi.run("find", GUARD, "!", "-user", "root", "-o", "-perm", "/022").stdout == ""
+    assert pi.run("find", GUARD, "-name", "*.pyc", "-o", "-name", "__pycache__").stdout == ""
+
+
+def test_module_that_a_deploy_no_longer_has_is_removed(pi: VirtualPi) -> None:
+    pi.run("mkdir", f"{GUARD}/celery_redis_guard/old")
+    stale = ("celery_redis_guard/old/module.py", "celery_redis_guard/gone.py", "other.py")
+    former = f"{GUARD}/../handover.py"
+    pi.run("touch", former, *(f"{GUARD}/{path}" for path in stale))
+    assert "App | Remove modules of earlier versions" in deploy(pi).changed
+    left = pi.run("find", GUARD, "-path", f"{GUARD}/celery_redis_guard/old*", "-o", "-empty").stdout
+    assert left == ""
+    assert pi.run("ls", GUARD).stdout == "celery_redis_guard\n"
+    assert pi.run("test", "!", "-e", former).returncode == 0
+    assert deploy(pi).changed == set()
 
 
 # -- stopping and waiting

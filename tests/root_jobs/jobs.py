@@ -129,6 +129,8 @@ JOBS: dict[str, list[Job] | str] = {
     "program celery_pi_tools/backup/redis_data.py": "within celery-pi restore, as user redis",
     "program celery_pi_tools/backup/scratch_server.py": "within celery-pi backup, as user redis",
     "program celery_pi_tools/backup/sqlite_copy.py": "within celery-pi backup, as the app's user",
+    "program guard/celery_redis_guard/check_app.py": "within celery-pi check, as the app's user",
+    "program guard/celery_redis_guard/smoke_test.py": "within celery-pi smoke-test, as the app's user",
     # Files below /etc that start nothing by themselves.
     **{
         f"file /etc/{path}": f"read by {reader}"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 
 from celery_pi_tools import worker_sandbox
-from celery_pi_tools.config import LIBRARY, Settings
+from celery_pi_tools.config import Settings
 
-SCRIPT = f"{LIBRARY}/check_app.py"
+MODULE = "celery_redis_guard.check_app"
 
 
 def main(settings: Settings, candidate: str | None = None) -> int:
@@ -15,7 +15,7 @@ def main(settings: Settings, candidate: str | None = None) -> int:
 
     With a candidate, as it would run with that directory's `.env`, unit and `sandbox`.
     """
-    run = worker_sandbox.run(settings, SCRIPT, candidate=candidate)
+    run = worker_sandbox.run_module(settings, MODULE, candidate=candidate)
     if run is None:
         lines = [f"celery-pi: the app did not load within {worker_sandbox.TIMEOUT} s"]
     else:

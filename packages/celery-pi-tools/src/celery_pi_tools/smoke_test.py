@@ -13,13 +13,13 @@ import tempfile
 from pathlib import Path
 
 from celery_pi_tools import worker_sandbox
-from celery_pi_tools.config import LIBRARY, MAINTENANCE_PAGE, Settings
+from celery_pi_tools.config import MAINTENANCE_PAGE, Settings
 from celery_pi_tools.privileges import PYTHON, Refused, attempt
 from celery_pi_tools.system import flower_units
 from celery_pi_tools.text import printable
 
 UNITS = ("redis-server", "celery-worker", "celery-beat")
-SCRIPT = f"{LIBRARY}/prove_task.py"
+MODULE = "celery_redis_guard.smoke_test"
 TASK = "celery.accumulate"  # registered in every Celery app
 TASK_ID = re.compile(r"[0-9a-f-]{36}")
 # Run as the site's user: becomes `celery call` in the environment that the file holds, which then
@@ -57,7 +57,7 @@ def main(settings: Settings) -> int:
 
 def run_task(settings: Settings, worker_pid: str) -> tuple[bool, str]:
     """Sends a task in the worker's environment; whether it succeeded, and that in one line."""
-    run = worker_sandbox.run(settings, SCRIPT, worker_pid)
+    run = worker_sandbox.run_module(settings, MODULE, worker_pid)
     if run is None:
         timeout = worker_sandbox.TIMEOUT
         return False, f"no result within {timeout} s; see: journalctl -u celery-worker"

@@ -18,13 +18,22 @@ TIMEOUT = 120  # seconds; the smoke test itself gives up after 60, an emulated P
 START_AND_STOP = re.compile(
     r"(?:Exec(?!Paths)|Restart|Timeout|Watchdog|Kill|SendSIG|Start|Log|Standard)|Type$|OOM|NotifyAccess$"
 )
+# Its path is named here, because the unit of an earlier version, which is there until a deploy
+# replaces it, does not name it.
+RUN_MODULE = f"""
+import runpy, sys
+sys.path.append("{LIBRARY}/guard")
+runpy.run_module(sys.argv.pop(1), run_name="__main__")
+"""
 CONTINUED = re.compile(r"\\\r?\n")
 
 
-def run(settings: Settings, *argv: str, candidate: str | None = None) -> Done | None:
-    """Runs a Python script as the worker would; None if it does not end within TIMEOUT.
+def run_module(
+    settings: Settings, module: str, *argv: str, candidate: str | None = None
+) -> Done | None:
+    """Runs a module of the guard as the worker would; None if it does not end within TIMEOUT.
 
-    It is a transient unit of its own: the script runs the app's code, which must get nothing of
+    It is a transient unit of its own: the module runs the app's code, which must get nothing of
     root's, nor a terminal. `candidate` is a directory with another `.env`, unit and `sandbox`.
     """
     unit = f"celery-pi-{os.getpid()}-{time.monotonic_ns()}.service"
@@ -34,7 +43,7 @@ def run(settings: Settings, *argv: str, candidate: str | None = None) -> Done | 
     command += [f"-p{line}" for file in unit_files(candidate) for line in service_lines(file)]
     app, venv = settings["app_dir"], settings["app_venv_dir"]
     env = f"{candidate}/.env" if candidate else f"{app}/.env"
-    command += [LAUNCHER, env, f"{app}/{venv}/bin/python", *argv]
+    command += [LAUNCHER, env, f"{app}/{venv}/bin/python", "-c", RUN_MODULE, module, *argv]
     try:
         return attempt("root", command, timeout=TIMEOUT)
     except Refused:

@@ -1,0 +1,126 @@
+"""The app as the services run it: `celery -A celery_redis_guard.app worker`, or `beat`.
+
+Imports the owner's app, which stays as it is, and adds what running it as a service needs: forced
+defaults, ownership of unacknowledged tasks and their atomic fetch, writes that a full Redis still
+accepts, a check that the app uses the broker that was deployed, the way there by the unix socket, a
+schedule that survives a power cut, and notifications to systemd. CELERY_PI_APP names the owner's
+module, as `celery -A` takes it.
+"""
+
+import os
+import sys
+from typing import Any
+from urllib.parse import urlsplit
+
+from celery import Celery
+from celery.app.utils import find_app
+from celery.signals import (
+    after_setup_logger,
+    beat_init,
+    celeryd_init,
+    worker_init,
+    worker_process_init,
+    worker_ready,
+    worker_shutting_down,
+)
+
+from celery_redis_guard import (
+    app_validation,
+    backend,
+    beat,
+    event_batching,
+    forced_defaults,
+    liveness,
+    log_filter,
+    maintenance,
+    oom_exempt,
+    ownership,
+    pool,
+    transport,
+)
+from celery_redis_guard.systemd_notify import notify
+
+URLS = (("CELERY_BROKER_URL", "broker_url"), ("CELERY_RESULT_BACKEND", "result_backend"))
+SOCKET = "/run/redis-celery/redis.sock"
+
+# Options for TLS and TCP keepalive, which redis-py refuses for a unix socket.
+TCP_OPTIONS = ("broker_use_ssl", "redis_backend_use_ssl", "redis_socket_keepalive")
+
+
+def via_socket(url: str) -> str:
+    """URL of the same user and database of the same Redis, by its unix socket."""
+    parts = urlsplit(url)
+    if parts.scheme not in {"redis", "rediss"}:
+        return url
+    login, database = parts.netloc.rpartition("@")[0], parts.path.strip("/") or 0
+    return f"redis+socket://{login}@{SOCKET}?virtual_host={database}"
+
+
+def load() -> Any:
+    """The owner's app, guarded. Ends the process if the app uses another broker or key prefix."""
+    oom_exempt.install()
+    event_batching.install()
+    transport.install()
+    backend.install()
+    pool.install()
+    app = find_app(os.environ["CELERY_PI_APP"])
+    forced_defaults.apply(app.conf)
+    app.Task.Request = ownership.Request
+    liveness.install(app)
+    maintenance.install(app)
+    _require_deployed_broker(app)
+    if app.conf.beat_scheduler == beat.CELERY_DEFAULT:
+        app.conf.beat_scheduler = "celery_redis_guard.beat:Scheduler"
+    app.conf.update(dict.fromkeys(TCP_OPTIONS))
+    for variable, key in URLS:
+        # Celery reads the environment before its configuration.
+        os.environ[variable] = app.conf[key] = via_socket(os.environ[variable])
+    return app
+
+
+def _require_deployed_broker(app: Celery) -> None:
+    """End the process, with one sentence that shows no URL, if the app ignores its `.env`."""
+    for variable, key in URLS:
+        if not os.environ.get(variable) or os.environ[variable] != app.conf[key]:
+            sys.exit(
+                f"celery-pi: the app's {key} is not what {variable} in its .env says; "
+                "does the app read that variable?"
+            )
+    for options in ("broker_transport_options", "result_backend_transport_options"):
+        prefix = app.conf[options].get("global_keyprefix", "")
+        if prefix != os.environ.get("CELERY_KEY_PREFIX", ""):
+            sys.exit(
+                f"celery-pi: the app's {options} do not take their global_keyprefix from "
+                "CELERY_KEY_PREFIX in its .env; does the app read that variable?"
+            )
+
+
+def validate(**_: object) -> None:
+    """End a worker that would lose tasks, with every reason; what the owner chose is a warning."""
+    errors = list(app_validation.errors(app))
+    for sentence in (*errors, *app_validation.warnings(app)):
+        print(f"celery-pi: {sentence}", file=sys.stderr)
+    if errors:
+        sys.exit(1)
+
+
+def notify_ready(**_: object) -> None:
+    notify("READY=1")
+
+
+def begin_shutdown(**_: object) -> None:
+    """A warm shutdown may take as long as a task: systemd must not take it for a hanging worker."""
+    notify("STOPPING=1")
+    backend.begin_shutdown()
+
+
+app = load()
+after_setup_logger.connect(log_filter.silence_task_lines, weak=False)
+celeryd_init.connect(forced_defaults.keep_prefetch_count_when_autoscaling, weak=False)
+worker_init.connect(validate, weak=False)
+worker_ready.connect(notify_ready, weak=False)
+worker_process_init.connect(backend.retry_until_redis_returns, weak=False)
+worker_process_init.connect(log_filter.restore_trace_logger, weak=False)
+worker_shutting_down.connect(begin_shutdown, weak=False)
+beat_init.connect(lambda **_: beat.acquire_lock(), weak=False)
+beat_init.connect(notify_ready, weak=False)

@@ -1,0 +1,108 @@
+"""The result backend: results are stored atomically, and a task's process waits for Redis.
+
+Atomic store: Celery reads the stored result, lest a success be overwritten, and writes its own in a
+second round trip; another worker may succeed between the two. Here one script does both. For a task
+of a millisecond the round trips are most of the work: docs/benchmarks.md.
+
+Retry policy: Celery fails a task whose state cannot be stored, even one that has not begun, because
+the read that precedes the write is not retried. Here the process retries until Redis is back. A
+worker that shuts down waits for its processes, and systemd starts Redis only after the worker has
+stopped (it is ordered after Redis), so during a shutdown the wait is bounded: the process then
+exits, and its task is requeued like that of any lost process.
+"""
+
+import os
+from collections.abc import Callable
+from logging import getLogger
+from mmap import mmap
+from time import monotonic
+from typing import Any
+
+from celery import current_app
+from celery.backends.redis import RedisBackend
+from celery.exceptions import BackendStoreError
+from redis.exceptions import OutOfMemoryError
+
+# A stored value that is no JSON (the app has changed its serializer) is no success of ours.
+STORE_SCRIPT = """
+local kept = redis.call('GET', KEYS[1])
+local valid, meta = pcall(cjson.decode, kept or '{}')
+if valid and meta.status == 'SUCCESS' then return 0 end
+if ARGV[2] == '0' then redis.call('SET', KEYS[1], ARGV[1])
+else redis.call('SETEX', KEYS[1], ARGV[2], ARGV[1]) end
+redis.call('PUBLISH', KEYS[1], ARGV[1])
+return 1
+"""
+
+SHUTDOWN_TIMEOUT = 10  # seconds that a shutdown waits for Redis; Celery's own retries add up to 20
+
+logger = getLogger(__name__)
+_is_shutting_down = mmap(-1, 1)  # memory that the worker shares with its processes
+_celery_store_result = RedisBackend._store_result
+
+
+# -- atomic store
+
+
+def store_result_atomically(
+    self: Any,
+    task_id: str,
+    result: Any,
+    state: str,
+    traceback: str | None = None,
+    request: Any = None,
+    **options: Any,
+) -> Any:
+    """Replaces RedisBackend._store_result; falls back on it when Redis' memory is full, because
+    its write is OOM-exempt. Raises BackendStoreError for a value too large for Redis."""
+    given = {"result": result, "state": state, "traceback": traceback, "request": request}
+    meta = {**self._get_result_meta(**given), "task_id": task_id}
+    value = self.encode(meta)
+    if len(value) > self._MAX_STR_VALUE_SIZE:
+        raise BackendStoreError("value too large for Redis", state=state, task_id=task_id)
+    script = (STORE_SCRIPT, 1, self.get_key_for_task(task_id), value, int(self.expires or 0))
+    try:
+        self.ensure(self.client.eval, script)
+    except OutOfMemoryError:
+        return _celery_store_result(self, task_id, **given, **options)
+    return result
+
+
+def install() -> None:
+    """Store every result of this process atomically."""
+    RedisBackend._store_result = store_result_atomically
+
+
+# -- retry policy
+
+
+def begin_shutdown() -> None:
+    """Bound the wait for Redis; called in the worker, holds for all of its processes."""
+    _is_shutting_down[0] = 1
+
+
+def retry_until_redis_returns(**_: object) -> None:
+    """Let this pool process retry every second to reach Redis."""
+    backend = current_app.backend
+    backend.always_retry = True
+    backend.max_sleep_between_retries_ms = 1000
+    backend.exception_safe_to_retry = RetryPolicy(backend.exception_safe_to_retry)
+
+
+class RetryPolicy:
+    """Whether an error is retried. Ends the process when a shutdown has waited long enough."""
+
+    def __init__(self, is_retryable: Callable[[Exception], bool]) -> None:
+        self.is_retryable = is_retryable
+        self.shutdown_seen_at: float | None = None
+
+    def __call__(self, error: Exception) -> bool:
+        # MISCONF: Redis refuses writes while it cannot persist to its disk.
+        if not self.is_retryable(error) and not str(error).startswith("MISCONF"):
+            return False
+        if _is_shutting_down[0]:
+            self.shutdown_seen_at = self.shutdown_seen_at or monotonic()
+            if monotonic() - self.shutdown_seen_at >= SHUTDOWN_TIMEOUT:
+                logger.error("celery-pi: the worker stops and Redis is away: %s", error)
+                os._exit(os.EX_TEMPFAIL)
+        return True

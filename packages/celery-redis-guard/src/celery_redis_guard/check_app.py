@@ -1,0 +1,45 @@
+"""Whether the worker would run the app as it is on the disk.
+
+`python -m celery_redis_guard.check_app`, in the worker's environment. Exit status 0, or 1 with
+one sentence for each reason. No traceback, because one of the app's may show its settings.
+"""
+
+import errno
+import sys
+import traceback
+from pathlib import Path
+
+
+def main() -> None:
+    try:
+        from celery_redis_guard.app import app, validate
+
+        app.loader.import_default_modules()
+        app.finalize()
+    except Exception as error:  # the app's own code may raise any
+        reason = f"{type(error).__name__}{app_location(error)}{denied_path(error)}"
+        sys.exit(f"celery-pi: the app cannot be loaded: {reason}")
+    validate()
+
+
+def app_location(error: BaseException) -> str:
+    """File and line of the app's own code that ran last, or nothing."""
+    here = Path.cwd()
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename)
+        if path.is_relative_to(here) and "site-packages" not in path.parts:
+            return f" in {path.relative_to(here)}, line {frame.lineno}"
+    return ""
+
+
+def denied_path(error: BaseException | None) -> str:
+    """The path that the app may not write, if that is the reason, or nothing."""
+    while error:
+        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            return f": it may not use {error.filename}; is its directory in app_writable?"
+        error = error.__cause__ or error.__context__
+    return ""
+
+
+if __name__ == "__main__":
+    main()

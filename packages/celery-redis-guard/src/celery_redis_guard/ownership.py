@@ -1,0 +1,247 @@
+"""Ownership: a task that a worker has taken and not acknowledged stays with it until it dies.
+
+kombu gives a task to another worker when it is older than the visibility timeout, or when the
+connection to Redis is lost, even while it runs; and a killed worker's tasks only then. Here a hash
+in Redis records the owner of each unacknowledged task: `liveness` requeues at once what a dead
+worker had, and nobody takes what a live one has. What cannot be written while Redis is away is
+deferred to the next connection.
+"""
+
+import os
+from functools import cache
+from logging import getLogger
+from pathlib import Path
+from time import time
+from typing import Any
+from uuid import uuid4
+
+from celery import current_app
+from celery.exceptions import WorkerLostError
+from celery.worker import request, state
+from kombu.transport import virtual
+from kombu.transport.redis import QoS
+from kombu.utils.json import dumps, loads
+from redis import Redis
+
+from celery_redis_guard.oom_exempt import ALLOW_OOM
+
+OWNERS_KEY = "unacked_owner"  # hash: delivery tag -> worker id
+DEAD_LETTERS_KEY = "set-aside"  # list of [message, keys of its queues, time]
+CRASH_COUNT = "x-celery-pi-lost"  # header: how often the process that ran the task has crashed
+MAX_REDELIVERIES = 3  # then the task is a dead letter: it would crash its process for ever
+ANY_OWNER = object()
+
+# KEYS: unacked, unacked_index, owners. ARGV: delivery tag, entry, time, worker id.
+RECORD_SCRIPT = (
+    ALLOW_OOM
+    + """
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+redis.call('ZADD', KEYS[2], ARGV[3], ARGV[1])
+redis.call('HSET', KEYS[3], ARGV[1], ARGV[4])
+"""
+)
+
+logger = getLogger(__name__)
+
+# Calls that failed because Redis was away: name of a method of OwnershipQoS, and its argument.
+deferred: list[tuple[str, Any]] = []
+os.register_at_fork(after_in_child=deferred.clear)
+
+# Delivery tags of tasks whose process crashed, until they are requeued.
+crashed_tags: set[str] = set()
+
+
+@cache
+def slot_id() -> str:
+    """What only one worker at a time can be: a systemd unit of this machine, or else a process."""
+    machine = Path("/etc/machine-id").read_text(encoding="ascii").strip()
+    return f"{machine}/{os.environ.get('CELERY_PI_UNIT') or uuid4().hex}"
+
+
+@cache
+def worker_id() -> str:
+    """Name of this worker, unique among all that ever take tasks."""
+    return f"{slot_id()}/{uuid4().hex}"
+
+
+def defer(method: str, argument: Any) -> None:
+    """Let the next connection to Redis make that call of OwnershipQoS."""
+    deferred.append((method, argument))
+
+
+class OwnershipQoS(QoS):
+    """The unacknowledged tasks of one connection."""
+
+    latest: Any = None
+
+    def __init__(self, channel: Any, prefetch_count: int = 0) -> None:
+        super().__init__(channel, prefetch_count)
+        OwnershipQoS.latest = self
+        while deferred:
+            method, argument = deferred[-1]
+            getattr(self, method)(argument)
+            deferred.pop()
+
+    def _unprefixed(self) -> tuple[Any, list[str]]:
+        """A client that does not prefix keys, for scripts, and the full names of the three keys."""
+        keys = (self.unacked_key, self.unacked_index_key, OWNERS_KEY)
+        prefix = self.channel.global_keyprefix
+        return Redis(connection_pool=self.channel.pool), [prefix + key for key in keys]
+
+    # -- taking a task
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        """Record the message as unacknowledged, unless the fetch script has done so."""
+        if self.channel.fetched_at:
+            self.channel.fetched_at = None
+        else:
+            try:
+                self._record(message, delivery_tag)
+            except Exception:
+                defer("requeue_unrecorded", message)
+                raise
+        virtual.QoS.append(self, message, delivery_tag)
+
+    def _record(self, message: Any, tag: str) -> None:
+        delivery = message.delivery_info
+        entry = dumps([message._raw, delivery["exchange"], delivery["routing_key"]])
+        client, keys = self._unprefixed()
+        client.eval(RECORD_SCRIPT, len(keys), *keys, tag, entry, time(), worker_id())
+
+    def tags_fetched_at(self, when: float) -> list[Any]:
+        """Delivery tags that the fetch script of that time has recorded: one or none."""
+        with self.channel.conn_or_acquire() as client:
+            tags: list[Any] = client.zrevrangebyscore(self.unacked_index_key, when, when)
+            return tags
+
+    # -- deferred calls
+
+    def requeue_unrecorded(self, message: Any) -> None:
+        """Requeue a message that was taken and could not be recorded."""
+        self._record(message, message.delivery_tag)
+        self.requeue(message.delivery_tag)
+
+    def requeue_fetched_at(self, when: float) -> None:
+        """Requeue what a fetch script recorded whose reply never arrived."""
+        for tag in self.tags_fetched_at(when):
+            self.requeue(tag)
+
+    def forget(self, tag: Any) -> None:
+        """Delete a task that is done from what is unacknowledged."""
+        self._remove_from_indices(tag).hdel(OWNERS_KEY, tag).execute()
+
+    def _is_open(self) -> bool:
+        """kombu takes a connection apart before it releases its channels."""
+        transport = self.channel.connection
+        return transport is not None and transport.client is not None
+
+    def call_or_defer(self, method: str, tag: str) -> None:
+        """Call the method on this connection, or on the latest if this one is closed; defer it if
+        none is open or Redis is away. Either way the tag is free for this channel's prefetch."""
+        qos = self if self._is_open() else OwnershipQoS.latest
+        try:
+            if qos._is_open():
+                getattr(qos, method)(tag)
+            else:
+                defer(method, tag)
+        except self.channel.connection_errors:
+            defer(method, tag)
+        self._quick_ack(tag)
+
+    # -- releasing a task
+
+    def ack(self, delivery_tag: str) -> None:
+        """Acknowledge with the next fetch if one is imminent, otherwise at once."""
+        if self._is_open() and self.channel.fetch_is_imminent():
+            self.channel.pending_acks.append(delivery_tag)
+            self._quick_ack(delivery_tag)
+        else:
+            self.call_or_defer("forget", delivery_tag)
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        self.call_or_defer("requeue" if requeue else "forget", delivery_tag)
+
+    def restore_unacked_once(self, *_: Any) -> None:
+        """When a connection ends, requeue only what does not run."""
+        self._on_collect.cancel()
+        self.channel.flush_all_acks()
+        if not self.channel.do_restore:
+            return
+        self._flush()
+        running = {active.message.delivery_tag for active in state.active_requests}
+        for tag in set(self._delivered) - running:
+            self.call_or_defer("requeue", tag)
+        self._delivered.clear()
+
+    def restore_by_tag(self, tag: Any, *_: Any, **__: Any) -> None:
+        self.requeue(tag)
+
+    def restore_visible(self, *_: Any, **__: Any) -> None:
+        """By the visibility timeout, requeue only what has no owner: a plain worker took it."""
+        overdue = time() - self.visibility_timeout
+        with self.channel.conn_or_acquire() as client:
+            for tag in client.zrevrangebyscore(self.unacked_index_key, overdue, 0):
+                if client.hget(OWNERS_KEY, tag) is None:
+                    self.requeue(tag, owner=None)
+
+    def requeue(self, tag: Any, owner: object = ANY_OWNER) -> None:
+        """Move an unacknowledged task back to its queue, if it still has that owner: a worker id in
+        bytes, or None for a task without one. After too many crashes it becomes a dead letter."""
+
+        def transaction(pipe: Any) -> Any:
+            current_owner = pipe.hget(OWNERS_KEY, tag)
+            entry = pipe.hget(self.unacked_key, tag)
+            pipe.multi()
+            if owner not in (ANY_OWNER, current_owner):
+                return None
+            self._remove_from_indices(tag, pipe)
+            dead_letter = self._push(pipe, tag, *loads(entry)) if entry else None
+            # Last: an HDEL of nothing before a push would say that the task is done (oom_exempt).
+            pipe.hdel(OWNERS_KEY, tag)
+            return dead_letter
+
+        watched = (self.unacked_key, OWNERS_KEY)
+        with self.channel.conn_or_acquire() as client:
+            dead_letter = client.transaction(transaction, *watched, value_from_callable=True)
+        crashed_tags.discard(tag)
+        if dead_letter:
+            report_dead_letter(dead_letter)
+
+    def _push(
+        self, pipe: Any, tag: Any, payload: dict[str, Any], exchange: str, routing_key: str
+    ) -> dict[str, Any] | None:
+        """Queue the message again, or make it a dead letter and return its headers."""
+        headers: dict[str, Any] = payload["headers"]
+        headers["redelivered"] = payload["properties"]["delivery_info"]["redelivered"] = True
+        crash_count = headers.pop(CRASH_COUNT, 0) + (tag in crashed_tags)
+        priority = self.channel._get_message_priority(payload, reverse=False)
+        queues = self.channel._lookup(exchange, routing_key) or [routing_key]
+        keys = [self.channel._q_for_pri(queue, priority) for queue in queues]
+        if crash_count > MAX_REDELIVERIES:
+            prefixed = [self.channel.global_keyprefix + key for key in keys]
+            pipe.lpush(DEAD_LETTERS_KEY, dumps([dumps(payload), prefixed, time()]))
+            return headers
+        if crash_count:
+            headers[CRASH_COUNT] = crash_count
+        push = pipe.lpush if tag in crashed_tags else pipe.rpush  # lpush: last in the queue
+        for key in keys:
+            push(key, dumps(payload))
+        return None
+
+
+class Request(request.Request):
+    """A task in the worker; counts the crash of the process that ran it."""
+
+    def on_failure(self, exc_info: Any, *args: Any, **options: Any) -> Any:
+        error = exc_info.exception
+        if isinstance(getattr(error, "exc", error), WorkerLostError):
+            crashed_tags.add(self.message.delivery_tag)
+        return super().on_failure(exc_info, *args, **options)
+
+
+def report_dead_letter(headers: dict[str, Any]) -> None:
+    """Log a dead letter, and fail it for whoever awaits its result."""
+    task, name = headers.get("id"), headers.get("task")
+    reason = f"its process was lost {MAX_REDELIVERIES + 1} times, so it was set aside"
+    logger.critical("celery-pi: task %s[%s]: %s; see: celery-pi set-aside", name, task, reason)
+    current_app.backend.mark_as_failure(task, WorkerLostError(reason))

@@ -1,0 +1,158 @@
+"""Which workers count as dead, and when this one is healthy."""
+
+from __future__ import annotations
+
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from celery_redis_guard import liveness, ownership
+
+pytestmark = pytest.mark.fast
+
+UNIT = "celery-worker.service"
+
+
+class Clock:
+    """Seconds that a test lets pass."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> ModuleType:
+    """The module as the worker imports it, in the unit that runs it."""
+    monkeypatch.setenv("CELERY_PI_UNIT", UNIT)
+    for cached in (ownership.slot_id, ownership.worker_id):
+        cached.cache_clear()
+    monkeypatch.setattr(liveness, "monotonic", clock)
+    return liveness
+
+
+@pytest.fixture
+def step(module: ModuleType, clock: Clock) -> Any:
+    """One that has just connected."""
+    made = module.LivenessStep.__new__(module.LivenessStep)
+    made.prefix, made.missing_since, made.started_at = "", {}, clock.now
+    return made
+
+
+def connected(step: Any, *counts: int) -> None:
+    """Redis replies with these numbers of subscribers to the owner, then always with the last."""
+    replies = list(counts)
+    last = counts[-1]
+    numbers = SimpleNamespace(
+        pubsub_numsub=lambda channel: [(channel, replies.pop(0) if replies else last)]
+    )
+    step.client = numbers
+
+
+OTHER = b"other-machine/celery-worker.service/1"
+
+
+def test_earlier_worker_of_the_same_unit_is_dead_at_once(module: ModuleType, step: Any) -> None:
+    connected(step, 0)
+    assert step._is_dead(f"{module.slot_id()}/1".encode())
+
+
+def test_earlier_worker_of_the_same_unit_lives_while_a_process_of_it_does(
+    module: ModuleType, step: Any
+) -> None:
+    connected(step, 1)
+    assert not step._is_dead(f"{module.slot_id()}/1".encode())
+
+
+def test_worker_without_a_unit_has_a_slot_of_its_own(
+    module: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CELERY_PI_UNIT")
+    places = []
+    for _ in range(2):
+        module.slot_id.cache_clear()
+        places.append(module.slot_id())
+    assert len(set(places)) == 2
+
+
+def test_other_worker_is_dead_when_it_has_been_away_for_a_while(
+    module: ModuleType, step: Any, clock: Clock
+) -> None:
+    connected(step, 0)
+    assert not step._is_dead(OTHER)
+    clock.now += module.GRACE - 1
+    assert not step._is_dead(OTHER)
+    clock.now += 1
+    assert step._is_dead(OTHER)
+
+
+def test_other_worker_that_comes_back_in_time_is_not(
+    module: ModuleType, step: Any, clock: Clock
+) -> None:
+    connected(step, 0, 1, 0)
+    assert not step._is_dead(OTHER)
+    clock.now += module.GRACE - 1
+    assert not step._is_dead(OTHER)
+    clock.now += module.GRACE - 1
+    assert not step._is_dead(OTHER)
+
+
+def consumer(
+    heard: float | None = None, queues: bool = True, can_consume: bool = True
+) -> SimpleNamespace:
+    qos = SimpleNamespace(can_consume=lambda: can_consume)
+    channel = SimpleNamespace(
+        qos=qos, last_reply_at=heard, active_queues={"celery"} if queues else set()
+    )
+    return SimpleNamespace(task_consumer=SimpleNamespace(channel=channel))
+
+
+@pytest.mark.parametrize(
+    ("given", "tasks", "well"),
+    [
+        ({}, 0, False),
+        ({"heard": 999.0}, 0, False),
+        ({"heard": 1015.0}, 0, True),
+        ({"queues": False}, 0, True),
+        ({"can_consume": False}, 2, True),
+        ({"can_consume": False}, 0, False),
+        ({"can_consume": False, "heard": 1015.0}, 0, True),
+    ],
+    ids=["never heard", "not lately", "heard", "paused", "busy", "full of nothing", "full, heard"],
+)
+def test_worker_is_healthy_that_gets_replies_or_needs_none(
+    module: ModuleType,
+    step: Any,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    given: dict[str, Any],
+    tasks: int,
+    well: bool,
+) -> None:
+    monkeypatch.setattr(module.state, "reserved_requests", set(range(tasks)))
+    step.consumer = consumer(**given)
+    clock.now += module.STUCK_AFTER
+    assert step.is_healthy() is well
+
+
+def test_worker_stays_healthy_while_redis_does_not_reply(
+    module: ModuleType, step: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[str] = []
+    monkeypatch.setattr(module, "notify", sent.append)
+
+    def stall(_: str) -> None:
+        raise module.RedisTimeoutError
+
+    step.client = SimpleNamespace(hgetall=stall)
+    step.missing_since = {"other": 1.0}
+    step.check()
+    assert sent == ["WATCHDOG=1"]
+    assert step.missing_since == {}
