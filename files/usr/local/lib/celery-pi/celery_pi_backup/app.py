@@ -12,7 +12,17 @@ from collections.abc import Callable, Container, Iterator
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
-from celery_pi_privileges import MIB, MISSING, PYTHON, Failed, attempt, place, read, replace
+from celery_pi_privileges import (
+    MIB,
+    MISSING,
+    PYTHON,
+    Failed,
+    attempt,
+    place,
+    read,
+    replace,
+    run,
+)
 
 from celery_pi_backup import Settings, Trouble
 from celery_pi_backup.hands import (
@@ -35,6 +45,8 @@ DUMP = ("mariadb-dump", "--single-transaction", "--routines", "--triggers", "--e
 # A dump could else have a program run: https://mariadb.com/kb/en/mariadb-command-line-client/
 LOAD = ("mariadb", "--sandbox")
 COMPLETE = b"-- Dump completed"
+# A file that a link leads to goes, and the link stays; beside a database, its logs go too.
+REMOVE = 'file=$(readlink -f -- "$1") && rm -f -- "$file" "$file-wal" "$file-shm" "$file-journal"'
 AGAIN = 3  # seconds in which a file comes back that another one replaces
 HOURS = 6 * 3600  # seconds for MariaDB, of whose size nothing is known
 # What a deploy sets in `.env`; where it is, it is this machine's own.
@@ -189,6 +201,12 @@ def keep(name: str, into: Path, settings: Settings) -> Path | None:
         return None
     copy(name, settings, file, check=False)
     return file
+
+
+def remove(name: str, settings: Settings) -> None:
+    """The app has no such file, as before it was put there. Raises Refused."""
+    words = ("/bin/sh", "-c", REMOVE, "sh", str(place_of(name, settings)))
+    run(settings["app_user"], words)
 
 
 def put_env(text: bytes, settings: Settings) -> None:

@@ -44,18 +44,19 @@ def replace(
     aside.mkdir(parents=True)
     aside.chmod(0o711)  # Redis goes to its own part
     undo: list[Undo] = []
+    left: list[str] = []
     try:
         # Redis last: once it has started, others may give it what must not be taken back.
         for name in sorted(names, key=lambda name: name.startswith("redis/")):
             if name.startswith("redis/"):
                 replace_redis(unpacked / name, described, aside / "redis", undo)
             else:
-                replace_app(name, unpacked / name, told, aside, undo)
+                replace_app(name, unpacked / name, told, aside, undo, left)
         be_deaf()
     except Exception as error:  # whatever it is, the data come back
         be_deaf()
         take_back(undo, aside, str(error))
-        raise Trouble(f"{error}; all is as it was before") from error
+        raise Trouble(", ".join([f"{error}; all is as it was before", *left])) from error
     if any(name.startswith("redis/") for name in names):
         of_redis("forget")
 
@@ -111,11 +112,15 @@ def of_redis(*words: str, timeout: float = COPYING, **how: Any) -> None:
     script(scratch.USER, FILES, *words, timeout=timeout, **how)
 
 
-def replace_app(name: str, file: Path, told: Settings, aside: Path, undo: list[Undo]) -> None:
-    """The app has what the member holds."""
+def replace_app(
+    name: str, file: Path, told: Settings, aside: Path, undo: list[Undo], left: list[str]
+) -> None:
+    """The app has what the member holds. `left` gets what the undoing leaves there."""
     place = aside / Path(name).parent
     place.mkdir(mode=0o700, exist_ok=True, parents=True)
     kept = app.keep(name, place, told)
-    if kept:
-        undo.append(lambda: app.put(name, kept, told))
+    undo.append(lambda: app.put(name, kept, told) if kept else app.remove(name, told))
+    if name.startswith(app.MARIADB):
+        # A dump replaces the tables that are in it, and no others.
+        left.append(f"but tables that only the backup has stay in {told['backup_mariadb']}")
     app.put(name, file, told)
