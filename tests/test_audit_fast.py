@@ -272,13 +272,16 @@ def test_end_of_life_is_told_three_months_before(checks: Any, days: int, state: 
 
 @pytest.mark.parametrize(
     ("version", "state"),
-    [("3.2.25", "wrong"), ("4.2.1", "wrong"), ("5.1.4", "wrong"), ("5.2.19", "ok"), ("9.0", "ok")],
+    [
+        *(("3.2.25", "wrong"), ("4.2.1", "wrong"), ("5.1.4", "wrong"), ("5.2.19", "ok")),
+        *(("9.0", "ok"), ("9.1a1", "ok"), ("10.0rc1", "ok"), ("3.10", "wrong"), ("5.1b1", "wrong")),
+    ],
 )
 def test_django_without_fixes_is_told(
     checks: Any, tmp_path: Path, version: str, state: str
 ) -> None:
-    packages = tmp_path / "venv/lib/python3.13/site-packages"
-    (packages / f"django-{version}.dist-info").mkdir(parents=True)
+    packages = environment(tmp_path / "venv")
+    (packages / f"django-{version}.dist-info").mkdir()
     told = checks.audit_updates.django(look_at(checks, app_dir=str(tmp_path)))
     assert (told.state, version in told.evidence) == (state, True)
     (packages / f"django-{version}.dist-info").rmdir()
@@ -287,18 +290,40 @@ def test_django_without_fixes_is_told(
 
 def test_packages_are_those_of_the_environment_that_is_named(checks: Any, tmp_path: Path) -> None:
     for venv, version in (("venv", "3.2.25"), (".venv", "9.0")):
-        packages = tmp_path / venv / "lib/python3.13/site-packages"
-        (packages / f"django-{version}.dist-info").mkdir(parents=True)
+        (environment(tmp_path / venv) / f"django-{version}.dist-info").mkdir()
 
     look = look_at(checks, app_dir=str(tmp_path), app_venv_dir=".venv")
 
     assert checks.audit_updates.django(look).state == "ok"
 
 
+def test_packages_of_the_python_before_are_none_of_the_environment(
+    checks: Any, tmp_path: Path
+) -> None:
+    """As after an upgrade of Debian, which leaves both directories."""
+    for python, version in (("python3.11", "3.2.25"), ("python3.13", "9.0"), ("python3.9", "4.2")):
+        (environment(tmp_path / "venv", python) / f"django-{version}.dist-info").mkdir()
+    (tmp_path / "venv/bin/python").unlink()
+    (tmp_path / "venv/bin/python").symlink_to("python3.13")
+    look = look_at(checks, app_dir=str(tmp_path))
+    assert checks.audit_updates.installed(look) == {"django": "9.0"}
+
+
+def environment(venv: Path, python: str = "python3.13") -> Path:
+    """Where the packages of an environment with that Python are."""
+    packages = venv / "lib" / python / "site-packages"
+    packages.mkdir(parents=True)
+    (venv / "bin").mkdir(exist_ok=True)
+    (venv / "bin" / python).touch()
+    (venv / "bin/python").unlink(missing_ok=True)
+    (venv / "bin/python").symlink_to(python)
+    return packages
+
+
 def test_package_of_the_app_that_is_not_as_pinned_is_named(checks: Any, tmp_path: Path) -> None:
-    packages = tmp_path / "venv/lib/python3.13/site-packages"
-    for name in ("celery-5.5.3", "Django_Celery.Results-2.6.0"):
-        (packages / f"{name}.dist-info").mkdir(parents=True)
+    packages = environment(tmp_path / "venv")
+    for name in ("celery-5.5.3", "Django_Celery.Results-2.6.0", "flower-2.0.0", "vine-5.1.10"):
+        (packages / f"{name}.dist-info").mkdir()
     pins = ["celery[redis]==5.5.3", "django-celery-results==2.6.0"]
 
     def told(*more: str) -> Any:
@@ -307,6 +332,8 @@ def test_package_of_the_app_that_is_not_as_pinned_is_named(checks: Any, tmp_path
         return checks.audit_updates.pins(look)
 
     assert told().state == "ok"
+    assert told("flower==2.0", "vine==5.1.10").state == "ok", "as a deploy has it"
+    assert told("vine==5.1").evidence == "vine 5.1.10, not 5.1"
     assert told("redis==5.2.1").evidence == "redis is missing, not 5.2.1"
     pins[1] = "django-celery-results==2.5.1"
     assert told().evidence == "django-celery-results 2.6.0, not 2.5.1"
