@@ -162,8 +162,8 @@ def test_ports_that_others_may_reach_are_the_declared(checks: Any) -> None:
 @pytest.mark.parametrize(
     ("listed", "state"),
     [
-        ("sshd, celery-pi-redis, celery-pi-flower, of-the-owner", "ok"),
-        ("sshd, celery-pi-redis", "wrong"),
+        ("sshd, celery-pi-flower, of-the-owner", "ok"),
+        ("sshd, of-the-owner", "wrong"),
         ("", "wrong"),
     ],
 )
@@ -175,6 +175,46 @@ def test_jail_that_is_missing_is_named(
     assert told.state == state
     assert ("celery-pi-flower" in told.evidence) is True
     assert checks.audit_network.bans(look_at(checks, bans=False)).state == "warn"
+
+
+# -- Redis
+
+
+def entry(reason: str = "auth", name: str = "celery", number: int = 1, age: float = 9) -> list[Any]:
+    """Of ACL LOG, as Redis 8.0 has it."""
+    return [
+        *("count", number, "reason", reason, "context", "toplevel", "object", "AUTH"),
+        *("username", name, "age-seconds", str(age), "client-info", "id=7 addr=127.0.0.1:4000"),
+        *("entry-id", 3, "timestamp-created", 1700000000000, "timestamp-last-updated", 1),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("entries", "evidence"),
+    [
+        ([], "none within a day"),
+        ([entry("key"), entry("command"), entry(age=86401)], "none within a day"),
+        ([entry()], "1 try within a day: 1 as celery"),
+        (
+            [entry(number=4), entry(name="celery", age=80000), entry(name="default", number=2)],
+            "7 tries within a day: 5 as celery, 2 as default",
+        ),
+        (
+            [entry(name="my-password"), entry(name="\x1b[2J", number=2), entry(name="Celery")],
+            "4 tries within a day: 4 as another name",
+        ),
+    ],
+)
+def test_failed_logins_to_redis_are_counted(
+    checks: Any, monkeypatch: pytest.MonkeyPatch, entries: list[Any], evidence: str
+) -> None:
+    """A name that no user has may be a password, and is not shown."""
+    look = look_at(checks)
+    monkeypatch.setattr(look, "ask", lambda *words: entries if words[:2] == ("ACL", "LOG") else 0)
+    told = checks.audit_redis.failed_logins(look)
+    assert told.evidence == evidence
+    assert told.state == ("ok" if evidence.startswith("none") else "warn")
+    assert "my-password" not in repr(told)
 
 
 # -- updates

@@ -118,7 +118,7 @@ def bans(look: Look) -> Result:
     if not look.settings["bans"]:
         return warn("off, as bans = False has it", "bans = True, and deploy")
     flower = {"celery-pi-flower"} if look.settings["flower"] else set()
-    wanted = {"sshd", "celery-pi-redis", *flower}
+    wanted = {"sshd", *flower}
     listed = output("fail2ban-client", "status").partition("Jail list:")[2]
     found = {name.strip() for name in listed.split(",")}
     if missing := sorted(wanted - found):

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from celery_pi_checks.look import Look
-from celery_pi_checks.registry import Result, check, ok, wrong
+from celery_pi_checks.registry import Result, check, ok, warn, wrong
+from celery_pi_checks.table import count
 
 USERS = {"default", "celery", "backup", "monitor", "admin"}
 LOOPBACK = {"127.0.0.1", "-::1", "::1"}
+LOGGED = "128"  # entries of ACL LOG: all that Redis keeps, in memory
+DAY = 86400  # seconds
+WHO_FAILS = (
+    "which program has an old password? redis-cli admin acl log; what is seen to: acl log reset"
+)
 AGAIN = "deploy again"  # which sets it in the running server
 
 
@@ -29,6 +37,28 @@ def users(look: Look) -> Result:
         parts += [f"missing: {', '.join(missing)}"] if missing else []
         return wrong("; ".join(parts), AGAIN, users=sorted(found))
     return ok(", ".join(sorted(found)), users=sorted(found))
+
+
+@check("Redis", "Failed logins")
+def failed_logins(look: Look) -> Result:
+    """Of the last day, and since Redis was started. Redis itself logs none.
+
+    An entry of ACL LOG holds all tries of one name within a minute, and the age of the last. A name
+    that no user has may be a password, so it is not shown.
+    """
+    entries = (
+        dict(zip(flat[::2], flat[1::2], strict=True)) for flat in look.ask("ACL", "LOG", LOGGED)
+    )
+    tries: Counter[str] = Counter()
+    for entry in entries:
+        if entry["reason"] == "auth" and float(entry["age-seconds"]) < DAY:
+            name = entry["username"]
+            tries[name if name in USERS | {"flower"} else "another name"] += int(entry["count"])
+    if not tries:
+        return ok("none within a day", failed={})
+    named = ", ".join(f"{number} as {name}" for name, number in tries.most_common())
+    told = f"{count(tries.total(), 'try', 'tries')} within a day: {named}"
+    return warn(told, WHO_FAILS, failed=dict(tries))
 
 
 @check("Redis", "Protected mode")

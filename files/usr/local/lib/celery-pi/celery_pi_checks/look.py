@@ -43,7 +43,7 @@ class Look:
 
     def ask(self, *words: str, user: str = "monitor") -> Any:
         """Redis' reply in the app's database. Once it was silent, it is asked no more, and so it
-        is by a user whose password it did not take: each try counts as an attack."""
+        is by a user whose password it did not take: each try counts as a failed login."""
         if self._silent:
             raise CannotLook(self._silent, RESTART_REDIS)
         if user in self._refused:
@@ -111,7 +111,7 @@ class Look:
     def units(self) -> dict[str, dict[str, str]]:
         """What systemd says of each unit of ours, by its name without `.service`."""
         flower = of_flower(self.settings)
-        bans = ("redis-logins", "fail2ban") if self.settings["bans"] else ()
+        bans = ("fail2ban",) if self.settings["bans"] else ()
         ours = ("redis-server", "redis-memory", "celery-worker", "celery-beat")
         names = (*ours, *flower, *bans)
         asked = ("systemctl", "show", "-p", ",".join(PROPERTIES), *names)

@@ -49,7 +49,7 @@ class Look(checks.Look):
     def units(self) -> dict[str, dict[str, str]]:
         """What systemd says of each unit of ours, by its name without `.service`."""
         flower = of_flower(self.settings)
-        bans = ("redis-logins", "fail2ban") if self.settings["bans"] else ()
+        bans = ("fail2ban",) if self.settings["bans"] else ()
         ours = ("redis-server", "redis-memory", "celery-worker", "celery-beat")
         asked = ("systemctl", "show", "-p", ",".join(PROPERTIES), *ours, *flower, *bans)
         blocks = output(*asked).strip().split("\n\n")
