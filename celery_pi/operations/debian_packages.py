@@ -42,7 +42,7 @@ true  # nothing to say is an answer
 """
 
 # Seconds to wait for another apt or dpkg. On the first day of a Pi it is unattended-upgrades, which
-# gives the lock back after each few packages. `before.INSTALLED_BY_US` finds our calls of apt by it.
+# gives the lock back after each few packages. `before.INSTALLED_BY_US` knows our calls by it.
 WAITING = 300
 
 # needrestart, where it is installed, would start services again in the midst of a deploy.
