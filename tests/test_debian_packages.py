@@ -27,8 +27,13 @@ ASKED = (
     *("nginx.service,restart", "logrotate.timer,start", "redis,start"),
 )
 
-# What dpkg says when another process holds its lock.
-LOCKED = "dpkg: error: dpkg frontend lock was locked by another process with pid 123"
+# Debian 12's dpkg, with a number or without, and Debian 13's say so who holds the lock.
+HOLDERS = (
+    "another process",
+    "another process with pid 123",
+    "/usr/bin/python3.13 process with pid 123",
+)
+LOCKED = "dpkg: error: dpkg frontend lock was locked by {}"
 
 # dpkg and apt as far as the operation knows them: a file for each package with its status.
 DPKG_QUERY = 'cat "{state}/$4" 2>/dev/null'
@@ -64,6 +69,7 @@ class Debian:
         (self.state / "updates").mkdir(parents=True)
         (self.state / "refusals").write_text("0\n")
         (self.state / "locked").write_text("0\n")
+        (self.state / "told").touch()
         (self.state / "fetched").touch()
         (self.state / "reason").touch()
         self.lock = directory / "lock-frontend"
@@ -83,7 +89,7 @@ class Debian:
         monkeypatch.setattr(module, "CONFIGURED", str(directory / "run/dpkg.configure"))
         for name, script in (("dpkg-query", DPKG_QUERY), ("dpkg", DPKG), ("apt-get", APT)):
             script = script.replace("{state}", str(self.state)).replace("{asked}", " ".join(ASKED))
-            script = script.replace("{told}", LOCKED)
+            script = script.replace("{told}", f"$(cat {self.state}/told)")
             self.programs.add(name, script.replace("{policy}", str(self.policy)))
         monkeypatch.delenv("DEBIAN_FRONTEND", raising=False)
         self.programs.add("sleep")
@@ -205,8 +211,12 @@ def held_by_another(lock: Path) -> Iterator[int]:
         holder.communicate()
 
 
-def test_steps_of_another_dpkg_are_no_interruption_and_are_waited_for(debian: Debian) -> None:
+@pytest.mark.parametrize("holder", HOLDERS)
+def test_steps_of_another_dpkg_are_no_interruption_and_are_waited_for(
+    debian: Debian, holder: str
+) -> None:
     """As unattended-upgrades is at work when a new Pi is deployed for the first time."""
+    (debian.state / "told").write_text(LOCKED.format(holder))
     debian.interrupted()
     debian.has(redis_server="install ok unpacked")
     (debian.state / "locked").write_text("7\n")
@@ -222,15 +232,17 @@ def test_steps_of_another_dpkg_are_no_interruption_and_are_waited_for(debian: De
     assert debian.deploy("redis-server", "a-a").changed == [False]
 
 
+@pytest.mark.parametrize("holder", HOLDERS)
 def test_another_dpkg_that_does_not_end_is_waited_for_within_bounds(
-    debian: Debian, monkeypatch: pytest.MonkeyPatch
+    debian: Debian, monkeypatch: pytest.MonkeyPatch, holder: str
 ) -> None:
+    (debian.state / "told").write_text(LOCKED.format(holder))
     monkeypatch.setattr(module, "WAITING", 0)
     debian.interrupted()
     (debian.state / "locked").write_text("7\n")
     done = debian.deploy("redis-server")
     assert done.error
-    assert LOCKED in done.shown
+    assert LOCKED.format(holder) in done.shown
     assert "another apt or dpkg still works after 0 s" in done.shown
     assert debian.calls() == [CONFIGURE]
 

@@ -51,18 +51,20 @@ APT = (
     f"apt-get -q -y -o DPkg::Lock::Timeout={WAITING}"
 )
 
-# dpkg takes its lock itself, but does not wait for it. Its output goes to a file, which a daemon
-# that a package starts may keep open.
+# dpkg takes its lock itself, but does not wait for it. Debian 12's says that "another" process has
+# it, and Debian 13's which. Its output goes to a file, as a daemon that a package starts may keep
+# it open.
 CONFIGURE = r"""
 umask 077; mkdir -p "${said%/*}"
 end=$(($(date +%s) + waiting))
+is_locked() { [ $status != 0 ] && grep -q 'lock was locked by .* process' "$said"; }
 while
   LC_ALL=C DEBIAN_FRONTEND=noninteractive dpkg --configure -a --force-confold >"$said" 2>&1
   status=$?
-  [ $status != 0 ] && grep -q 'locked by another process' "$said" && [ "$(date +%s)" -lt $end ]
+  is_locked && [ "$(date +%s)" -lt $end ]
 do sleep 5; done
 cat "$said" >&2
-[ $status = 0 ] || ! grep -q 'locked by another process' "$said" ||
+! is_locked ||
   echo "celery-pi: another apt or dpkg still works after $waiting s: deploy again later" >&2
 rm -f "$said"
 (exit $status)
