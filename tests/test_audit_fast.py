@@ -206,15 +206,41 @@ def entry(reason: str = "auth", name: str = "celery", number: int = 1, age: floa
     ],
 )
 def test_failed_logins_to_redis_are_counted(
-    checks: Any, monkeypatch: pytest.MonkeyPatch, entries: list[Any], evidence: str
+    checks: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    entries: list[Any],
+    evidence: str,
 ) -> None:
     """A name that no user has may be a password, and is not shown."""
+    monkeypatch.setattr(checks.resp, "SECRETS", str(tmp_path))
     look = look_at(checks)
     monkeypatch.setattr(look, "ask", lambda *words: entries if words[:2] == ("ACL", "LOG") else 0)
     told = checks.audit_redis.failed_logins(look)
     assert told.evidence == evidence
     assert told.state == ("ok" if evidence.startswith("none") else "warn")
     assert "my-password" not in repr(told)
+
+
+@pytest.mark.parametrize(
+    ("ago", "changed", "state"),
+    [(60, 90, "ok"), (60, 650, "ok"), (60, 670, "warn"), (90, 60, "warn")],
+)
+def test_tries_of_ours_while_a_password_changes_are_no_failed_logins(
+    checks: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    ago: int,
+    changed: int,
+    state: str,
+) -> None:
+    monkeypatch.setattr(checks.resp, "SECRETS", str(tmp_path))
+    password = tmp_path / "redis_admin_password"
+    password.touch()
+    os.utime(password, (time.time() - changed, time.time() - changed))
+    look = look_at(checks)
+    monkeypatch.setattr(look, "ask", lambda *_: [entry(name="admin", number=8, age=ago)])
+    assert checks.audit_redis.failed_logins(look).state == state
 
 
 # -- updates

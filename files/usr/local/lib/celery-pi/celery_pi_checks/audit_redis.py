@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
+from pathlib import Path
 
+from celery_pi_checks import resp
 from celery_pi_checks.look import Look
 from celery_pi_checks.registry import Result, check, ok, warn, wrong
 from celery_pi_checks.table import count
@@ -12,6 +15,7 @@ USERS = {"default", "celery", "backup", "monitor", "admin"}
 LOOPBACK = {"127.0.0.1", "-::1", "::1"}
 LOGGED = "128"  # entries of ACL LOG: all that Redis keeps, in memory
 DAY = 86400  # seconds
+CHANGE = 600  # seconds that a change of passwords takes, in which ours are tried, new and old
 WHO_FAILS = (
     "which program has an old password? redis-cli admin acl log; what is seen to: acl log reset"
 )
@@ -44,21 +48,32 @@ def failed_logins(look: Look) -> Result:
     """Of the last day, and since Redis was started. Redis itself logs none.
 
     An entry of ACL LOG holds all tries of one name within a minute, and the age of the last. A name
-    that no user has may be a password, so it is not shown.
+    that no user has may be a password, so it is not shown. What is tried while a password changes,
+    `CHANGE` seconds from the new one on, is not counted.
     """
     entries = (
         dict(zip(flat[::2], flat[1::2], strict=True)) for flat in look.ask("ACL", "LOG", LOGGED)
     )
     tries: Counter[str] = Counter()
     for entry in entries:
-        if entry["reason"] == "auth" and float(entry["age-seconds"]) < DAY:
-            name = entry["username"]
-            tries[name if name in USERS | {"flower"} else "another name"] += int(entry["count"])
+        name, ago = entry["username"], float(entry["age-seconds"])
+        known = name in USERS | {"flower"}
+        if entry["reason"] != "auth" or ago >= DAY or (known and changed_then(name, ago)):
+            continue
+        tries[name if known else "another name"] += int(entry["count"])
     if not tries:
         return ok("none within a day", failed={})
     named = ", ".join(f"{number} as {name}" for name, number in tries.most_common())
     told = f"{count(tries.total(), 'try', 'tries')} within a day: {named}"
     return warn(told, WHO_FAILS, failed=dict(tries))
+
+
+def changed_then(user: str, ago: float) -> bool:
+    """Whether the stored password of that user was changing so many seconds ago."""
+    file = Path(resp.SECRETS, f"redis_{user}_password")
+    if not file.exists():  # as of `default`
+        return False
+    return 0 <= time.time() - ago - file.stat().st_mtime < CHANGE
 
 
 @check("Redis", "Protected mode")
