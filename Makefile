@@ -17,7 +17,7 @@ virtual_pi_args = --name $(VIRTUAL_PI) --platform $(PLATFORM) --release $(RELEAS
 python_works := python3 -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
 
 .DEFAULT_GOAL := help
-.PHONY: help deploy plan rotate rollback leave prove status audit doctor up shell down test test-fast walk troubles cut-off faults bench bench-quick lint
+.PHONY: help deploy plan rotate rollback leave prove status audit doctor up shell down test test-fast walk troubles cut-off faults bench bench-quick lint lock
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -93,6 +93,13 @@ lint: .venv/installed
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
 	@command -v shellcheck >/dev/null || { apt-get -q update && apt-get -q -y install shellcheck; }
 	@shellcheck $$(grep -rlE '^#!(/usr)?/bin/(env )?(ba)?sh' files tests/virtual_pi/image .ci)
+
+# Keeps the versions that are in it, as far as pyproject.toml allows; UPGRADE=1 takes the newest. The
+# lock of what is installed on the Pi is another: `python -m celery_pi.app_packages`.
+lock: ## Write requirements.lock anew, after a change of pyproject.toml or with UPGRADE=1; needs uv
+	@command -v uv >/dev/null || { echo "uv is missing: pipx install uv" >&2; exit 1; }
+	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	  $(if $(UPGRADE),--upgrade) --group test pyproject.toml --output-file requirements.lock
 
 # The packages are those of the lock file, to the hash. A fresh Debian has no ensurepip.
 .venv/installed: requirements.lock

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from pyinfra.api import FactBase, StringCommand
@@ -44,9 +45,11 @@ class Pi:
     @property
     def timeout(self) -> str:
         """Longest that its watchdog can wait for systemd, up to a minute; 15 s were seen to be
-        short for a `daemon-reload` on a slow card."""
-        major, minor = (int(part) for part in self.kernel.split(".")[:2])
-        return "1min" if (major, minor) >= LONG_TIMEOUTS else "15s"
+        short for a `daemon-reload` on a slow card. What every kernel takes, where the name of this
+        one begins with no version."""
+        version = re.match(r"(\d+)\.(\d+)", self.kernel)
+        is_long = version is not None and (int(version[1]), int(version[2])) >= LONG_TIMEOUTS
+        return "1min" if is_long else "15s"
 
     @property
     def is_watched_by_others(self) -> bool:

@@ -350,14 +350,13 @@ class Settings(BaseModel):
     added one to ufw by hand may need it."""
     # -- bans
     bans: bool = True
-    """Whether an address that fails to log in too often, by ssh, to Flower or to Redis, is refused
-    for a time. What the owner has said of ssh's jail in files of his own holds. Without bans the
-    firewall limits how often an address may try ssh."""
+    """Whether an address that fails to log in too often, by ssh or to Flower, is refused for a
+    time. What the owner has said of ssh's jail in files of his own holds. Without bans the firewall
+    limits how often an address may try ssh."""
     ban_tries: Annotated[int, Field(ge=2, le=100)] = 5
     """Failed logins that lead to a ban. With one, whoever mistypes once would be locked out."""
     ban_find_seconds: Annotated[int, Field(ge=10)] = 600
-    """Seconds within which they count. Those to Redis are looked for every second, so a shorter
-    time than some seconds would count none."""
+    """Seconds within which they count. With fewer than ten, who tries slowly is never banned."""
     ban_seconds: Annotated[int, Field(ge=10)] = 600
     """Seconds that a ban lasts, on every TCP port, ssh too: it slows a guesser down to nothing, and
     lets an owner who has mistyped in again while he still waits for it."""

@@ -12,49 +12,50 @@ from celery_pi.operations.absent_units import absent_units
 from celery_pi.operations.config_files import config_files
 from celery_pi.operations.debian_packages import debian_packages
 from celery_pi.operations.package_service import left_to_its_package
-from celery_pi.operations.service import CHECK_UNIT, service
+from celery_pi.operations.service import service
 from celery_pi.settings import Settings
 from celery_pi.sources import from_file, from_template
 
 UNIT = "fail2ban.service"
-LOGINS = "redis-logins.service"
 PACKAGES = ["fail2ban", "nftables", "python3-systemd"]
 LIBRARY = "/usr/local/lib/celery-pi"
-SCRIPT = from_file(f"{LIBRARY}/redis-logins", mode="0755")
 CHECK = from_file(f"{LIBRARY}/check-fail2ban-config", mode="0755")
 SANDBOX = from_file(f"/etc/systemd/system/{UNIT}.d/celery-pi.conf")
-REDIS = from_file("/etc/fail2ban/filter.d/celery-pi-redis.conf")
 FLOWER = from_file("/etc/fail2ban/filter.d/celery-pi-flower.conf")
 JAILS = "/etc/fail2ban/jail.d/zz-celery-pi.conf"
 LOOPBACK = ("127.0.0.0/8", "::1")
 GOOD = "fail2ban-client -t"
 
+# Until November 2026 there was a jail for Redis as well, whose log this service wrote.
+FORMER_UNIT = "redis-logins.service"
+FORMER = [
+    f"{LIBRARY}/redis-logins",
+    "/etc/fail2ban/filter.d/celery-pi-redis.conf",
+    "/run/redis-logins/told.json",
+]
+
 
 @component("Bans")
 def deploy(settings: Settings) -> None:
-    """Who fails to log in too often, by ssh, to Flower or to Redis, is refused for a time.
+    """Who fails to log in too often, by ssh or to Flower, is refused for a time.
 
-    What the owner has said of ssh's jail holds. Or nothing of ours is left, and fail2ban is as its
-    package has it, or as he had it.
+    Redis has no jail: it is reached from this machine alone, whose addresses are never banned. What
+    the owner has said of ssh's jail holds. Without bans nothing of ours is left, and fail2ban is as
+    its package has it, or as he had it.
     """
     if settings.bans:
-        _tell_of_redis(settings)
         _ban(settings)
     else:
         _remove(settings)
-
-
-def _tell_of_redis(settings: Settings) -> None:
-    unit = from_template(f"/etc/systemd/system/{LOGINS}", check=CHECK_UNIT, settings=settings)
-    config_files(name="Install the watch over Redis' logins", files=[SCRIPT, unit])
-    service(name="Run the watch over Redis' logins", unit=LOGINS, watch=[SCRIPT.path, unit.path])
+    # Last: until fail2ban has reloaded, its jail needs the filter.
+    absent_units(name="Remove the watch over Redis' logins", units=[FORMER_UNIT], files=FORMER)
 
 
 def _ban(settings: Settings) -> None:
     debian_packages(name="Install fail2ban", packages=PACKAGES, held=[UNIT])
     known = deployers(host)
     jail_of_ssh = host.get_fact(JailFound)
-    filters = [REDIS, FLOWER] if settings.flower else [REDIS]
+    filters = [FLOWER] if settings.flower else []
     jails = from_template(
         JAILS,
         check=f'{CHECK.path} "$NEW" {JAILS}',
@@ -86,10 +87,8 @@ def _watch_over(*jails: str) -> str:
 
 
 def _remove(settings: Settings) -> None:
-    told = "/run/redis-logins/told.json"
-    ours = [SCRIPT, CHECK, SANDBOX, REDIS, FLOWER]
-    paths = [*(file.path for file in ours), JAILS, told]
+    paths = [*(file.path for file in (CHECK, SANDBOX, FLOWER)), JAILS]
     if not settings.firewall:  # which lets these machines in before its limit
         paths.append(DEPLOYERS)
-    absent_units(name="Remove", units=[LOGINS], files=paths)
+    absent_units(name="Remove", units=[], files=paths)
     left_to_its_package(name="Run without them", unit=UNIT, check=GOOD)

@@ -148,7 +148,7 @@ QUICK = [
     ),
 ]
 
-OTHERS = ("redis-memory", "celery-beat", "celery-flower", "nginx", "redis-logins", "fail2ban")
+OTHERS = ("redis-memory", "celery-beat", "celery-flower", "nginx", "fail2ban")
 SERVICES = [
     Injected("A process is stopped", "systemctl kill --signal=STOP --kill-whom=main redis-server"),
     Injected("Redis is down", "systemctl stop redis-server"),

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.native
 SECRETS = "/etc/celery-pi/secrets"
 BACKUPS, NOTED = "/var/backups/celery-pi", "/var/lib/celery-pi"
 BEAT = "/etc/systemd/system/celery-beat.service"
+SOCKET = "/run/redis-celery/redis.sock"
 
 # What is broken by hand, and the checks that must see it.
 BROKEN = {
@@ -173,6 +174,17 @@ def test_what_a_person_has_to_mend_is_named(pi: VirtualPi) -> None:
     assert told.names("warn") - OF_TODAY == by_hand | expected(pi)
     assert told["State of the packages"]["held"] == ["nginx"]
     assert "9999/udp" in told["Firewall"]["open"]
+
+
+def test_failed_login_to_redis_is_counted(pi: VirtualPi) -> None:
+    for command in ("auth celery wrong", "auth my-password x", "auth celery wrong"):
+        pi.run("redis-cli", "-s", SOCKET, *command.split(), check=False)
+    told, shown = ask(pi, "audit"), table(pi, "audit")
+    redis(pi, "acl", "log", "reset")
+    assert (told.status, told["Failed logins"]) == (0, {"failed": {"celery": 2, "another name": 1}})
+    assert "3 tries within a day: 2 as celery, 1 as another name" in shown.text
+    assert "my-password" not in shown.text
+    assert "Failed logins" in ask(pi, "audit").names("ok")
 
 
 def test_audit_of_a_redis_that_is_down_ends_in_order(pi: VirtualPi) -> None:

@@ -15,8 +15,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.harness import deploy, pids, redis, wait_for
-from tests.redis_users import password_of
+from tests.harness import deploy, pids, wait_for
 from tests.site import login
 from tests.virtual_pi import VirtualPi
 
@@ -24,12 +23,11 @@ pytestmark = pytest.mark.native
 
 TRIES = 3
 SECONDS = 20
-JAILS = {"sshd": 22, "celery-pi-redis": 6379, "celery-pi-flower": 443}
+JAILS = {"sshd": 22, "celery-pi-flower": 443}
 VICTIM = "203.0.113.7"
 LOG = "/var/log/fail2ban.log"
 ERRORS = "/var/log/nginx/error.log"
 FILTERS = "/etc/fail2ban/filter.d"
-CONTROL = "/run/systemd/system.control"
 
 # One login, from an address of this machine's; then, if asked, how long that address is refused and
 # whether another is meanwhile.
@@ -52,12 +50,6 @@ def until(state):
         time.sleep(0.2)
     return time.monotonic() - start
 
-def redis():
-    with socket.create_connection((target, port), 30, (source, 0)) as there:
-        words = [word.encode() for word in ("AUTH", *who.split(":", 1))]
-        there.sendall(b"*3\\r\\n" + b"".join(b"$%d\\r\\n%s\\r\\n" % (len(w), w) for w in words))
-        return there.recv(100).decode().split()[0]
-
 def flower():
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -73,20 +65,11 @@ def ssh():
     done = subprocess.run([*command, f"{who}@{target}", "true"], capture_output=True, text=True)
     return "Permission denied" in done.stderr
 
-said = {22: ssh, 443: flower, 6379: redis}[port]()
+said = {22: ssh, 443: flower}[port]()
 if other:
     until(False)
     said = [opens(other), until(True)]
 print(json.dumps(said))
-"""
-
-FAIL = """
-import socket, sys
-there = socket.socket(socket.AF_INET if sys.argv[1] == "loopback" else socket.AF_UNIX)
-there.connect(("127.0.0.1", 6379) if sys.argv[1] == "loopback" else "/run/redis-celery/redis.sock")
-for number in range(int(sys.argv[2])):
-    there.sendall(b"AUTH celery wrong\\r\\n")
-    assert there.recv(100).startswith(b"-WRONGPASS")
 """
 
 
@@ -129,10 +112,8 @@ def outside(pi: VirtualPi) -> Iterator[Outside]:
 
 @pytest.fixture(scope="module")
 def strict(pi: VirtualPi, outside: Outside) -> Iterator[dict[str, object]]:
-    """The settings of a machine that is quick to ban, and that has Redis opened by hand.
-
-    The firewall lets the network in, so that nothing but a ban refuses it.
-    """
+    """The settings of a machine that is quick to ban. The firewall lets the network in, so that
+    nothing but a ban refuses it."""
     settings = {
         "ban_tries": TRIES,
         "ban_seconds": SECONDS,
@@ -140,14 +121,9 @@ def strict(pi: VirtualPi, outside: Outside) -> Iterator[dict[str, object]]:
     }
     changed = {"Bans | Configure", "Bans | Run", "Command | Install celery-pi"}
     assert deploy(pi, **settings).changed == changed
-    pi.run("systemctl", "set-property", "--runtime", "redis-server", "IPAddressAllow=any")
-    redis(pi, "config", "set", "bind", "0.0.0.0")  # noqa: S104  what this is about
     pi.run("ufw", "insert", "1", "allow", "from", outside.network)
     yield settings
     pi.run("ufw", "delete", "allow", "from", outside.network)
-    redis(pi, "config", "set", "bind", "127.0.0.1 -::1")
-    pi.run("rm", "-r", f"{CONTROL}/redis-server.service.d")
-    pi.run("systemctl", "daemon-reload")
     assert deploy(pi).status == 0
 
 
@@ -160,17 +136,10 @@ def status(pi: VirtualPi, jail: str, what: str) -> str:
 
 def right(pi: VirtualPi) -> dict[str, tuple[str, object]]:
     """For each jail a login that is let in, and what it is answered."""
-    return {
-        "celery-pi-redis": (f"celery:{password_of(pi, 'celery')}", "+OK"),
-        "celery-pi-flower": (login(pi), 200),
-    }
+    return {"celery-pi-flower": (login(pi), 200)}
 
 
-WRONG = {
-    "sshd": ("nobody-here", True),
-    "celery-pi-redis": ("celery:wrong", "-WRONGPASS"),
-    "celery-pi-flower": ("flower:wrong", 401),
-}
+WRONG = {"sshd": ("nobody-here", True), "celery-pi-flower": ("flower:wrong", 401)}
 
 
 def test_settled_machine_is_left_alone(pi: VirtualPi, strict: dict[str, object]) -> None:
@@ -212,13 +181,13 @@ def test_address_is_banned_after_so_many_tries_and_for_so_long(
 def test_address_of_the_owners_and_loopback_are_never_banned_but_told(
     pi: VirtualPi, outside: Outside
 ) -> None:
-    who, answer = WRONG["celery-pi-redis"]
+    who, answer = WRONG["celery-pi-flower"]
     with ignored_but_told(pi, outside.addresses["ignored"]):
         for _ in range(TRIES + 1):
-            assert outside.ask("celery-pi-redis", who, "ignored") == answer
-    # Not before: within a second, all would be the last one's.
+            assert outside.ask("celery-pi-flower", who, "ignored") == answer
     with ignored_but_told(pi, "127.0.0.1"):
-        pi.run("python3", "-c", FAIL, "loopback", str(TRIES + 1))
+        for _ in range(TRIES + 1):
+            pi.run("curl", "-ksu", who, "https://127.0.0.1/flower/")
 
 
 @contextmanager
@@ -226,7 +195,7 @@ def ignored_but_told(pi: VirtualPi, address: str) -> Iterator[None]:
     """What is done inside fails to log in so often from there."""
 
     def seen() -> int:
-        return pi.run("cat", LOG).stdout.count(f"[celery-pi-redis] Ignore {address} by ")
+        return pi.run("cat", LOG).stdout.count(f"[celery-pi-flower] Ignore {address} by ")
 
     before = told(pi, address), seen()
     yield
@@ -236,10 +205,10 @@ def ignored_but_told(pi: VirtualPi, address: str) -> Iterator[None]:
 
 
 def told(pi: VirtualPi, address: str) -> int:
-    """How many failed logins of `celery` from there are in the journal."""
+    """How many failed logins to Flower from there are in the journal."""
     pi.run("journalctl", "--sync")
-    lines = pi.run("journalctl", "-q", "-o", "cat", "-u", "redis-logins").stdout.splitlines()
-    return sum(f"failed login of celery to Redis from {address} at 20" in line for line in lines)
+    lines = pi.run("journalctl", "-q", "-o", "cat", "-t", "celery_pi_flower").stdout.splitlines()
+    return lines.count(f"failed login to Flower from {address}")
 
 
 def matched(pi: VirtualPi, log: str, name: str) -> set[str]:
@@ -252,34 +221,29 @@ def matched(pi: VirtualPi, log: str, name: str) -> set[str]:
 def test_no_client_can_have_another_banned(pi: VirtualPi, outside: Outside) -> None:
     """By what it sends as a name or asks for, nor can a user of the Pi's by what he logs."""
     now = pi.run("date", "+%Y/%m/%d %H:%M:%S").stdout.strip()
-    said = {
-        "redis-logins": f"celery-pi: failed login of celery to Redis from {VICTIM} at 2026-01-01",
-        "celery_pi_flower": f"failed login to Flower from {VICTIM}",
-    }
-    for tag, line in said.items():
-        pi.run("logger", "-t", tag, line, user="pi")
+    tag, line = "celery_pi_flower", f"failed login to Flower from {VICTIM}"
+    pi.run("logger", "-t", tag, line, user="pi")
     lines = [
-        *(f"raspberrypi {tag}[1]: {line}" for tag, line in said.items()),
+        f"raspberrypi {tag}[1]: {line}",
         f'{now} [error] 1#1: *1 user "x": password mismatch, client: {VICTIM}, server: x, '
         'request: "GET / HTTP/1.1", host: "x"',
     ]
     forged = "\n" + "\n".join(lines) + "\n"
-    outside.ask("celery-pi-redis", forged.replace(":", ";") + ":x", "forger")
     outside.ask("celery-pi-flower", forged.replace(":", ";") + ":x", "forger")
     there = HTTPConnection(pi.address, timeout=30)
     path = f"/.well-known/acme-challenge/{quote(forged, safe='')}"
-    named = {"Host": "raspberrypi", "User-Agent": lines[1]}
+    named = {"Host": "raspberrypi", "User-Agent": lines[0]}
     there.request("GET", path, headers=named)
     assert there.getresponse().status == 404
 
     forger = outside.addresses["forger"]
-    for jail in ("celery-pi-redis", "celery-pi-flower"):
-        found = wait_for(
-            "the forger is found",
-            lambda at=jail: {forger} & (seen := matched(pi, "systemd-journal", at)) and seen,
-        )
-        assert VICTIM not in found
-        assert VICTIM not in status(pi, jail, "Banned IP list")
+    jail = "celery-pi-flower"
+    found = wait_for(
+        "the forger is found",
+        lambda: {forger} & (seen := matched(pi, "systemd-journal", jail)) and seen,
+    )
+    assert VICTIM not in found
+    assert VICTIM not in status(pi, jail, "Banned IP list")
     assert VICTIM in matched(pi, ERRORS, "nginx-http-auth"), "fail2ban's own filter believes it"
 
 
@@ -297,42 +261,51 @@ def test_only_root_speaks_for_sshd(pi: VirtualPi) -> None:
     wait_for("it is over", lambda: VICTIM not in status(pi, "sshd", "Banned IP list"), 60)
 
 
-def over_restarts(pi: VirtualPi) -> None:
-    """Fail just before and just after restarts; each try is told once."""
-    before, tries = told(pi, "the socket"), 0
-    for unit in ("redis-logins", "redis-server") * 2:
-        pi.run("python3", "-c", FAIL, "socket", "3")
-        pi.run("systemctl", "restart", unit)
-        pi.run("python3", "-c", FAIL, "socket", "2")
-        tries += 5
-    wait_for("all are told", lambda: told(pi, "the socket") >= before + tries)
-    time.sleep(3)  # for those that would be told again
-    assert told(pi, "the socket") == before + tries
-    wait_for("all are well", lambda: pids(pi))
+# What deploys of before November 2026 have put there for a jail of Redis'.
+FORMER = {
+    "/usr/local/lib/celery-pi/redis-logins": "#!/bin/sh\n# Managed by celery-pi\nexec sleep 600\n",
+    f"{FILTERS}/celery-pi-redis.conf": "# Managed by celery-pi\n[Definition]\n"
+    "failregex = ^failed login to Redis from <ADDR>$\njournalmatch = _SYSTEMD_UNIT=x.service\n",
+    "/etc/systemd/system/redis-logins.service": "# Managed by celery-pi\n[Unit]\n"
+    "BindsTo=redis-server.service\nAfter=redis-server.service\n[Service]\n"
+    "ExecStart=/usr/local/lib/celery-pi/redis-logins\nRuntimeDirectory=redis-logins\n"
+    "RuntimeDirectoryPreserve=yes\n[Install]\nWantedBy=redis-server.service\n",
+    "/run/redis-logins/told.json": "[]\n",
+}
+SANDBOX = "/etc/systemd/system/fail2ban.service.d/celery-pi.conf"
+JAIL_FILE = "/etc/fail2ban/jail.d/zz-celery-pi.conf"
+FORMER_JAIL = "[celery-pi-redis]\nenabled = true\nfilter = celery-pi-redis\nbackend = systemd\n"
 
 
-def test_failed_login_is_told_once_over_restarts(pi: VirtualPi) -> None:
-    over_restarts(pi)
+def test_jail_of_redis_that_former_deploys_had_is_removed(
+    pi: VirtualPi, strict: dict[str, object]
+) -> None:
+    for path, text in FORMER.items():
+        pi.run("sh", "-c", f"mkdir -p $(dirname {path}); cat >{path}", input=text.encode())
+    pi.run("chmod", "755", next(iter(FORMER)))
+    pi.run("sh", "-c", f"cat >>{JAIL_FILE}", input=FORMER_JAIL.encode())
+    pi.run("systemctl", "daemon-reload")
+    pi.run("systemctl", "enable", "--now", "redis-logins")
+    pi.run("systemctl", "reload", "fail2ban")
+    wait_for("it is there", lambda: "celery-pi-redis" in pi.run("fail2ban-client", "status").stdout)
+    redis_pid = pids(pi)["redis-server"]
 
+    assert deploy(pi, **strict).changed == {
+        *("Bans | Configure", "Bans | Run", "Bans | Remove the watch over Redis' logins"),
+    }
 
-@pytest.mark.debian12
-def test_failed_login_is_told_once_over_restarts_of_redis_7_0(debian12_pi: VirtualPi) -> None:
-    over_restarts(debian12_pi)
-
-
-def test_failed_login_would_be_told_again_if_nothing_were_noted(pi: VirtualPi) -> None:
-    """What the tests above would see."""
-    before = told(pi, "the socket")
-    pi.run("python3", "-c", FAIL, "socket", "2")
-    wait_for("they are told", lambda: told(pi, "the socket") == before + 2)
-    pi.run("sh", "-c", "systemctl stop redis-logins && rm /run/redis-logins/told.json")
-    pi.run("systemctl", "start", "redis-logins")
-    wait_for("they are told again", lambda: told(pi, "the socket") >= before + 4)
+    shown = pi.run("systemctl", "show", "-p", "LoadState,ActiveState", "redis-logins").stdout
+    assert set(shown.split()) == {"LoadState=not-found", "ActiveState=inactive"}
+    found = pi.run("find", *FORMER, "/etc/systemd/system/redis-server.service.wants", check=False)
+    assert "redis-logins" not in found.stdout
+    assert "celery-pi-redis" not in pi.run("fail2ban-client", "status").stdout
+    assert pids(pi)["redis-server"] == redis_pid
+    assert deploy(pi, **strict).changed == set()
 
 
 def test_switched_off_nothing_of_it_is_left_and_it_comes_back(pi: VirtualPi) -> None:
     before = installed(pi)
-    assert len(before) > 8
+    assert before >= {JAIL_FILE, f"{FILTERS}/celery-pi-flower.conf", SANDBOX}
     assert deploy(pi, bans=False).changed == {
         *("Bans | Remove", "Bans | Run without them", "Command | Install celery-pi"),
         "Firewall | Close all ports but the declared",  # which limits ssh instead
@@ -363,7 +336,7 @@ def test_what_the_owner_has_said_of_ssh_holds_with_our_bans_and_without(pi: Virt
         assert deploy(pi).changed == set()
         asked = ("bantime", "maxretry", "findtime")
         assert [of_jail(pi, "sshd", what) for what in asked] == ["3600", "3", "600"]
-        assert [of_jail(pi, "celery-pi-redis", what) for what in asked] == ["600", "5", "600"]
+        assert [of_jail(pi, "celery-pi-flower", what) for what in asked] == ["600", "5", "600"]
         assert "192.0.2.0/24" in of_jail(pi, "sshd", "ignoreip")
         assert deploy(pi, bans=False).status == 0
         assert of_jail(pi, "sshd", "bantime") == "3600"
@@ -376,6 +349,6 @@ def test_what_the_owner_has_said_of_ssh_holds_with_our_bans_and_without(pi: Virt
 
 def installed(pi: VirtualPi) -> set[str]:
     """What a deploy puts on the disk."""
-    ours = re.compile(r"fail2ban.*celery-pi|celery-pi.*fail2ban|redis-logins")
+    ours = re.compile(r"fail2ban.*celery-pi|celery-pi.*fail2ban")
     found = pi.run("find", "/etc", "/usr/local", "/var/lib/celery-pi", "-not", "-type", "d").stdout
     return {path for path in found.splitlines() if ours.search(path)}

@@ -8,7 +8,9 @@ from xml.etree import ElementTree
 
 import pytest
 
+from celery_pi.settings import Settings
 from tests.bench.figure import Figure, Goal
+from tests.bench.machine import pinned
 from tests.bench.plot import draw, number
 from tests.bench.report import page, section, write
 
@@ -67,3 +69,9 @@ def test_plots_are_those_of_the_page_and_no_others(tmp_path: Path) -> None:
 )
 def test_number_has_three_digits(value: float, shown: str) -> None:
     assert number(value) == shown
+
+
+def test_versions_are_those_of_pins_with_extras_too() -> None:
+    pins = ("celery[redis]==5.5.3", "kombu == 5.5.4", "redis==5.2.1")
+    assert pinned(pins) == {"celery": "5.5.3", "kombu": "5.5.4", "redis": "5.2.1"}
+    assert {"celery", "kombu", "redis"} <= set(pinned(Settings().app_pins))

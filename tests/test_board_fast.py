@@ -185,7 +185,10 @@ def pi(*true: str, kernel: str = "6.12.34+rpt-rpi-2712", watched: str = "0") -> 
 
 @pytest.mark.parametrize(
     ("kernel", "timeout"),
-    [("6.1.0-28-arm64", "15s"), ("6.7.12", "15s"), ("6.8.0", "1min"), ("6.12.34+rpt", "1min")],
+    [
+        *(("6.1.0-28-arm64", "15s"), ("6.7.12", "15s"), ("6.8.0", "1min"), ("6.12.34+rpt", "1min")),
+        *(("7.1-rc1", "1min"), ("6.7-rc3-v8+", "15s"), ("7.0+", "1min"), ("next-20261101", "15s")),
+    ],
 )
 def test_watchdog_is_set_to_what_the_kernel_takes(kernel: str, timeout: str) -> None:
     assert pi(kernel=kernel).timeout == timeout

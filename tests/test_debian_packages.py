@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import shutil
 import subprocess
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -25,9 +27,19 @@ ASKED = (
     *("nginx.service,restart", "logrotate.timer,start", "redis,start"),
 )
 
+# Debian 12's dpkg, with a number or without, and Debian 13's say so who holds the lock.
+HOLDERS = (
+    "another process",
+    "another process with pid 123",
+    "/usr/bin/python3.13 process with pid 123",
+)
+LOCKED = "dpkg: error: dpkg frontend lock was locked by {}"
+
 # dpkg and apt as far as the operation knows them: a file for each package with its status.
 DPKG_QUERY = 'cat "{state}/$4" 2>/dev/null'
 DPKG = """
+read -r left <{state}/locked
+[ "$left" = 0 ] || { echo $((left - 1)) >{state}/locked; echo "{told}" >&2; exit 2; }
 rm -f {state}/updates/*
 for p in {state}/*-*; do grep -q '^install ok' "$p" && printf 'install ok installed' >"$p"; done
 true
@@ -43,7 +55,8 @@ for word in "$@"; do
   case $word in
     update) cat {state}/fetched
       read -r left <{state}/refusals
-      [ "$left" = 0 ] || { echo $((left - 1)) >{state}/refusals; exit 100; } ;;
+      [ "$left" = 0 ] || {
+        echo $((left - 1)) >{state}/refusals; cat {state}/reason >&2; exit 100; } ;;
     *-*) case $word in -*) ;; *) printf 'install ok installed' >"{state}/$word" ;; esac ;;
   esac
 done
@@ -55,7 +68,13 @@ class Debian:
         self.state = directory / "state"
         (self.state / "updates").mkdir(parents=True)
         (self.state / "refusals").write_text("0\n")
+        (self.state / "locked").write_text("0\n")
+        (self.state / "told").touch()
         (self.state / "fetched").touch()
+        (self.state / "reason").touch()
+        self.lock = directory / "lock-frontend"
+        self.lock.touch()
+        monkeypatch.setattr(module, "LOCKS", str(self.lock))
         self.programs = Programs(directory, monkeypatch)
         self.policy = directory / "policy-rc.d"
         monkeypatch.setattr(module, "POLICY", str(self.policy))
@@ -67,8 +86,10 @@ class Debian:
         monkeypatch.setattr(before, "INSTALLED", str(self.record))
         monkeypatch.setattr(before, "HISTORY", str(self.history))
         monkeypatch.setattr(module, "SAID", str(directory / "run/apt.update"))
+        monkeypatch.setattr(module, "CONFIGURED", str(directory / "run/dpkg.configure"))
         for name, script in (("dpkg-query", DPKG_QUERY), ("dpkg", DPKG), ("apt-get", APT)):
             script = script.replace("{state}", str(self.state)).replace("{asked}", " ".join(ASKED))
+            script = script.replace("{told}", f"$(cat {self.state}/told)")
             self.programs.add(name, script.replace("{policy}", str(self.policy)))
         monkeypatch.delenv("DEBIAN_FRONTEND", raising=False)
         self.programs.add("sleep")
@@ -147,9 +168,10 @@ def test_configuration_files_of_the_owner_are_kept(debian: Debian) -> None:
     [
         ("deinstall ok config-files", ["update", "install redis-server"]),
         ("unknown ok not-installed", ["update", "install redis-server"]),
-        ("install ok unpacked", [CONFIGURE, "update", "install redis-server"]),
-        ("install ok half-configured", [CONFIGURE, "update", "install redis-server"]),
-        ("install ok triggers-pending", [CONFIGURE, "update", "install redis-server"]),
+        ("install ok unpacked", [CONFIGURE]),
+        ("install ok half-configured", [CONFIGURE]),
+        ("install ok triggers-pending", [CONFIGURE]),
+        ("install reinstreq half-installed", ["update", "install redis-server"]),
     ],
 )
 def test_package_in_any_other_state_is_completed_or_installed(
@@ -177,8 +199,74 @@ def test_interrupted_dpkg_is_completed_when_nothing_is_missing(debian: Debian) -
     assert debian.deploy("redis-server").changed == [False]
 
 
+@contextmanager
+def held_by_another(lock: Path) -> Iterator[int]:
+    """Another process holds it as apt and dpkg do; its number."""
+    hold = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX)"
+    command = (sys.executable, "-c", f"{hold}; print(flush=True); sys.stdin.read()", lock)
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout
+        holder.stdout.readline()
+        yield holder.pid
+        holder.communicate()
+
+
+@pytest.mark.parametrize("holder", HOLDERS)
+def test_steps_of_another_dpkg_are_no_interruption_and_are_waited_for(
+    debian: Debian, holder: str
+) -> None:
+    """As unattended-upgrades is at work when a new Pi is deployed for the first time."""
+    (debian.state / "told").write_text(LOCKED.format(holder))
+    debian.interrupted()
+    debian.has(redis_server="install ok unpacked")
+    (debian.state / "locked").write_text("7\n")
+    with held_by_another(debian.lock) as pid:
+        name = Path(f"/proc/{pid}/comm").read_text().strip()
+        found = debian.fact("redis-server", "a-a")
+        assert found.missing == ("redis-server", "a-a")
+        assert (found.interrupted, found.busy) == (False, f"{name} ({pid})")
+        done = debian.deploy("redis-server", "a-a")
+    assert (done.error, done.changed) == ("", [True])
+    waited = [CONFIGURE, "sleep 5"] * 7
+    assert debian.calls() == [*waited, CONFIGURE, "update", "install a-a"]
+    assert debian.deploy("redis-server", "a-a").changed == [False]
+
+
+@pytest.mark.parametrize("holder", HOLDERS)
+def test_another_dpkg_that_does_not_end_is_waited_for_within_bounds(
+    debian: Debian, monkeypatch: pytest.MonkeyPatch, holder: str
+) -> None:
+    (debian.state / "told").write_text(LOCKED.format(holder))
+    monkeypatch.setattr(module, "WAITING", 0)
+    debian.interrupted()
+    (debian.state / "locked").write_text("7\n")
+    done = debian.deploy("redis-server")
+    assert done.error
+    assert LOCKED.format(holder) in done.shown
+    assert "another apt or dpkg still works after 0 s" in done.shown
+    assert debian.calls() == [CONFIGURE]
+
+
+def test_dpkg_that_fails_for_itself_is_not_tried_again(debian: Debian) -> None:
+    debian.interrupted()
+    debian.programs.add("dpkg", "echo 'a script of a package failed' >&2; exit 1")
+    done = debian.deploy("redis-server")
+    assert done.error
+    assert "a script of a package failed" in done.shown
+    assert debian.calls() == [CONFIGURE]
+
+
+def test_lists_that_another_apt_has_locked_are_waited_for(debian: Debian) -> None:
+    (debian.state / "refusals").write_text("7\n")
+    (debian.state / "reason").write_text(
+        "E: Could not get lock /var/lib/apt/lists/lock. It is held by process 123 (apt-get)\n"
+    )
+    assert debian.deploy("redis-server").error == ""
+    assert debian.calls() == [*["update", "sleep 10"] * 7, "update", "install redis-server"]
+
+
 @pytest.mark.parametrize("refusals", [1, 2])
-def test_lists_that_another_apt_has_locked_are_tried_again(debian: Debian, refusals: int) -> None:
+def test_lists_that_cannot_be_fetched_are_tried_again(debian: Debian, refusals: int) -> None:
     (debian.state / "refusals").write_text(f"{refusals}\n")
     assert debian.deploy("redis-server").error == ""
     assert debian.calls() == [*["update", "sleep 10"] * refusals, "update", "install redis-server"]

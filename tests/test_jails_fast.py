@@ -84,7 +84,7 @@ def test_addresses_that_he_ignores_are_kept_beside_ours(etc: Path) -> None:
     assert found().ignored == ("127.0.0.1/8", "10.0.0.0/8", "fd00::/8")
     written = jails(found())
     assert written["sshd"]["ignoreip"] == "::1 127.0.0.1/8 10.0.0.0/8 fd00::/8"
-    assert written["celery-pi-redis"]["ignoreip"] == "::1"
+    assert written["celery-pi-flower"]["ignoreip"] == "::1"
 
 
 def test_file_that_is_no_configuration_is_named(etc: Path) -> None:
@@ -106,5 +106,5 @@ def test_ours_says_nothing_of_what_is_his_and_all_else() -> None:
     his = frozenset({"bantime", "maxretry", "backend", "journalmatch", "usedns"})
     assert whole - set(jails(OwnersJail(his))["sshd"]) == his
     assert whole - set(jails(OwnersJail(frozenset({"banaction"})))["sshd"]) == {"action"}
-    for name in ("celery-pi-redis", "celery-pi-flower"):
-        assert jails(OwnersJail(his))[name] == jails(OwnersJail())[name], "these are ours"
+    ours = [jails(owners)["celery-pi-flower"] for owners in (OwnersJail(his), OwnersJail())]
+    assert ours[0] == ours[1], "this one is ours"

@@ -112,7 +112,9 @@ def test_python_packages_of_before(leave: Any, tmp_path: Path) -> None:
     packages = venv / "lib/python3.13/site-packages"
     packages.mkdir(parents=True)
     (venv / "bin").mkdir()
-    (venv / "bin/python").touch()
+    (venv / "bin/python3.13").touch()
+    (venv / "bin/python").symlink_to("python3.13")
+    (venv / "lib/python3.11/site-packages/redis-5.2.1.dist-info").mkdir(parents=True)  # before
     for name in ("celery-5.5.3", "django_celery_results-2.6.0", "flower-2.0.0"):
         (packages / f"{name}.dist-info").mkdir()
     listed = tmp_path / "listed"

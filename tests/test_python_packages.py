@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -307,21 +308,46 @@ def test_child_that_was_stopped_ends_with_the_time(
     assert theirs.fact().ready, "and nothing waits for it"
 
 
-def test_lock_that_nobody_gives_back_is_not_waited_for_without_end(
-    app: App, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@contextmanager
+def pip_at_work(seconds: float) -> Iterator[str]:
+    """A process holds the lock as a pip that works beside a deploy does: by a descriptor that it
+    has from the one that locked it. Its name and number."""
     lock = Path(module.LOCK)
     lock.parent.mkdir()
-    lock.touch()
+    script = 'exec 9>"$0"; flock 9; echo; exec sleep "$1"'
+    command = ("sh", "-c", script, lock, str(seconds))
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout
+        holder.stdout.readline()
+        yield f"sleep ({holder.pid})"
+        holder.terminate()
+
+
+@pytest.mark.parametrize("dry", [True, False])
+def test_pip_at_work_is_waited_for_and_named(
+    deployed: App, monkeypatch: pytest.MonkeyPatch, dry: bool
+) -> None:
+    monkeypatch.setattr(module, "QUIETLY", 0)
+    with pip_at_work(1.5) as holder:
+        done = deployed.plan() if dry else deployed.deploy()
+    assert f"waits up to 660 s for pip: {holder} holds {module.LOCK}" in done.shown
+    assert (done.error, any(done.planned)) == ("", False)
+
+
+@pytest.mark.parametrize("dry", [True, False])
+def test_pip_that_does_not_end_is_not_waited_for_without_end(
+    app: App, monkeypatch: pytest.MonkeyPatch, dry: bool
+) -> None:
+    monkeypatch.setattr(module, "QUIETLY", 0)
     monkeypatch.setattr(module, "WAITING", 1)
-    with subprocess.Popen(["flock", lock, "sleep", "60"]) as holder:
-        time.sleep(0.3)
-        try:
-            said = refusal(app)
-        finally:
-            holder.terminate()
-            subprocess.run(["pkill", "-P", str(holder.pid)], check=False)
-    assert f"celery-pi: pip works and does not end: see what holds {lock}" in said
+    with pip_at_work(60) as holder:
+        with pytest.raises(PyinfraError):
+            app.plan() if dry else app.deploy()
+        command = PythonEnvironment().command(str(app.venv), str(app.requirements), last=True)
+        with pytest.raises(AssertionError) as refused:
+            sh(command)
+    said = f"celery-pi: pip has not ended after 1 s: {holder} holds {module.LOCK}"
+    assert said in str(refused.value)
 
 
 # -- what is ours, by digest

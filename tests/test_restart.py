@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
 
-from tests.harness import deploy, pids, plan, prove, redis
+from tests.harness import ROOT, deploy, pids, plan, prove, redis
 from tests.virtual_pi import VirtualPi
 
 pytestmark = pytest.mark.debian12
@@ -42,9 +43,18 @@ def test_setting_restarts_exactly_its_readers(
     before = pids(pi)
     settings[setting] = value
     announced = plan(pi, **settings).planned
+    if setting == "redis_port":
+        assert announced == documented()
     assert deploy(pi, **settings).changed == announced
     after = pids(pi)
     assert {unit for unit in ALL if before[unit] != after[unit]} == expected
+
+
+def documented() -> set[str]:
+    """What changes with the port, as the example of a record has it."""
+    found = re.search("changed: (.*)", (ROOT / "docs/deploys.md").read_text())
+    assert found
+    return set(found[1].split(", "))
 
 
 def test_services_run_with_the_new_values(pi: VirtualPi, settings: dict[str, object]) -> None:

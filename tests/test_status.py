@@ -25,7 +25,7 @@ REDIS_NEEDED = {
     *("Server", "Memory", "Clients", "Keys", "Snapshot", "Append-only file", "Queues"),
     *("Unacknowledged", "Active and scheduled", "Set aside", "Workers"),
 }
-BOUND_TO_REDIS = {"redis-server", "redis-memory", "redis-logins"}
+BOUND_TO_REDIS = {"redis-server", "redis-memory"}
 VCGENCMD = "/usr/local/bin/vcgencmd"
 
 
@@ -89,7 +89,7 @@ def test_tasks_that_wait_run_and_are_scheduled_are_counted(pi: VirtualPi) -> Non
     "unit",
     [
         *("redis-memory", "celery-worker", "celery-beat", "celery-flower", "nginx"),
-        *("redis-logins", "fail2ban"),
+        "fail2ban",
     ],
 )
 def test_unit_that_is_down_is_named(pi: VirtualPi, unit: str) -> None:

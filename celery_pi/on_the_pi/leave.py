@@ -364,11 +364,14 @@ def start_earlier() -> None:
 def python_changes(listed: Path) -> tuple[str, list[str]]:
     """The environment, and the words for pip: what is to go as -NAME, what is to be as NAME==V."""
     venv, *before = lines(listed)
-    if not Path(venv, "bin/python").exists():
+    python = Path(venv, "bin/python")
+    if not python.exists():
         return venv, []
     wanted = dict(line.split("==", 1) for line in before)
     now = {}
-    for info in Path(venv).glob("lib/python*/site-packages/*.dist-info"):
+    # After an upgrade of Debian, those of the Python before are there too; pip sees none of them.
+    packages = Path(venv, "lib", python.resolve().name, "site-packages")
+    for info in packages.glob("*.dist-info"):
         name, _, version = info.name.removesuffix(".dist-info").partition("-")
         now[re.sub(r"[-_.]+", "-", name).lower()] = version
     gone = [f"-{name}" for name in now if name not in wanted]

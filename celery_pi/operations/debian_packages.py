@@ -12,25 +12,63 @@ from celery_pi import before
 from celery_pi.plan import is_planned, will
 from celery_pi.remote import assign, read_quietly
 
+# Taken with fcntl(2) by apt and dpkg while they work; /proc/locks names the process that holds one.
+LOCKS = "/var/lib/dpkg/lock-frontend /var/lib/dpkg/lock"
+
 # dpkg keeps its unfinished steps in `updates`; until they are done, apt refuses to do anything.
+# While another process holds the lock, those are its steps, and nothing was interrupted.
 SHOW = r"""
-ls /var/lib/dpkg/updates | grep -q '^[0-9]' && echo interrupted
+unfinished=
+ls /var/lib/dpkg/updates | grep -q '^[0-9]' && unfinished=1
 for p in $packages; do
   case $(dpkg-query -W -f '${Status}' "$p" 2>/dev/null) in
     *' ok installed') ;;  # wanted, or held where it is
-    'install ok '*) echo interrupted; echo "missing $p" ;;
+    'install ok '*) unfinished=1; echo "missing $p" ;;
     *) echo "missing $p" ;;
   esac
 done
+if [ "$unfinished" ]; then
+  holder=
+  for lock in $locks; do
+    inode=$(stat -c %i "$lock" 2>/dev/null) || continue  # dpkg has never run
+    pid=$(sed -n "s/^[0-9]*: POSIX .* \([0-9]*\) [0-9a-f]*:[0-9a-f]*:$inode .*/\1/p" /proc/locks)
+    [ -z "$pid" ] || holder=${pid%%[!0-9]*}
+  done
+  if [ -z "$holder" ]; then echo interrupted
+  else echo "busy $(cat "/proc/$holder/comm" 2>/dev/null) ($holder)"; fi
+fi
 [ -e "$installed" ] || echo unrecorded
 true  # nothing to say is an answer
 """
 
+# Seconds to wait for another apt or dpkg. On the first day of a Pi it is unattended-upgrades, which
+# gives the lock back after each few packages. `before.INSTALLED_BY_US` knows our calls by it.
+WAITING = 300
+
 # needrestart, where it is installed, would start services again in the midst of a deploy.
 APT = (
     "DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=yes "
-    "apt-get -q -y -o DPkg::Lock::Timeout=300"
+    f"apt-get -q -y -o DPkg::Lock::Timeout={WAITING}"
 )
+
+# dpkg takes its lock itself, but does not wait for it. Debian 12's says that "another" process has
+# it, and Debian 13's which. Its output goes to a file, as a daemon that a package starts may keep
+# it open.
+CONFIGURE = r"""
+umask 077; mkdir -p "${said%/*}"
+end=$(($(date +%s) + waiting))
+is_locked() { [ $status != 0 ] && grep -q 'lock was locked by .* process' "$said"; }
+while
+  LC_ALL=C DEBIAN_FRONTEND=noninteractive dpkg --configure -a --force-confold >"$said" 2>&1
+  status=$?
+  is_locked && [ "$(date +%s)" -lt $end ]
+do sleep 5; done
+cat "$said" >&2
+! is_locked ||
+  echo "celery-pi: another apt or dpkg still works after $waiting s: deploy again later" >&2
+rm -f "$said"
+(exit $status)
+"""
 
 # It changes nothing, not even apt's own cache, and needs no root for it.
 SIMULATE = (
@@ -42,16 +80,18 @@ FETCHED = "celery_pi_package_lists"
 PLANNED = "celery_pi_planned_packages"
 RECORDING = "celery_pi_begins_record_of_packages"
 
-# Without the lock's time-out, which `update` does not know, another apt makes it fail at once. One
-# source that is dead, where others answer, keeps nobody from what those have.
+# `update` does not know the lock's time-out: another apt makes it fail at once. After any other
+# failure it is tried three times. One dead source, where others answer, keeps nobody from what
+# those have.
 UPDATE = f"""
 umask 077; mkdir -p "${{said%/*}}"
-for try in 1 2 3; do
+tries=0 end=$(($(date +%s) + waiting))
+while
   LC_ALL=C {APT} update >"$said" 2>&1
   status=$?
-  [ $status != 0 ] && [ $try -lt 3 ] || break
-  sleep 10
-done
+  if grep -q '^E: Could not get lock' "$said"; then [ "$(date +%s)" -lt $end ]
+  else tries=$((tries + 1)); [ $status != 0 ] && [ $tries -lt 3 ]; fi
+do sleep 10; done
 cat "$said" >&2
 [ $status = 0 ] || grep -qE '^(Hit|Get):' "$said"
 """
@@ -66,6 +106,7 @@ rm -f "$said"
 POLICY = "/usr/sbin/policy-rc.d"
 LOCK = "/run/celery-pi/apt.lock"
 SAID = "/run/celery-pi/apt.update"
+CONFIGURED = "/run/celery-pi/dpkg.configure"
 MARK = "# Managed by celery-pi, and here while it installs packages."
 SAY_NO = """#!/bin/sh
 {mark}
@@ -89,12 +130,14 @@ fi
 
 @dataclass(frozen=True)
 class Packages:
-    """Which of the packages are not installed, whether dpkg was interrupted, and whether nothing
-    tells yet which ones we have installed."""
+    """Which of the packages are not installed, whether dpkg was interrupted, whether nothing tells
+    yet which ones we have installed, and the process that is at work on packages, as in
+    `apt-get (123)`."""
 
     missing: tuple[str, ...] = ()
     interrupted: bool = False
     unrecorded: bool = False
+    busy: str = ""
 
 
 class DebianPackages(FactBase[Packages]):
@@ -103,11 +146,15 @@ class DebianPackages(FactBase[Packages]):
     default = Packages
 
     def command(self, packages: Sequence[str]) -> StringCommand:
-        return StringCommand(assign(packages=" ".join(packages), installed=before.INSTALLED), SHOW)
+        names = " ".join(packages)
+        return StringCommand(assign(packages=names, installed=before.INSTALLED, locks=LOCKS), SHOW)
 
     def process(self, output: list[str]) -> Packages:
         missing = (line.partition(" ")[2] for line in output if line.startswith("missing "))
-        return Packages(tuple(missing), "interrupted" in output, "unrecorded" in output)
+        busy = (line.partition(" ")[2] for line in output if line.startswith("busy "))
+        return Packages(
+            tuple(missing), "interrupted" in output, "unrecorded" in output, next(busy, "")
+        )
 
 
 @operation()
@@ -118,18 +165,21 @@ def debian_packages(packages: Sequence[str], held: Sequence[str] = ()) -> Genera
     configured.
 
     Those that were not there are noted on the machine before apt is called (`before.INSTALLED`).
-    Beyond pyinfra's `apt.packages`, it waits for another apt, completes what dpkg left
-    unfinished, and does not count the age of the package lists as a change.
+    Beyond pyinfra's `apt.packages`, it waits for another apt or dpkg (`WAITING` seconds for each
+    command), completes what dpkg left unfinished once nobody holds its lock, and does not count
+    the age of the package lists as a change.
     """
     now = host.get_fact(DebianPackages, packages=list(packages))
     missing = _not_planned(now.missing)
     unrecorded = now.unrecorded and _is_first()
     _tell(now, missing)
-    if now.interrupted:
-        yield StringCommand("DEBIAN_FRONTEND=noninteractive dpkg --configure -a --force-confold")
+    if now.interrupted or now.busy:
+        yield StringCommand(assign(said=CONFIGURED, waiting=str(WAITING)), CONFIGURE)
+        if state.is_executing:  # what the other process has installed meanwhile is not missing
+            missing = list(host.get_fact(DebianPackages, packages=list(packages)).missing)
     if missing:
         if not host.connector_data.get(FETCHED):
-            yield StringCommand(assign(said=SAID), UPDATE)
+            yield StringCommand(assign(said=SAID, waiting=str(WAITING)), UPDATE)
             host.connector_data[FETCHED] = True  # not before it has been run, and well
             _tell_of_dead_sources()
         names = [QuoteString(name) for name in missing]
@@ -139,7 +189,7 @@ def debian_packages(packages: Sequence[str], held: Sequence[str] = ()) -> Genera
         yield StringCommand(noted, *((_held(held), install, "9>&-") if held else (install,)))
     elif unrecorded:
         yield _noted(())
-    if not now.interrupted and not missing and not unrecorded:
+    if not now.interrupted and not now.busy and not missing and not unrecorded:
         host.noop("all packages are installed")
 
 
@@ -155,6 +205,8 @@ def _tell(now: Packages, missing: Sequence[str]) -> None:
         return
     if now.interrupted:
         will(host, "change", "packages", "completes what dpkg was interrupted in")
+    if now.busy:
+        will(host, "change", "packages", f"waits for {now.busy}, which is at work on them")
     for name in missing:
         will(host, "install", name)
     for name in _in_the_way(missing):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
-from pyinfra import host
+from pyinfra import host, logger
 from pyinfra.api import FactBase, StringCommand, operation
 
 from celery_pi.app_packages import Locked, to_install
@@ -23,12 +23,21 @@ LOOKING = 20  # seconds to look at an environment; where that takes longer, some
 INSTALLING = 3600  # seconds for pip, which may have to compile what the owner requires
 INSTALLING_BESIDE = 600  # seconds of it beside other operations; then it is done again by itself
 WAITING = INSTALLING_BESIDE + 60  # seconds for a pip that works beside other operations
+QUIETLY = 10  # seconds of it before a line says for whom a plan or a deploy waits
 
-# Held by that pip.
+# Held by that pip. The process that has locked it has ended, so its holders are those that have it
+# open.
 LOCK = "/run/celery-pi/pip.lock"
 WAIT = r"""
+holders() {
+  find /proc/[0-9]*/fd -lname "$lock" 2>/dev/null | cut -d / -f 3 | sort -nu | while read -r pid; do
+    echo "$(cat "/proc/$pid/comm" 2>/dev/null) ($pid)"
+  done | paste -sd , | sed 's/,/, /g'
+}
 [ ! -e "$lock" ] || flock -w "$waiting" "$lock" true || {
-  echo "celery-pi: pip works and does not end: see what holds $lock" >&2; exit 1; }
+  [ "$last" ] || { echo "busy $(holders)"; exit 0; }
+  echo "celery-pi: pip has not ended after $waiting s: $(holders) holds $lock" >&2
+  exit 1; }
 """
 
 # All of this is done as the owner of the environment: what lies there is his, and a link or a FIFO
@@ -125,21 +134,28 @@ class Package(NamedTuple):
 @dataclass(frozen=True)
 class Environment:
     """A virtual environment: is it usable, or else can one be made; what was last installed, and
-    what is in it now."""
+    what is in it now. While a pip is at work on it, only its processes are known, as in
+    `python3 (123)`."""
 
     ready: bool
     record: str
     requirements: str
     installed: frozenset[Package]
     able: bool = False
+    busy: str = ""
 
 
 class PythonEnvironment(FactBase[Environment]):
-    """State of a virtual environment, read in one command."""
+    """State of a virtual environment, read in one command.
 
-    def command(self, venv: str, requirements: str) -> StringCommand:
+    It waits `QUIETLY` seconds for a pip, or `WAITING` with `last`, after which it fails. Operations
+    use `environment`.
+    """
+
+    def command(self, venv: str, requirements: str, *, last: bool = False) -> StringCommand:
         look = _as_owner(venv, LOOKING, SHOW, requirements)
-        return StringCommand(_lock(), WAIT, look, "</dev/null")
+        wait = assign(lock=LOCK, waiting=str(WAITING if last else QUIETLY), last="1" * last)
+        return StringCommand(wait, WAIT, look, "</dev/null")
 
     def process(self, output: list[str]) -> Environment:
         words: dict[str, list[str]] = {}
@@ -152,11 +168,24 @@ class PythonEnvironment(FactBase[Environment]):
             requirements="".join(words.get("requirements", [])),
             installed=frozenset(map(_installed, words.get("installed", []))),
             able="able" in words,
+            busy="".join(words.get("busy", [])),
         )
 
     @staticmethod
     def default() -> Environment:
         return Environment(ready=False, record="", requirements="", installed=frozenset())
+
+
+def environment(venv: str, requirements: str) -> Environment:
+    """State of a virtual environment, once no pip of a deploy is at work on it any more.
+
+    Whoever plans or deploys reads for whom it waits. Raises PyinfraError after `WAITING` seconds.
+    """
+    found = host.get_fact(PythonEnvironment, venv=venv, requirements=requirements)
+    if found.busy:
+        host.log(f"waits up to {WAITING} s for pip: {found.busy} holds {LOCK}", logger.warning)
+        found = host.get_fact(PythonEnvironment, venv=venv, requirements=requirements, last=True)
+    return found
 
 
 @operation()
@@ -170,7 +199,7 @@ def python_packages(
     the `locked` is missing by then has come as one of the wheels whose digests are known.
     All is done as the owner of the environment, or of the directory in which it is to be.
     """
-    now = host.get_fact(PythonEnvironment, venv=venv, requirements=requirements)
+    now = environment(venv, requirements)
     # Once it is, the disk tells what became of it.
     has_begun = is_announced(host, record(venv))
     if has_begun or is_installed(pins, now):
@@ -192,7 +221,7 @@ def python_packages_begun(
     `python_packages` waits for it, and does what it has not done. Where a Debian package is needed
     first, nothing begins.
     """
-    now = host.get_fact(PythonEnvironment, venv=venv, requirements=requirements)
+    now = environment(venv, requirements)
     if now.ready or not now.able:
         host.noop("there is an environment" if now.ready else "none can be made yet")
         return

@@ -9,7 +9,7 @@ from pyinfra.api import StringCommand
 
 from celery_pi.app_packages import locked
 from celery_pi.firewall_rules import opening
-from celery_pi.operations.python_packages import PythonEnvironment
+from celery_pi.operations.python_packages import environment
 from celery_pi.operations.ufw_state import FirewallState
 from celery_pi.settings import Settings
 from celery_pi.site.apt import AptPlan, apt_problems, apt_told, wanted
@@ -104,7 +104,7 @@ def _packages(host: Host, settings: Settings, doubtful: Collection[str]) -> Iter
     if {"app_dir", "app_pins", "app_requirements"} & set(doubtful):
         return
     requirements = f"{settings.app_dir}/{settings.app_requirements}"
-    now = host.get_fact(PythonEnvironment, venv=settings.app_venv, requirements=requirements)
+    now = environment(settings.app_venv, requirements)
     ours = locked() if settings.app_pins == Settings().app_pins else ()
     yield from resolution_problems(
         asker(host), now, settings.app_venv, settings.app_pins, requirements, ours

@@ -13,7 +13,7 @@ from tests.virtual_pi.engine import connect
 
 _UNITS = {
     "celery-worker": (
-        *("redis-server", "redis-logins", "redis-memory"),
+        *("redis-server", "redis-memory"),
         *("celery-worker", "celery-beat", "celery-flower"),
     ),
     "guide-worker": ("guide-redis", "guide-worker"),

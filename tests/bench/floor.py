@@ -35,9 +35,9 @@ ufw allow proto tcp to any port 443 comment celery-pi
 ufw --force enable
 systemctl daemon-reload
 systemctl restart systemd-journald apt-daily.timer apt-daily-upgrade.timer redis-server
-systemctl enable redis-memory redis-logins celery-worker celery-beat celery-flower \
+systemctl enable redis-memory celery-worker celery-beat celery-flower \
   celery-pi-backup.timer celery-pi-drill.timer
-systemctl restart redis-memory redis-logins celery-worker celery-beat celery-flower \
+systemctl restart redis-memory celery-worker celery-beat celery-flower \
   nginx fail2ban celery-pi-backup.timer celery-pi-drill.timer
 """
 

@@ -9,6 +9,7 @@ from contextlib import suppress
 from importlib.metadata import version
 
 from docker.errors import APIError, ImageNotFound
+from packaging.requirements import Requirement
 
 from celery_pi.settings import Settings
 from tests.harness import APP, ROOT, run
@@ -60,9 +61,15 @@ def versions(pi: VirtualPi) -> dict[str, str]:
     redis = pi.run("redis-server", "--version").stdout.split("v=")[1].split()[0]
     python = pi.run(f"{APP}/venv/bin/python", "--version").stdout.split()[1]
     debian = pi.run("cat", "/etc/debian_version").stdout.strip()
-    pins = dict(pin.split("==") for pin in Settings().app_pins)
+    pins = pinned(Settings().app_pins)
     mine = {"Debian": debian, "Redis": redis, "Python": python, "celery": pins["celery"]}
     return mine | {"kombu": pins["kombu"], "redis-py": pins["redis"], "pyinfra": version("pyinfra")}
+
+
+def pinned(pins: Iterable[str]) -> dict[str, str]:
+    """Version of each package, by its name without extras."""
+    requirements = map(Requirement, pins)
+    return {each.name: next(iter(each.specifier)).version for each in requirements}
 
 
 def _kept() -> str:

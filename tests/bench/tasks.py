@@ -18,7 +18,7 @@ LOAD = "/root/bench-load.py"
 OURS, GUIDE, BARE = "celery-pi", "guide", "bare Redis, two processes"
 GUIDE_KEPT = "guide, results kept"
 RUNNING = {
-    OURS: ("redis-server", "redis-memory", "redis-logins", "celery-worker"),
+    OURS: ("redis-server", "redis-memory", "celery-worker"),
     GUIDE: ("guide-redis", "guide-worker"),
 }
 BESIDE = {

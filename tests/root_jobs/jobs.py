@@ -88,7 +88,6 @@ JOBS: dict[str, list[Job] | str] = {
     ],
     "unit nginx-certificate.service": [Job("systemctl start nginx-certificate")],
     "unit fail2ban.service": restart("fail2ban"),
-    "unit redis-logins.service": restart("redis-logins"),
     "unit redis-memory.service": restart("redis-memory"),
     "unit redis-certificates.service": [Job("systemctl start redis-certificates", among=BOTH)],
     "unit apt-daily.service": "Debian's, which gets lists into directories of root's and of _apt's",
@@ -121,7 +120,6 @@ JOBS: dict[str, list[Job] | str] = {
     "program redis-before-start": "unit redis-server.service, as user redis",
     "program redis-certificates": "unit redis-certificates.service",
     "program redis-cli": "within celery-pi backup",
-    "program redis-logins": "unit redis-logins.service",
     "program redis-memory": "unit redis-memory.service",
     "program celery_pi_tools/log_rotation.py": "logrotate.d celery-pi, as the app's user",
     "program celery_pi_tools/env_launcher.py": "within with-env-file, as the app's user",
@@ -130,7 +128,7 @@ JOBS: dict[str, list[Job] | str] = {
     "program celery_pi_tools/backup/scratch_server.py": "within celery-pi backup, as user redis",
     "program celery_pi_tools/backup/sqlite_copy.py": "within celery-pi backup, as the app's user",
     "program guard/celery_redis_guard/check_app.py": "within celery-pi check, as the app's user",
-    "program guard/celery_redis_guard/smoke_test.py": "within celery-pi smoke-test, as the app's user",
+    "program guard/celery_redis_guard/smoke_test.py": "within celery-pi smoke-test",
     # Files below /etc that start nothing by themselves.
     **{
         f"file /etc/{path}": f"read by {reader}"
@@ -140,7 +138,6 @@ JOBS: dict[str, list[Job] | str] = {
             ("celery-pi/redis.conf", "redis-server"),
             ("celery-pi/redis-live.conf", "redis-server"),
             ("fail2ban/filter.d/celery-pi-flower.conf", "fail2ban"),
-            ("fail2ban/filter.d/celery-pi-redis.conf", "fail2ban"),
             ("fail2ban/jail.d/zz-celery-pi.conf", "fail2ban"),
             ("needrestart/conf.d/celery-pi.conf", "needrestart"),
             ("nginx/conf.d/celery-pi.conf", "nginx"),

@@ -41,7 +41,7 @@ rm -rf {SOURCE}* {CERTIFICATE} {DATABASE}* {LOG}* {STOP} {APP}/logs/*.log.1 {ARC
 rm -rf /root/celery-pi-canary /var/lib/celery-pi/canary /var/lib/logrotate/celery-pi-walk
 rm -rf /var/backups/celery-pi/*.tar.gz /var/lib/celery-pi/before-restore-*
 """
-OF_REDIS = ("redis-memory", "redis-logins", "redis-server")
+OF_REDIS = ("redis-memory", "redis-server")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from celery_pi.settings import Settings
-from celery_pi_tools.checks import audit_network, audit_updates
+from celery_pi_tools import redis_client
+from celery_pi_tools.checks import audit_network, audit_redis, audit_updates
 from celery_pi_tools.system import System
 from tests.fake import Programs
 
@@ -164,8 +165,8 @@ def test_ports_that_others_may_reach_are_the_declared() -> None:
 @pytest.mark.parametrize(
     ("listed", "state"),
     [
-        ("sshd, celery-pi-redis, celery-pi-flower, of-the-owner", "ok"),
-        ("sshd, celery-pi-redis", "wrong"),
+        ("sshd, celery-pi-flower, of-the-owner", "ok"),
+        ("sshd, of-the-owner", "wrong"),
         ("", "wrong"),
     ],
 )
@@ -177,6 +178,70 @@ def test_jail_that_is_missing_is_named(
     assert told.state == state
     assert ("celery-pi-flower" in told.evidence) is True
     assert audit_network.bans(look_at(bans=False)).state == "warn"
+
+
+# -- Redis
+
+
+def entry(reason: str = "auth", name: str = "celery", number: int = 1, age: float = 9) -> list[Any]:
+    """Of ACL LOG, as Redis 8.0 has it."""
+    return [
+        *("count", number, "reason", reason, "context", "toplevel", "object", "AUTH"),
+        *("username", name, "age-seconds", str(age), "client-info", "id=7 addr=127.0.0.1:4000"),
+        *("entry-id", 3, "timestamp-created", 1700000000000, "timestamp-last-updated", 1),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("entries", "evidence"),
+    [
+        ([], "none within a day"),
+        ([entry("key"), entry("command"), entry(age=86401)], "none within a day"),
+        ([entry()], "1 try within a day: 1 as celery"),
+        (
+            [entry(number=4), entry(name="celery", age=80000), entry(name="default", number=2)],
+            "7 tries within a day: 5 as celery, 2 as default",
+        ),
+        (
+            [entry(name="my-password"), entry(name="\x1b[2J", number=2), entry(name="Celery")],
+            "4 tries within a day: 4 as another name",
+        ),
+    ],
+)
+def test_failed_logins_to_redis_are_counted(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    entries: list[Any],
+    evidence: str,
+) -> None:
+    """A name that no user has may be a password, and is not shown."""
+    monkeypatch.setattr(redis_client, "SECRETS", str(tmp_path))
+    system = look_at()
+    monkeypatch.setattr(system, "ask", lambda *words: entries if words[:2] == ("ACL", "LOG") else 0)
+    told = audit_redis.failed_logins(system)
+    assert told.evidence == evidence
+    assert told.state == ("ok" if evidence.startswith("none") else "warn")
+    assert "my-password" not in repr(told)
+
+
+@pytest.mark.parametrize(
+    ("ago", "changed", "state"),
+    [(60, 90, "ok"), (60, 650, "ok"), (60, 670, "warn"), (90, 60, "warn")],
+)
+def test_tries_of_ours_while_a_password_changes_are_no_failed_logins(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    ago: int,
+    changed: int,
+    state: str,
+) -> None:
+    monkeypatch.setattr(redis_client, "SECRETS", str(tmp_path))
+    password = tmp_path / "redis_admin_password"
+    password.touch()
+    os.utime(password, (time.time() - changed, time.time() - changed))
+    system = look_at()
+    monkeypatch.setattr(system, "ask", lambda *_: [entry(name="admin", number=8, age=ago)])
+    assert audit_redis.failed_logins(system).state == state
 
 
 # -- updates
@@ -272,11 +337,14 @@ def test_end_of_life_is_told_three_months_before(days: int, state: str) -> None:
 
 @pytest.mark.parametrize(
     ("version", "state"),
-    [("3.2.25", "wrong"), ("4.2.1", "wrong"), ("5.1.4", "wrong"), ("5.2.19", "ok"), ("9.0", "ok")],
+    [
+        *(("3.2.25", "wrong"), ("4.2.1", "wrong"), ("5.1.4", "wrong"), ("5.2.19", "ok")),
+        *(("9.0", "ok"), ("9.1a1", "ok"), ("10.0rc1", "ok"), ("3.10", "wrong"), ("5.1b1", "wrong")),
+    ],
 )
 def test_django_without_fixes_is_told(tmp_path: Path, version: str, state: str) -> None:
-    packages = tmp_path / "venv/lib/python3.13/site-packages"
-    (packages / f"django-{version}.dist-info").mkdir(parents=True)
+    packages = environment(tmp_path / "venv")
+    (packages / f"django-{version}.dist-info").mkdir()
     told = audit_updates.django(look_at(app_dir=str(tmp_path)))
     assert (told.state, version in told.evidence) == (state, True)
     (packages / f"django-{version}.dist-info").rmdir()
@@ -285,18 +353,38 @@ def test_django_without_fixes_is_told(tmp_path: Path, version: str, state: str) 
 
 def test_packages_are_those_of_the_environment_that_is_named(tmp_path: Path) -> None:
     for venv, version in (("venv", "3.2.25"), (".venv", "9.0")):
-        packages = tmp_path / venv / "lib/python3.13/site-packages"
-        (packages / f"django-{version}.dist-info").mkdir(parents=True)
+        (environment(tmp_path / venv) / f"django-{version}.dist-info").mkdir()
 
     system = look_at(app_dir=str(tmp_path), app_venv_dir=".venv")
 
     assert audit_updates.django(system).state == "ok"
 
 
+def test_packages_of_the_python_before_are_none_of_the_environment(tmp_path: Path) -> None:
+    """As after an upgrade of Debian, which leaves both directories."""
+    for python, version in (("python3.11", "3.2.25"), ("python3.13", "9.0"), ("python3.9", "4.2")):
+        (environment(tmp_path / "venv", python) / f"django-{version}.dist-info").mkdir()
+    (tmp_path / "venv/bin/python").unlink()
+    (tmp_path / "venv/bin/python").symlink_to("python3.13")
+    system = look_at(app_dir=str(tmp_path))
+    assert audit_updates.installed(system) == {"django": "9.0"}
+
+
+def environment(venv: Path, python: str = "python3.13") -> Path:
+    """Where the packages of an environment with that Python are."""
+    packages = venv / "lib" / python / "site-packages"
+    packages.mkdir(parents=True)
+    (venv / "bin").mkdir(exist_ok=True)
+    (venv / "bin" / python).touch()
+    (venv / "bin/python").unlink(missing_ok=True)
+    (venv / "bin/python").symlink_to(python)
+    return packages
+
+
 def test_package_of_the_app_that_is_not_as_pinned_is_named(tmp_path: Path) -> None:
-    packages = tmp_path / "venv/lib/python3.13/site-packages"
-    for name in ("celery-5.5.3", "Django_Celery.Results-2.6.0"):
-        (packages / f"{name}.dist-info").mkdir(parents=True)
+    packages = environment(tmp_path / "venv")
+    for name in ("celery-5.5.3", "Django_Celery.Results-2.6.0", "flower-2.0.0", "vine-5.1.10"):
+        (packages / f"{name}.dist-info").mkdir()
     pins = ["celery[redis]==5.5.3", "django-celery-results==2.6.0"]
 
     def told(*more: str) -> Any:
@@ -305,6 +393,8 @@ def test_package_of_the_app_that_is_not_as_pinned_is_named(tmp_path: Path) -> No
         return audit_updates.pins(system)
 
     assert told().state == "ok"
+    assert told("flower==2.0", "vine==5.1.10").state == "ok", "as a deploy has it"
+    assert told("vine==5.1").evidence == "vine 5.1.10, not 5.1"
     assert told("redis==5.2.1").evidence == "redis is missing, not 5.2.1"
     pins[1] = "django-celery-results==2.5.1"
     assert told().evidence == "django-celery-results 2.6.0, not 2.5.1"

@@ -391,6 +391,40 @@ def test_restore_that_fails_on_the_way_puts_all_back(lab: Lab, trouble: str) -> 
     assert len(names) == 3, names
 
 
+def test_restore_that_fails_leaves_nothing_that_was_not_there(lab: Lab) -> None:
+    """On another Pi, for example, whose app has no database yet."""
+    file = lab.make()
+    app = lab.root / "app"
+    for path in app.glob("db.sqlite3*"):
+        path.unlink()
+    (app / ".env").rename(app / "variables")
+    (app / "variables").unlink()
+    (app / ".env").symlink_to("variables")
+    before = sorted(path.name for path in app.iterdir())
+    assert before == [".env"]
+    lab.trouble(*TROUBLES["Redis does not start"])
+    status, said = lab.run("restore", file, "--yes")
+    assert (status, said.splitlines()[-1].endswith("; all is as it was before")) == (1, True)
+    assert sorted(path.name for path in app.iterdir()) == before
+    assert lab.run("restore", file, "--yes")[0] == 0
+    assert lab.rows() == ["kestrel", "owl"]
+    assert (app / "variables").read_text().startswith("SECRET=s3cret")
+
+
+def test_restore_that_fails_says_what_stays_in_mariadb(lab: Lab) -> None:
+    """A dump replaces the tables that are in it; what was not there before is in none."""
+    for name, script in (("mariadb-dump", "echo '-- Dump completed'"), ("mariadb", "cat >&2")):
+        path = lab.root / "bin" / name
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+    lab.set(backup_mariadb="nids")
+    file = lab.make()
+    lab.trouble(*TROUBLES["Redis does not start"])
+    status, said = lab.run("restore", file, "--yes")
+    told = "; all is as it was before, but tables that only the backup has stay in nids"
+    assert (status, said.splitlines()[-1].endswith(told)) == (1, True), said
+
+
 @pytest.mark.parametrize("step", range(1, 9))
 @pytest.mark.parametrize("fresh", [False, True])
 def test_power_cut_leaves_the_old_data_or_the_new(lab: Lab, step: int, fresh: bool) -> None:

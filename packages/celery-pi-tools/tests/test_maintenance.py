@@ -13,7 +13,6 @@ import pytest
 from celery_pi_tools import maintenance
 from celery_pi_tools.checks import status_tasks
 from tests.fake import Programs, mode
-from tests.library import LIBRARY
 
 pytestmark = pytest.mark.fast
 

@@ -138,7 +138,7 @@ class System:
     @cached_property
     def units(self) -> dict[str, dict[str, str]]:
         """systemd's properties of each unit of ours, by its name without `.service`."""
-        bans = ("redis-logins", "fail2ban") if self.settings["bans"] else ()
+        bans = ("fail2ban",) if self.settings["bans"] else ()
         ours = ("redis-server", "redis-memory", "celery-worker", "celery-beat")
         names = (*ours, *flower_units(self.settings), *bans)
         shown = output("systemctl", "show", "-p", ",".join(PROPERTIES), *names)

@@ -25,7 +25,17 @@ from celery_pi_tools.backup.workspace import (
     spare,
 )
 from celery_pi_tools.config import Settings
-from celery_pi_tools.privileges import MIB, MISSING, PYTHON, Failed, attempt, place, read, replace
+from celery_pi_tools.privileges import (
+    MIB,
+    MISSING,
+    PYTHON,
+    Failed,
+    attempt,
+    place,
+    read,
+    replace,
+    run,
+)
 
 SQLITE = Path(__file__).with_name("sqlite_copy.py")
 ENV = "app/.env"
@@ -35,6 +45,8 @@ DUMP = ("mariadb-dump", "--single-transaction", "--routines", "--triggers", "--e
 # A dump could else have a program run: https://mariadb.com/kb/en/mariadb-command-line-client/
 LOAD = ("mariadb", "--sandbox")
 COMPLETE = b"-- Dump completed"
+# A file that a link leads to goes, and the link stays; beside a database, its logs go too.
+REMOVE = 'file=$(readlink -f -- "$1") && rm -f -- "$file" "$file-wal" "$file-shm" "$file-journal"'
 AGAIN = 3  # seconds in which a file comes back that another one replaces
 HOURS = 6 * 3600  # seconds for MariaDB, of whose size nothing is known
 # What a deploy sets in `.env`: this machine's own values, which a restore keeps.
@@ -189,6 +201,12 @@ def keep(name: str, into: Path, settings: Settings) -> Path | None:
         return None
     copy(name, settings, file, check=False)
     return file
+
+
+def remove(name: str, settings: Settings) -> None:
+    """The app has no such file, as before it was put there. Raises Refused."""
+    words = ("/bin/sh", "-c", REMOVE, "sh", str(place_of(name, settings)))
+    run(settings["app_user"], words)
 
 
 def put_env(text: bytes, settings: Settings) -> None:

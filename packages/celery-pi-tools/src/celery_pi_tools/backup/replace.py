@@ -45,18 +45,19 @@ def replace(
     kept.mkdir(parents=True)
     kept.chmod(0o711)  # user redis reaches its own part
     undo: list[Undo] = []
+    left: list[str] = []
     try:
         # Redis last: once it runs, it may receive what must not be undone.
         for name in sorted(names, key=lambda name: name.startswith("redis/")):
             if name.startswith("redis/"):
                 replace_redis(unpacked / name, described, kept / "redis", undo)
             else:
-                replace_app(name, unpacked / name, settings, kept, undo)
+                replace_app(name, unpacked / name, settings, kept, undo, left)
         ignore_signals()
     except Exception as error:  # whatever it is, the data are restored
         ignore_signals()
         undo_all(undo, kept, str(error))
-        raise BackupError(f"{error}; all is as it was before") from error
+        raise BackupError(", ".join([f"{error}; all is as it was before", *left])) from error
     if any(name.startswith("redis/") for name in names):
         run_redis_data("forget")
 
@@ -116,11 +117,15 @@ def run_redis_data(*words: str, timeout: float = COPY_TIMEOUT, **how: Any) -> No
     script(redis_contents.USER, Path(redis_data.__file__), *words, timeout=timeout, **how)
 
 
-def replace_app(name: str, file: Path, settings: Settings, kept: Path, undo: list[Undo]) -> None:
-    """The app has what the member holds."""
+def replace_app(
+    name: str, file: Path, settings: Settings, kept: Path, undo: list[Undo], left: list[str]
+) -> None:
+    """The app has what the member holds. `left` gets what the undoing leaves there."""
     place = kept / Path(name).parent
     place.mkdir(mode=0o700, exist_ok=True, parents=True)
     before = app.keep(name, place, settings)
-    if before:
-        undo.append(lambda: app.put(name, before, settings))
+    undo.append(lambda: app.put(name, before, settings) if before else app.remove(name, settings))
+    if name.startswith(app.MARIADB):
+        # A dump replaces the tables that are in it, and no others.
+        left.append(f"but tables that only the backup has stay in {settings['backup_mariadb']}")
     app.put(name, file, settings)

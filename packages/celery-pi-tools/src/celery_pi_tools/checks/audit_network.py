@@ -119,7 +119,7 @@ def bans(system: System) -> Result:
     if not system.settings["bans"]:
         return warn("off, as bans = False has it", "bans = True, and deploy")
     flower = {"celery-pi-flower"} if system.settings["flower"] else set()
-    wanted = {"sshd", "celery-pi-redis", *flower}
+    wanted = {"sshd", *flower}
     listed = output("fail2ban-client", "status").partition("Jail list:")[2]
     found = {name.strip() for name in listed.split(",")}
     if missing := sorted(wanted - found):

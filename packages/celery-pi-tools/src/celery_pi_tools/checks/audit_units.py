@@ -12,7 +12,7 @@ from celery_pi_tools.system import System
 
 # The first two read a password that is root's, nginx opens ports and fail2ban closes them: all in
 # a sandbox.
-AS_ROOT = {"redis-memory", "redis-logins", "nginx", "fail2ban"}
+AS_ROOT = {"redis-memory", "nginx", "fail2ban"}
 MOST = 2.0  # what systemd calls OK begins there; the worker itself is at 1.1
 MOST_OF_OTHERS = {"nginx": 4.0, "fail2ban": 4.0}  # with room for a site and for jails of its own
 PROC = Path("/proc")

@@ -111,9 +111,9 @@ def django(system: System) -> Result | None:
     found = installed(system).get("django")
     if found is None:
         return None
-    branch = ".".join(found.split(".")[:2])
+    branch = branch_of(found)
     if branch not in DJANGO:
-        newer = float(branch) > max(map(float, DJANGO))
+        newer = as_numbers(branch) > max(map(as_numbers, DJANGO))
         evidence = f"Django {found}"
         remedy = "move the app to Django 5.2"
         return (
@@ -122,6 +122,19 @@ def django(system: System) -> Result | None:
             else wrong(f"{evidence}: over", remedy)
         )
     return until(f"Django {found}", DJANGO[branch], "move the app to a newer Django")
+
+
+def branch_of(version: str) -> str:
+    """Such as 6.1 of 6.1a1 and 6.1.2. Raises CannotRead."""
+    found = re.match(r"\d+\.\d+", version)
+    if not found:
+        raise CannotRead(f"Django's version {version} is of no known form", "pip show django")
+    return found[0]
+
+
+def as_numbers(branch: str) -> tuple[int, ...]:
+    """By which branches are in order: 4.10 comes after 4.2."""
+    return tuple(map(int, branch.split(".")))
 
 
 def until(what: str, end: str, remedy: str) -> Result:
@@ -140,7 +153,7 @@ def pins(system: System) -> Result:
     other = sorted(
         f"{name} {found.get(plain(name), 'is missing')}, not {version}"
         for name, version in wanted.items()
-        if found.get(plain(name)) != version
+        if same(found.get(plain(name), "")) != same(version)
     )
     if other:
         return wrong("; ".join(other), "deploy again", packages=other)
@@ -148,10 +161,18 @@ def pins(system: System) -> Result:
 
 
 def installed(system: System) -> dict[str, str]:
-    """Version of each package in the app's environment."""
-    place = Path(system.settings["app_dir"], system.settings["app_venv_dir"], "lib")
-    names = [path.name.removesuffix(".dist-info") for path in place.glob("python3*/*/*.dist-info")]
+    """Version of each package in the app's environment. After an upgrade of Debian the packages of
+    the Python before are there too, and are none that the environment's Python has."""
+    venv = Path(system.settings["app_dir"], system.settings["app_venv_dir"])
+    python = (venv / "bin/python").resolve().name
+    found = (venv / "lib" / python / "site-packages").glob("*.dist-info")
+    names = [path.name.removesuffix(".dist-info") for path in found]
     return {plain(name): version for name, _, version in (each.rpartition("-") for each in names)}
+
+
+def same(version: str) -> str:
+    """One text for equal versions: 2.0 is 2.0.0."""
+    return re.sub(r"(\.0)+(?![.\d])", "", version)
 
 
 def plain(name: str) -> str:

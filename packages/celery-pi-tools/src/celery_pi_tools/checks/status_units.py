@@ -11,7 +11,7 @@ from celery_pi_tools.table import age, count
 
 UNITS = (
     *("redis-server", "redis-memory", "celery-worker", "celery-beat", "celery-flower", "nginx"),
-    *("redis-logins", "fail2ban"),
+    "fail2ban",
 )
 RECENT = 3600  # seconds
 

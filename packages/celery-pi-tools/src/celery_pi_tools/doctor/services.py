@@ -20,7 +20,6 @@ SERVICES = {
     "celery-beat": ("periodic tasks are not sent", APP),
     "celery-flower": ("/flower/ shows an error", ("Redis", *ABOVE)),
     "nginx": ("the site and /flower/ cannot be reached", ABOVE),
-    "redis-logins": ("failed logins to Redis are not seen, nor banned", ("Redis", *ABOVE)),
     "fail2ban": ("nobody is banned who guesses passwords", ABOVE),
 }
 

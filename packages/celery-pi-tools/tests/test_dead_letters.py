@@ -1,0 +1,95 @@
+"""`celery-pi dead-letters` with a Redis that refuses: one sentence and status 2, for any error."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from celery_pi.settings import Settings
+from celery_pi_tools import dead_letters, redis_client
+
+pytestmark = pytest.mark.fast
+
+# https://redis.io/docs/latest/develop/reference/protocol-spec/#simple-errors
+ERRORS = [
+    "ERR unknown command 'LRANGE'",
+    "LOADING Redis is loading the dataset in memory",
+    "NOAUTH Authentication required.",
+    "NOPERM User admin has no permissions to run the 'lrange' command",
+    "WRONGTYPE Operation against a key holding the wrong kind of value",
+    "BUSY Redis is busy running a script.",
+    "MISCONF Redis is configured to save RDB snapshots",
+    "OOM command not allowed when used memory > 'maxmemory'.",
+]
+
+
+class Server:
+    """A Redis that replies with `error` to the command that it names, and to all others with +OK
+    or an empty list."""
+
+    def __init__(self, path: Path) -> None:
+        self.error = self.to = ""
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(str(path))
+        self.listener.listen()
+        Thread(target=self.serve, daemon=True).start()
+
+    def serve(self) -> None:
+        with suppress(OSError):  # the test is over
+            while True:
+                client, _ = self.listener.accept()
+                with client:
+                    while asked := client.recv(2**16).decode():
+                        client.sendall(self.reply(asked.split("\r\n")[2]))
+
+    def reply(self, command: str) -> bytes:
+        if command == self.to:
+            return f"-{self.error}\r\n".encode()
+        return {"LRANGE": b"*0\r\n", "EVAL": b"*2\r\n:0\r\n:0\r\n"}.get(command, b"+OK\r\n")
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setattr(redis_client, "SOCKET", str(tmp_path / "redis.sock"))
+    monkeypatch.setattr(redis_client, "SECRETS", str(tmp_path))
+    for user in ("admin", "celery"):
+        (tmp_path / f"redis_{user}_password").write_text("s3cret\n")
+    running = Server(tmp_path / "redis.sock")
+    yield running
+    running.listener.close()
+
+
+def run(put_back: bool = False) -> int:
+    """The command, in an app with a database of its own."""
+    return dead_letters.main(Settings(redis_database=3).model_dump(mode="json"), put_back)
+
+
+@pytest.mark.usefixtures("server")
+def test_nothing_is_set_aside(capsys: pytest.CaptureFixture[str]) -> None:
+    assert (run(), *capsys.readouterr()) == (0, "", "")
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.split()[0])
+@pytest.mark.parametrize("to", ["AUTH", "SELECT", "LRANGE", "EVAL"])
+def test_any_error_of_redis_is_a_sentence(
+    server: Server, capsys: pytest.CaptureFixture[str], to: str, error: str
+) -> None:
+    server.to, server.error = to, error
+    assert run(put_back=to == "EVAL") == 2
+    assert capsys.readouterr().err == f"celery-pi: Redis: {error}\n"
+
+
+def test_redis_that_is_not_there_is_a_sentence(
+    server: Server, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    server.listener.close()
+    (tmp_path / "redis.sock").unlink()
+    assert run() == 2
+    told = capsys.readouterr().err
+    assert told.startswith("celery-pi: Redis: ")
+    assert told.count("\n") == 1
