@@ -40,7 +40,7 @@ newest=$(ls -i "$last" 2>/dev/null)
 """
 
 # One that has died a moment ago looks alive: it is watched until it gives a sign, or none in time.
-TAKE = r"""
+WAIT = r"""
 sent=$(cat)
 first=
 while flock 9 && look && ! is_dead; do
@@ -48,6 +48,9 @@ while flock 9 && look && ! is_dead; do
   flock -u 9
   sleep 1
 done
+"""
+
+TAKE = r"""
 [ "$newest" = "$seen" ] || { echo overtaken; exit; }
 echo "$sent" >"$directory/holder"
 echo "$token $up" >"$directory/beat"
@@ -78,10 +81,12 @@ class Holder(NamedTuple):
 def take(token: str, seen: str) -> StringCommand:
     """Command that takes the lock for the token; the holder as JSON is its standard input.
 
-    `seen` is what `NEWEST` said when the run was planned. What it prints is for `refusal`. It waits
-    for a dead holder's lease to end, `LEASE` seconds at most.
+    It waits for a dead holder's lease to end, `LEASE` seconds at most. Only then, with the lock in
+    hand, does it compare the newest record with `seen`, which `NEWEST` gave when the run was
+    planned: whoever held the lock may have changed something meanwhile. Its output is for
+    `refusal`.
     """
-    return StringCommand(_values(token, seen), LOOK, NEWEST, TAKE)
+    return StringCommand(_values(token, seen), LOOK, WAIT, NEWEST, TAKE)
 
 
 def renew(token: str) -> StringCommand:
