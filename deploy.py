@@ -1,6 +1,6 @@
 """Redis and Celery for a Django project on a Raspberry Pi: the components, in order."""
 
-from celery_pi import plan
+from celery_pi import deploy_run, plan
 from tasks import (
     app,
     backup,
@@ -43,3 +43,4 @@ redis.retire()  # of passwords, once every service has the new one
 backup.deploy()
 updates.deploy()  # a timer that was missed starts them at once
 plan.show()
+deploy_run.end()

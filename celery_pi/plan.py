@@ -131,7 +131,7 @@ def begin(host: Host) -> None:
     """From here on lines of diffs wait for `show`."""
     _plan(host).is_begun = True
     if not any(isinstance(known, Late) for known in host.state.callback_handlers):
-        host.state.callback_handlers.append(Late())
+        host.state.add_callback_handler(Late())  # type: ignore[no-untyped-call]
 
 
 def will(host: Host, verb: Verb, what: str, why: str = "", *, theirs: bool | None = None) -> None:

@@ -1,19 +1,18 @@
-"""What the last deploy asked the machine while it planned, asked again in one round trip.
+"""A cache of facts: what the last deploy asked the machine, asked again in one round trip.
 
-A plan asks some seventy questions, and each costs a process and a way there and back. The commands
-of the last whole deploy are kept on the Pi, and the first question of a run has all of them
-answered; a question that was not among them is asked by itself. An answer is taken for a command
-that is the same to the letter, and until something is changed. Root runs what is kept, so its
-digest is among those of our files, and what somebody has made of it is told by the audit.
+A plan has some eighty facts, and each costs a round trip; a no-op deploy takes three times as long
+without this cache (docs/pyinfra.md has the measurement). The commands of the last whole deploy are
+kept on the Pi, and the first fact of a run has all of them run. An answer is used for a command
+that is the same to the letter, and until a command runs that is none of them. Root runs the file,
+so its digest is among those of our files, and the audit reports a change of it.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from time import monotonic
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from pyinfra.api import QuoteString, StringCommand
@@ -21,17 +20,20 @@ from pyinfra.connectors.util import CommandOutput, OutputLine
 
 from celery_pi import deploy_lock
 from celery_pi.remote import assign
-from celery_pi.shell_session import ShellSession
 
 if TYPE_CHECKING:
-    from pyinfra.api.host import Host
-    from pyinfra.connectors.base import BaseConnector
+    from pyinfra.api import State
 
 FILE = "/var/cache/celery-pi/facts"  # a cache: without it a deploy is slower
-FRESH = 10  # seconds for which what a plan was told is good for the run that follows it
-ALONE = 3  # questions after a change that are asked by themselves, for the next may be near
-BULK = "celery_pi_bulk_facts"
+FRESH = 10  # seconds for which the answers of a plan are good for the run that follows it
+ALONE = 3  # facts after a change that are asked by themselves, since the next change may be near
 Answer = tuple[bool, CommandOutput]
+Run = Callable[[StringCommand, dict[str, Any]], Answer]
+
+
+class NoFact(StringCommand):
+    """A command that changes nothing a fact reads, such as those of lock and record."""
+
 
 # Each in a shell of its own, which sees no arguments and no input, as it would by itself. Then a
 # line that ends its answer on standard output, and one on standard error. What this run has asked
@@ -76,73 +78,65 @@ mv "$file.new" "$file"
 """
 
 
-class BulkFacts:
-    """A host's connector, which knows the answers to what the last deploy asked."""
+class FactCache:
+    """The answers of one host to the facts of one run."""
 
-    def __init__(self, host: Host) -> None:
-        self._host, self._connector = host, host.connector
-        self._shell = ShellSession(host, host.connector)
+    def __init__(self, state: State, run: Run) -> None:
+        """`run` runs a command with pyinfra's connector arguments."""
+        self._state, self._run = state, run
         self._arguments: dict[str, Any] = {}
         self._answers: dict[str, Answer] | None = None
         self._answered = 0.0
         self._kept = ""
         self._asked: dict[str, str] = {}
+        self._known: set[str] = set()
         self._done: set[str] = set()
         self._alone = 0
-        self._is_changing = self._is_executing = False
+        self._is_executing = False
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._connector, name)
+    def answer(self, command: StringCommand, arguments: dict[str, Any]) -> Answer | None:
+        """The answer to the command if it is a fact; None if it has to be run.
 
-    def run_shell_command(
-        self,
-        command: StringCommand | str,
-        print_output: bool = False,
-        print_input: bool = False,
-        **arguments: Any,
-    ) -> Answer:
-        """Like pyinfra's: whether the command succeeded, and what it printed."""
-        told = print_output or print_input  # at -vvv each question is shown with its answer
-        if not (told or arguments.get("_stdin") or self._is_changing):
-            answers = self._present_answers(arguments)
-            if arguments == self._arguments:
-                asked = StringCommand(command).get_raw_value()
-                digest = hashlib.sha256(asked.encode()).hexdigest()
-                self._asked[digest] = asked
-                if self._is_executing:
-                    self._done.add(digest)
-                if digest in answers:
-                    return answers[digest]
-        return self.tell(command, print_output, print_input, **arguments)
+        Whatever is run and is no fact may change the machine: the answers are dropped. While
+        pyinfra plans, all commands are facts. While it executes, those that were asked before are.
+        """
+        if isinstance(command, NoFact):
+            return None
+        if arguments.get("_stdin"):
+            self.drop()
+            return None
+        answers = self._present_answers(arguments)
+        digest = hashlib.sha256(command.get_raw_value().encode()).hexdigest()
+        is_alike = arguments == self._arguments
+        if is_alike and (not self._is_executing or digest in self._known):
+            self._asked[digest] = command.get_raw_value()
+            self._known.add(digest)
+            if self._is_executing:
+                self._done.add(digest)
+            return answers.get(digest)
+        self.drop()
+        return None
 
-    def tell(self, command: StringCommand | str, *told: bool, **arguments: Any) -> Answer:
-        """The same, for what is no question of a plan."""
-        command = StringCommand(command)
-        answer = None if any(told) else self._shell.run(command, arguments)
-        return answer or self._connector.run_shell_command(command, *told, **arguments)
-
-    @contextmanager
-    def change(self) -> Iterator[None]:
-        """For the time of a command that may change things: the answers hold no longer."""
-        self._answers, self._alone, self._is_changing = None, ALONE, True
-        yield
-        self._is_changing = False
+    def drop(self) -> None:
+        """The answers hold no longer, if pyinfra executes: something may have been changed."""
+        if self._state.is_executing:
+            self._answers, self._alone = None, ALONE
 
     def to_keep(self) -> tuple[StringCommand, str] | None:
-        """Command that keeps what this run has asked, and its standard input; nothing when it is
-        what was kept."""
+        """Command that keeps the facts of this run, and its standard input; None if they are kept
+        already."""
         if not self._asked or self.digest == self._kept:
             return None
-        return StringCommand(assign(file=FILE), KEEP), self._text
+        return NoFact(assign(file=FILE), KEEP), self._text
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what is kept once `to_keep` has been run; of nothing, none."""
+        """SHA-256 of the file once `to_keep` has been run; empty if there is nothing to keep."""
         return hashlib.sha256(self._text.encode()).hexdigest() if self._asked else ""
 
     @property
     def _text(self) -> str:
-        """The same whatever the order was in which the run has asked."""
+        """The same in whatever order the run has asked."""
         asked = (
             StringCommand("ask", digest, QuoteString(text)).get_raw_value()
             for digest, text in sorted(self._asked.items())
@@ -150,7 +144,7 @@ class BulkFacts:
         return "\n".join([ASK, *asked, ""])
 
     def _present_answers(self, arguments: dict[str, Any]) -> dict[str, Answer]:
-        if self._host.state.is_executing and not self._is_executing:
+        if self._state.is_executing and not self._is_executing:
             self._is_executing = True
             if monotonic() - self._answered > FRESH:
                 self._answers = None
@@ -160,6 +154,7 @@ class BulkFacts:
                 return {}
             self._arguments = arguments
             self._answers = self._ask_all()
+            self._known |= self._answers.keys()
             self._answered = monotonic()
         return self._answers
 
@@ -168,7 +163,7 @@ class BulkFacts:
         values = assign(
             file=FILE, directory=deploy_lock.DIRECTORY, end=end, known=",".join(self._done)
         )
-        _, output = self.tell(StringCommand(values, ASK_ALL), **self._arguments)
+        _, output = self._run(NoFact(values, ASK_ALL), self._arguments)
         self._kept = next(iter(output.stdout_lines), "").partition(" ")[0]
         out = _parts(output.stdout_lines[1:], end)
         errors = _parts(output.stderr_lines, end)
@@ -178,14 +173,6 @@ class BulkFacts:
             lines += [OutputLine("stderr", line) for line in complaints]
             answers[digest] = (status == "0", CommandOutput(lines))
         return answers
-
-
-def bulk_facts(host: Host) -> BulkFacts:
-    """The host's connector, made to be one of these by the first call."""
-    if BULK not in host.connector_data:
-        host.connector_data[BULK] = BulkFacts(host)
-        host.connector = cast("BaseConnector", host.connector_data[BULK])
-    return cast("BulkFacts", host.connector_data[BULK])
 
 
 def _parts(lines: list[str], end: str) -> Iterator[tuple[list[str], list[str]]]:
