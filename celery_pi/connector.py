@@ -170,7 +170,7 @@ def _message(text: str, sent: str) -> bytes:
 
 
 class PersistentShell(BaseConnector):
-    """What both connectors have in common. What `-vv` and `-vvv` show goes pyinfra's own way."""
+    """What both connectors have in common. What `-vv` and `-vvv` show is run by pyinfra itself."""
 
     shell: ShellSession | None = None
     facts: FactCache | None = None
@@ -182,7 +182,10 @@ class PersistentShell(BaseConnector):
     def connect(self) -> None:
         super().connect()
         self.shell = ShellSession(self, self.start_process)
-        self.facts = FactCache(self.state, self._run)
+
+    def cache_facts(self) -> None:
+        """From here on use the fact cache: for a deploy of ours, which asks all that it knows."""
+        self.facts = self.facts or FactCache(self.state, self._run)
 
     def disconnect(self) -> None:
         if self.shell:
@@ -200,11 +203,12 @@ class PersistentShell(BaseConnector):
         """Like pyinfra's: whether the command succeeded, and its output."""
         if isinstance(command, str):
             command = StringCommand(command)
-        if self.facts and not (print_output or print_input):
-            return self.facts.answer(command, arguments) or self._run(command, arguments)
-        if self.facts:
-            self.facts.drop()
-        return self._run_by_itself(command, print_output, print_input, **arguments)
+        if print_output or print_input:
+            if self.facts:
+                self.facts.drop()
+            return self._run_by_itself(command, print_output, print_input, **arguments)
+        known = self.facts.answer(command, arguments) if self.facts else None
+        return known or self._run(command, arguments)
 
     def put_file(self, *arguments: Any, **more: Any) -> bool:
         if self.facts:

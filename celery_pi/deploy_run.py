@@ -22,7 +22,6 @@ from pyinfra.api import BaseStateCallback, Host, QuoteString, State, StringComma
 from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS
 from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.exceptions import PyinfraError
-from pyinfra.context import ctx_host, ctx_state
 
 from celery_pi import declared_files, deploy_lock, deploy_record
 from celery_pi.connector import PersistentShell
@@ -221,7 +220,7 @@ def refused(why: str) -> StringCommand:
 
 
 class Recorder(BaseStateCallback):
-    """Tells the runs where pyinfra is. A host to which nothing of ours is deployed has none."""
+    """Forwards pyinfra's callbacks to the run on a host, if there is one."""
 
     @staticmethod
     def operation_host_start(state: State, host: Host, op_hash: str) -> None:
@@ -245,13 +244,16 @@ class Recorder(BaseStateCallback):
 
 def begin(file: str | None, component: str) -> None:
     """Begin the run on the present host with its first operation, or include a component more."""
-    # Themselves, not pyinfra's `host`: another greenlet has no present one.
-    state, host = ctx_state.get(), ctx_host.get()  # type: ignore[no-untyped-call]
+    # The host itself, not pyinfra's `host`: another greenlet has no present one.
+    state = current_host.state
+    host = state.inventory.get_host(current_host.name)
     run = _run_of(host)
     if run is None:
         run = host.connector_data[RUN] = DeployRun(host)
         if not any(isinstance(known, Recorder) for known in state.callback_handlers):
-            state.add_callback_handler(Recorder())
+            state.add_callback_handler(Recorder())  # type: ignore[no-untyped-call]
+        if isinstance(host.connector, PersistentShell):
+            host.connector.cache_facts()
         take_lock(name=TAKE)
     run.includes(file, component)
 

@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Callable
 from configparser import ConfigParser
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 from paramiko import Channel, ProxyCommand, Transport
 from pyinfra.api import StringCommand
 
-from celery_pi import connector
+from celery_pi import connector, fact_cache
 from celery_pi.connector import LOST, Answer, Docker, ShellSession, Ssh, undelayed_transport
 from celery_pi.sources import ROOT
 from tests.fake import LocalShell, Programs, machine
@@ -228,6 +229,23 @@ def test_shell_ends_with_the_connection_and_starts_anew_with_the_next(
         container.no_stop = True
         container.disconnect()
     assert container.run_shell_command("echo by itself", **PLAIN)[1].stdout == "by itself"
+
+
+def test_facts_are_cached_for_a_deploy_of_ours_alone(
+    programs: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another fact, such as the one that a rollback reads, need not wait for those of a deploy."""
+    monkeypatch.setattr(fact_cache, "FILE", str(tmp_path / "facts"))
+    text = "echo asked"
+    digest = sha256(text.encode()).hexdigest()
+    (tmp_path / "facts").write_text(f"{fact_cache.ASK}\nask {digest} 'echo kept'\n")
+    state, host = machine("@local", {"docker_identifier": "pi"})
+    container = Docker(state, host)
+    container.connect()
+    assert container.run_shell_command(text, **PLAIN)[1].stdout == "asked"
+    container.cache_facts()
+    assert container.run_shell_command(text, **PLAIN)[1].stdout == "kept"
+    assert programs.calls()
 
 
 def test_packet_is_sent_at_once() -> None:

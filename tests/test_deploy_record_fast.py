@@ -287,8 +287,8 @@ def test_what_root_is_asked_to_run_at_the_next_deploy_is_declared_as_it_is_kept(
     def task() -> None:
         state.inventory.get_host("@local").connector = cached = Cached(state, host)
         cached.connect()
-        cached.run_shell_command(StringCommand("echo asked"))
         begin()
+        cached.run_shell_command(StringCommand("echo asked"))
         does(commands=[], name="Do nothing")
         deploy_run.end()
 

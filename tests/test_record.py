@@ -168,7 +168,7 @@ def ours(pi: VirtualPi) -> dict[str, str]:
 def project(tmp_path: Path) -> Path:
     """The project as an owner has it: a checkout in which all is committed."""
     project = tmp_path / "project"
-    ignored = shutil.ignore_patterns(".venv", ".git", "tests", "*cache*")
+    ignored = shutil.ignore_patterns(".venv", ".git", "tests", ".*cache", "__pycache__")
     shutil.copytree(ROOT, project, ignore=ignored)
     git(project, "init", "-q")
     commit(project)
