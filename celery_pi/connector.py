@@ -34,8 +34,9 @@ from celery_pi.remote import assign
 Answer = tuple[bool, CommandOutput]
 Streams = tuple[IO[bytes], IO[bytes], IO[bytes]]  # of standard input, output and error
 
-# Of each command come a line with the sizes of its text and of its input, in bytes, and then both.
-# What it leaves of its input is thrown away. A line on each way out ends what it says.
+# Per command, standard input has a line with the sizes of its text and of its input, in bytes, and
+# then both. Input that the command leaves unread is discarded. A line with the end marker follows
+# its output, on standard output with the exit status, and on standard error.
 LOOP = r"""
 finish() {
   printf '\n%s %s\n' "$end" "$1"
@@ -54,10 +55,10 @@ while read -r size sent; do
 done
 """
 
-MOST = 64 * 2**20  # bytes that one command may say; a machine in other hands may never end
+MAX_OUTPUT = 64 * 2**20  # bytes of one command; a machine in other hands may never end
 LOST = "the connection to the machine was lost in the midst of this command"
-BY_THEMSELVES = {"_timeout", "_get_pty"}  # are run the commands that are given these
-OF_ONE = {"_stdin", "_success_exit_codes"}  # and not of all
+NOT_SHARED = {"_timeout", "_get_pty"}  # a command with one of these needs a process of its own
+PER_COMMAND = {"_stdin", "_success_exit_codes"}  # arguments that may differ between commands
 
 
 class ShellSession:
@@ -79,11 +80,11 @@ class ShellSession:
 
         Returns None, and has not run the command, if this shell cannot: it is busy or lost, or the
         command needs a timeout, a terminal, another user or another environment. Raises OSError if
-        the output exceeds `MOST` bytes.
+        the output exceeds `MAX_OUTPUT` bytes.
         """
         sent, good = arguments.get("_stdin") or "", arguments.get("_success_exit_codes") or [0]
-        given = {key: value for key, value in arguments.items() if value and key not in OF_ONE}
-        if self._is_busy or not isinstance(sent, str) or BY_THEMSELVES & given.keys():
+        given = {key: value for key, value in arguments.items() if value and key not in PER_COMMAND}
+        if self._is_busy or not isinstance(sent, str) or NOT_SHARED & given.keys():
             return None
         with self._busy():
             if self._arguments is None:
@@ -118,7 +119,8 @@ class ShellSession:
         self._answer()
 
     def _answer(self, message: bytes = b"") -> tuple[int | None, CommandOutput]:
-        """The next status, None if none comes, and what is said up to it, to this message."""
+        """Send the message; the exit status that follows, or None if the shell is lost, and the
+        output before it."""
         streams, self._streams = self._streams, None  # until it is known that they still serve
         assert streams
         to, *ways = streams
@@ -139,18 +141,17 @@ class ShellSession:
         return int(ends[0]), CommandOutput(lines)
 
     def _read(self, name: str, way: IO[bytes], lines: list[OutputLine]) -> str | None:
-        """Read lines up to the end, and what stands last in that; None if none came.
+        """Read lines up to the end marker; the last word of that line, or None if there is none.
 
-        Raises OSError when there is no end within MOST bytes.
+        Raises OSError if there is no marker within `MAX_OUTPUT` bytes.
         """
         is_empty = False  # the line before: the command's, or of the end
         size = 0
-        for raw in iter(lambda: way.readline(MOST), b""):
+        for raw in iter(lambda: way.readline(MAX_OUTPUT), b""):
             size += len(raw)
-            if size >= MOST:
-                raise OSError(
-                    f"{self._connector.host.name} says more than {MOST >> 20} MiB to one command"
-                )
+            if size >= MAX_OUTPUT:
+                name, limit = self._connector.host.name, MAX_OUTPUT >> 20
+                raise OSError(f"{name} sent more than {limit} MiB in one command")
             line = raw.decode(errors="replace").rstrip("\n")
             if line.startswith(self._end):
                 return line.split()[-1]

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from pyinfra.api import State
 
 FILE = "/var/cache/celery-pi/facts"  # a cache: without it a deploy is slower
-FRESH = 10  # seconds for which the answers of a plan are good for the run that follows it
-ALONE = 3  # facts after a change that are asked by themselves, since the next change may be near
+MAX_AGE = 10  # seconds for which the answers of a plan are good for the run that follows it
+SINGLE_FACTS = (
+    3  # facts after a change that are asked by themselves, since the next change may be near
+)
 Answer = tuple[bool, CommandOutput]
 Run = Callable[[StringCommand, dict[str, Any]], Answer]
 
@@ -35,10 +37,10 @@ class NoFact(StringCommand):
     """A command that changes nothing a fact reads, such as those of lock and record."""
 
 
-# Each in a shell of its own, which sees no arguments and no input, as it would by itself. Then a
-# line that ends its answer on standard output, and one on standard error. What this run has asked
-# already is left out; it is rarely asked again. One of two that work beside each other asks every
-# other question.
+# Each fact runs in a shell of its own, without arguments and input, as it would by itself. A line
+# with the end marker follows its output, on standard output with digest and exit status, and on
+# standard error. Facts that this run has used already are left out, since they are rarely used
+# again. Two of these scripts work beside each other, each on every other fact.
 ASK = r"""ask() {
   celery_pi_turn=$((1 - celery_pi_turn))
   case $celery_pi_part in $celery_pi_turn | "") ;; *) return ;; esac
@@ -53,7 +55,7 @@ ASK = r"""ask() {
 celery_pi_end=$1 celery_pi_done=${2-} celery_pi_part=${3-} celery_pi_turn=0
 """
 
-# First the digest of what is kept. Answers may hold secrets, so they wait in memory.
+# The first line is the digest of the file. Answers may hold secrets, so they are kept in memory.
 ASK_ALL = r"""
 [ -e "$file" ] || exit 0
 sha256sum <"$file"
@@ -120,7 +122,7 @@ class FactCache:
     def drop(self) -> None:
         """The answers hold no longer, if pyinfra executes: something may have been changed."""
         if self._state.is_executing:
-            self._answers, self._alone = None, ALONE
+            self._answers, self._alone = None, SINGLE_FACTS
 
     def to_keep(self) -> tuple[StringCommand, str] | None:
         """Command that keeps the facts of this run, and its standard input; None if they are kept
@@ -146,7 +148,7 @@ class FactCache:
     def _present_answers(self, arguments: dict[str, Any]) -> dict[str, Answer]:
         if self._state.is_executing and not self._is_executing:
             self._is_executing = True
-            if monotonic() - self._answered > FRESH:
+            if monotonic() - self._answered > MAX_AGE:
                 self._answers = None
         if self._answers is None:
             if self._alone:

@@ -163,8 +163,8 @@ def test_shell_that_does_not_start_has_run_nothing(docker: Container) -> None:
 def test_machine_that_never_ends_is_not_listened_to_without_end(
     docker: Container, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
-    monkeypatch.setattr(connector, "MOST", 2**20)
-    with pytest.raises(OSError, match="@local says more than 1 MiB to one command"):
+    monkeypatch.setattr(connector, "MAX_OUTPUT", 2**20)
+    with pytest.raises(OSError, match="@local sent more than 1 MiB in one command"):
         docker.ask(text)
     assert docker.ask("true") is None, "each command goes by itself from here on"
 

@@ -171,7 +171,7 @@ def test_change_is_seen_by_the_next_question(pi: Machine, tmp_path: Path, sent: 
     pi.state.is_executing = True
     assert not cache.ask(look)[0]
     cache.ask(change, _stdin=sent)
-    for _ in range(fact_cache.ALONE + 2):
+    for _ in range(fact_cache.SINGLE_FACTS + 2):
         assert cache.ask(look)[0]
 
 
@@ -193,7 +193,7 @@ def test_some_questions_after_a_change_all_are_asked_again(pi: Machine, command:
     before = pi.trips
     for text in QUESTIONS.values():
         cache.ask(text)
-    assert pi.trips == before + fact_cache.ALONE + 1
+    assert pi.trips == before + fact_cache.SINGLE_FACTS + 1
 
 
 def test_what_a_run_has_asked_before_a_change_is_not_asked_again_behind_it(
@@ -214,7 +214,7 @@ def test_what_a_run_has_asked_before_a_change_is_not_asked_again_behind_it(
     assert not (tmp_path / "count").exists()
 
 
-@pytest.mark.parametrize(("age", "trips"), [(0, 1), (fact_cache.FRESH + 1, 2)])
+@pytest.mark.parametrize(("age", "trips"), [(0, 1), (fact_cache.MAX_AGE + 1, 2)])
 def test_run_believes_its_plan_for_a_while(
     pi: Machine, monkeypatch: pytest.MonkeyPatch, age: float, trips: int
 ) -> None:
