@@ -150,8 +150,8 @@ class ShellSession:
         for raw in iter(lambda: way.readline(MAX_OUTPUT), b""):
             size += len(raw)
             if size >= MAX_OUTPUT:
-                name, limit = self._connector.host.name, MAX_OUTPUT >> 20
-                raise OSError(f"{name} sent more than {limit} MiB in one command")
+                host, limit = self._connector.host.name, MAX_OUTPUT >> 20
+                raise OSError(f"{host} sent more than {limit} MiB in one command")
             line = raw.decode(errors="replace").rstrip("\n")
             if line.startswith(self._end):
                 return line.split()[-1]
