@@ -29,7 +29,7 @@ from pyinfra.connectors.ssh import SSHConnector
 from pyinfra.connectors.util import CommandOutput, OutputLine, make_unix_command_for_host
 
 from celery_pi.fact_cache import FactCache
-from celery_pi.remote import assign
+from celery_pi.shell import assign
 
 Answer = tuple[bool, CommandOutput]
 Streams = tuple[IO[bytes], IO[bytes], IO[bytes]]  # of standard input, output and error

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from pyinfra.api import StringCommand
 
-from celery_pi.remote import assign
+from celery_pi.shell import assign
 
 DIRECTORY = "/run/celery-pi"  # in memory: a reboot frees the lock
 RECORDS = "/var/lib/celery-pi/deploys"

@@ -13,8 +13,8 @@ from typing import Any
 from pyinfra.api import FactBase, StringCommand
 
 from celery_pi.deploy_lock import RECORDS
-from celery_pi.remote import assign
 from celery_pi.settings import Settings
+from celery_pi.shell import assign
 
 KEPT = 20
 RUNNING, COMPLETED = "running", "completed"

@@ -19,7 +19,7 @@ from pyinfra.api import QuoteString, StringCommand
 from pyinfra.connectors.util import CommandOutput, OutputLine
 
 from celery_pi import deploy_lock
-from celery_pi.remote import assign
+from celery_pi.shell import assign
 
 if TYPE_CHECKING:
     from pyinfra.api import State

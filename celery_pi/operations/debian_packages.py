@@ -10,7 +10,7 @@ from pyinfra.api import FactBase, QuoteString, StringCommand, operation
 
 from celery_pi import before
 from celery_pi.plan import is_planned, will
-from celery_pi.remote import assign, read_quietly
+from celery_pi.shell import assign, read_quietly
 
 # dpkg keeps its unfinished steps in `updates`; until they are done, apt refuses to do anything.
 SHOW = r"""
