@@ -1,6 +1,6 @@
 """What the tasks share: settings, preflight, secrets, and the operations pyinfra lacks.
 
-Whatever of it pyinfra loads first, from then on it shows nothing of a Pi's as it came.
+As soon as pyinfra imports any part of it, a Pi's output is made printable before it is shown.
 """
 
 from celery_pi.terminal import protect

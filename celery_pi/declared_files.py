@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pyinfra.api import StringCommand
 
 from celery_pi.deploy_lock import DIRECTORY
-from celery_pi.remote import assign
+from celery_pi.shell import assign
 
 FILE = "/var/lib/celery-pi/declared"
 

@@ -1,7 +1,7 @@
-"""One deploy at a time: a lock on the Pi that its holder renews, and that ends with its holder.
+"""One deploy at a time: a lock on the Pi with a lease that its holder renews.
 
-A connection that is gone is not always seen to be gone: sshd may hold one for hours, and `docker
-exec` for ever. So nothing on the Pi is tied to it: who deploys says every few seconds it lives.
+A lost connection is not always noticed: sshd may hold one for hours, and `docker exec` for ever. So
+the lock is not tied to the connection; the deploy renews the lease every few seconds.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from typing import NamedTuple
 
 from pyinfra.api import StringCommand
 
-from celery_pi.remote import assign
+from celery_pi.shell import assign
 
-DIRECTORY = "/run/celery-pi"  # in memory: with the machine every holder ends
+DIRECTORY = "/run/celery-pi"  # in memory: a reboot frees the lock
 RECORDS = "/var/lib/celery-pi/deploys"
-INTERVAL = 5  # seconds between two signs of life
-LONGEST = 200  # characters of what is told of a holder
-LEASE = 20  # seconds without one after which a holder is dead
+INTERVAL = 5  # seconds between two renewals
+LONGEST = 200  # characters of a holder's name, time and purpose in a message
+LEASE = 20  # seconds without a renewal after which a holder counts as dead
 
-# Seconds since the start of the machine, because a Pi's clock may be set while a deploy runs.
+# Times are seconds since boot, because a Pi's clock may be set while a deploy runs.
 LOOK = r"""
 umask 077
 [ -d "$directory" ] || mkdir -p "$directory"
@@ -33,14 +33,14 @@ look() {
 is_dead() { [ -z "$holder" ] || [ $((up - at)) -ge "$lease" ] || [ "$at" -gt "$up" ]; }
 """
 
-# Name and inode of the newest record, which is another file as soon as its run has ended.
+# Name and inode of the newest record. Its inode changes when its run ends.
 NEWEST = r"""
 for last in "$records"/*.json; do :; done
 newest=$(ls -i "$last" 2>/dev/null)
 """
 
-# One that has died a moment ago looks alive: it is watched until it gives a sign, or none in time.
-TAKE = r"""
+# A holder that died a moment ago looks alive: wait until it renews its lease, or the lease ends.
+WAIT = r"""
 sent=$(cat)
 first=
 while flock 9 && look && ! is_dead; do
@@ -48,6 +48,9 @@ while flock 9 && look && ! is_dead; do
   flock -u 9
   sleep 1
 done
+"""
+
+TAKE = r"""
 [ "$newest" = "$seen" ] || { echo overtaken; exit; }
 echo "$sent" >"$directory/holder"
 echo "$token $up" >"$directory/beat"
@@ -78,19 +81,21 @@ class Holder(NamedTuple):
 def take(token: str, seen: str) -> StringCommand:
     """Command that takes the lock for the token; the holder as JSON is its standard input.
 
-    `seen` is what `NEWEST` said when the run was planned. What it prints is for `refusal`. It waits
-    for a dead holder's lease to end, `LEASE` seconds at most.
+    It waits for a dead holder's lease to end, `LEASE` seconds at most. Only then, with the lock in
+    hand, does it compare the newest record with `seen`, which `NEWEST` gave when the run was
+    planned: whoever held the lock may have changed something meanwhile. Its output is for
+    `refusal`.
     """
-    return StringCommand(_values(token, seen), LOOK, NEWEST, TAKE)
+    return StringCommand(_values(token, seen), LOOK, WAIT, NEWEST, TAKE)
 
 
 def renew(token: str) -> StringCommand:
-    """Command that gives a sign of life; it prints `lost` where the lock is another's by now."""
+    """Command that renews the lease; it prints `lost` if another deploy has the lock by now."""
     return StringCommand(_values(token), LOOK, RENEW)
 
 
 def give_back(token: str) -> StringCommand:
-    """Command that ends the holding, if it has not ended already."""
+    """Command that frees the lock, if the token still holds it."""
     return StringCommand(_values(token), LOOK, GIVE_BACK)
 
 
@@ -111,7 +116,7 @@ def refusal(printed: str, host: str) -> str:
 
 
 def _holder(text: str) -> Holder:
-    """Whoever the Pi says it is; it may say anything."""
+    """The holder as the Pi names it, which may send anything."""
     try:
         told = json.loads(text)
         return Holder(*(str(told[name])[:LONGEST] for name in Holder._fields))

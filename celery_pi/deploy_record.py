@@ -13,9 +13,8 @@ from typing import Any
 from pyinfra.api import FactBase, StringCommand
 
 from celery_pi.deploy_lock import RECORDS
-from celery_pi.remote import assign
 from celery_pi.settings import Settings
-from celery_pi.source_tree import Source
+from celery_pi.shell import assign
 
 KEPT = 20
 RUNNING, COMPLETED = "running", "completed"
@@ -57,9 +56,12 @@ done
 
 @dataclass
 class Record:
-    """One deploy. Times are UTC; `settings` are those that differ from their defaults, `given` all
-    that the owner gave; `planned` is what it was to do to which things, by verb; `files` are the
-    paths of ours that it declared."""
+    """One deploy. Times are UTC.
+
+    `settings` are those that differ from their defaults, `given` all that the owner gave; `commit`
+    is the source's, with `-dirty` if it was changed after it; `planned` is what the run was to do
+    to which things, by verb; `files` are the paths of ours that it declared.
+    """
 
     who: str
     started: str
@@ -67,7 +69,6 @@ class Record:
     settings: dict[str, Any]
     given: dict[str, Any]
     commit: str = ""
-    tree: str = ""
     result: str = RUNNING
     ended: str = ""
     planned: dict[str, list[str]] = field(default_factory=dict)
@@ -83,9 +84,6 @@ class Record:
     def is_whole(self) -> bool:
         """Whether all components were deployed, to the end."""
         return self.result == COMPLETED and WHOLE in self.what
-
-    def come_from(self, source: Source) -> None:
-        self.commit, self.tree = source.commit, source.tree
 
 
 def begun(what: list[str], settings: Settings) -> Record:

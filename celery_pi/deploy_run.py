@@ -1,45 +1,50 @@
-"""A run of pyinfra as one deploy: it holds the lock, and is recorded once it changes something."""
+"""A run of pyinfra as one deploy: its first operation takes the lock, its last closes the record.
+
+Both operations change nothing that a plan shows. The record is opened before the first command that
+changes something, so a run that is cut off leaves one that says `running`; the lock tells whether
+it still does.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 from uuid import uuid4
 
 import gevent
 from paramiko import SSHException
+from pyinfra import host as current_host
 from pyinfra import logger
-from pyinfra.api import BaseStateCallback, Host, QuoteString, State, StringCommand
+from pyinfra.api import BaseStateCallback, Host, QuoteString, State, StringCommand, operation
 from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS
 from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.exceptions import PyinfraError
-from pyinfra.context import ctx_host, ctx_state
 
 from celery_pi import declared_files, deploy_lock, deploy_record
-from celery_pi.bulk_facts import FILE as FACTS
-from celery_pi.bulk_facts import bulk_facts
+from celery_pi.connector import PersistentShell
+from celery_pi.fact_cache import FILE as FACTS
+from celery_pi.fact_cache import NoFact
 from celery_pi.plan import in_words
 from celery_pi.preflight import GIVEN, NEWEST_DEPLOY
-from celery_pi.remote import declared
 from celery_pi.settings import Settings
+from celery_pi.shell import declared
 from celery_pi.site.look import to_note
-from celery_pi.source_tree import NoSource, kept_source
+from celery_pi.source_tree import DIRTY, NoSource, deployed_source
 
 RUN = "celery_pi_run"
+TAKE, CLOSE = "Take the lock of deploys", "Close the record of this deploy"
+NO_WAY_BACK = "This deploy will be no target of a rollback"
 Commands = Callable[[], Iterator[PyinfraCommand]]
 
 
 class DeployRun:
-    """One run on one host. Before its first operation it takes the lock; a plan takes none.
+    """One run on one host. A plan takes no lock."""
 
-    The record is there before the first command that changes something, so a run that is cut off
-    leaves one that says `running`; the lock tells whether it still does.
-    """
-
-    def __init__(self, host: Host, settings: Settings, seen: str) -> None:
-        self.host, self.settings, self.seen = host, settings, seen
+    def __init__(self, host: Host) -> None:
+        self.host = host
         self.token = uuid4().hex
         self.what: list[str] = []
         self.record: deploy_record.Record | None = None
@@ -54,18 +59,32 @@ class DeployRun:
         if name not in self.what and (file or not self.what):
             self.what.append(name)
 
-    def before(self, state: State, op_hash: str) -> None:
-        """Take the lock, if this is the first operation; have what the operation changes noted."""
-        if op_hash not in state.ops[self.host]:
+    def take(self) -> None:
+        """Take the lock and keep it until `finish`; `refusal` says why if another run has it.
+
+        Raises PyinfraError if the machine does not answer.
+        """
+        given = cast("dict[str, Any]", self.host.current_op_global_arguments)
+        self.arguments = {key: given[key] for key in CONNECTOR_ARGUMENT_KEYS if key in given}
+        settings: Settings = self.host.connector_data[GIVEN]
+        self.record = deploy_record.begun(self.what, settings)
+        self.record.planned = in_words(self.host)
+        holder = deploy_lock.Holder(self.record.who, self.record.started, ", ".join(self.what))
+        seen = self.host.connector_data[NEWEST_DEPLOY]
+        command = deploy_lock.take(self.token, seen)
+        printed = self._run(command, json.dumps(holder._asdict()) + "\n")
+        self.refusal = deploy_lock.refusal(printed, self.host.name)
+        self.holds = not self.refusal
+        if self.holds:
+            gevent.spawn(self._renew)
+
+    def watch(self, state: State, op_hash: str) -> None:
+        """Have the commands of the operation that starts now noted."""
+        if self.record is None or op_hash not in state.ops[self.host]:
             return
         data = state.get_op_data_for_host(self.host, op_hash)
-        if self.record is None:
-            given = cast("dict[str, Any]", data.global_arguments)
-            self.arguments = {key: given[key] for key in CONNECTOR_ARGUMENT_KEYS if key in given}
-            self.record = deploy_record.begun(self.what, self.settings)
-            self.record.planned = in_words(self.host)
-            self._take(self.record)
-        data.command_generator = self._noting(data.command_generator, _name(state, op_hash))
+        noted = self._noting(data.command_generator, _name(state, op_hash))
+        state.set_op_data_for_host(self.host, op_hash, replace(data, command_generator=noted))
 
     def finish(self, result: str) -> None:
         """Close the record, if anything was changed, and give the lock back."""
@@ -76,36 +95,45 @@ class DeployRun:
             if self.number:
                 self.record.result, self.record.ended = result, deploy_record.now()
                 self.record.files = self._files()
-                self._say(deploy_record.closed(self.number), self.record.text)
+                self._run(deploy_record.closed(self.number), self.record.text)
             if result == deploy_record.COMPLETED:
                 self._note_files(deploy_record.WHOLE in self.what)
                 if note := to_note(self.host, bool(self.number)):
-                    self._say(note)
-            self._say(deploy_lock.give_back(self.token))
+                    self._run(note)
+            self._run(deploy_lock.give_back(self.token))
         except (OSError, SSHException, PyinfraError) as error:
             logger.warning(f"{self.host.name}: the end of this deploy is not recorded: {error}")
 
+    def end(self, state: State) -> None:
+        """The connection ends: finish what no last operation has finished.
+
+        An operation that was interrupted may still run on the machine, so then the lock is left to
+        its lease, and the record says `cut off`.
+        """
+        if not self.holds or self.host.executing_op_hash is not None:
+            return
+        order = [op_hash for op_hash in self.host.op_hash_order if op_hash in state.ops[self.host]]
+        undone = (
+            op_hash
+            for op_hash in order
+            if not state.get_op_data_for_host(self.host, op_hash).operation_meta.is_complete()
+        )
+        first = next(undone, None)
+        self.finish(f"failed: {_name(state, first)}" if first else deploy_record.COMPLETED)
+
     def _note_files(self, whole: bool) -> None:
-        """Have the Pi note how each file of ours is to be, what it keeps of this run among them."""
-        ours, bulk = declared(self.host), bulk_facts(self.host)
-        if whole and bulk.digest:
-            if kept := bulk.to_keep():
-                self._say(*kept)
-            ours = {**ours, FACTS: ["600", "root", "root", bulk.digest]}
-        self._say(declared_files.noted(whole), declared_files.lines(ours))
+        """Have the Pi note how each file of ours is to be, the cache of facts among them."""
+        ours, connector = declared(self.host), self.host.connector
+        cache = connector.facts if isinstance(connector, PersistentShell) else None
+        if whole and cache and cache.digest:
+            if kept := cache.to_keep():
+                self._run(*kept)
+            ours = {**ours, FACTS: ["600", "root", "root", cache.digest]}
+        self._run(declared_files.noted(whole), declared_files.lines(ours))
 
     def _files(self) -> list[str]:
         """Paths that this run declares to be there."""
         return sorted(path for path, state in declared(self.host).items() if state)
-
-    def _take(self, record: deploy_record.Record) -> None:
-        holder = deploy_lock.Holder(record.who, record.started, ", ".join(self.what))
-        printed = self._say(
-            deploy_lock.take(self.token, self.seen), json.dumps(holder._asdict()) + "\n"
-        )
-        self.refusal = deploy_lock.refusal(printed, self.host.name)
-        self.holds = not self.refusal
-        gevent.spawn(self._renew)
 
     def _renew(self) -> None:
         while True:
@@ -113,9 +141,9 @@ class DeployRun:
             if self.refusal or not self.holds:
                 return
             try:
-                printed = self._say(deploy_lock.renew(self.token))
+                printed = self._run(deploy_lock.renew(self.token))
             except (OSError, SSHException, PyinfraError):
-                continue  # the connection's trouble is told by the operation that meets it
+                continue  # the operation that meets the same trouble reports it
             if printed == "lost":
                 self.refusal = (
                     f"{self.host.name} was not reached for {deploy_lock.LEASE} s, and another "
@@ -125,14 +153,13 @@ class DeployRun:
     def _noting(self, commands: Commands, name: str) -> Commands:
         def noted() -> Iterator[PyinfraCommand]:
             if self.refusal:
-                yield StringCommand("echo", QuoteString(self.refusal), ">&2; exit 1")
+                yield refused(self.refusal)
             try:
                 for command in commands():
                     self._note(name)
-                    with bulk_facts(self.host).change():
-                        yield command
+                    yield command
             except PyinfraError:
-                self.finish(f"failed: {name}")  # pyinfra tells nobody of it
+                self.finish(f"failed: {name}")  # pyinfra calls back for failed commands alone
                 raise
 
         return noted
@@ -145,56 +172,95 @@ class DeployRun:
         if self.number:
             return
         try:
-            self.record.come_from(kept_source(self.host.name))
+            self.record.commit = deployed_source()
         except NoSource as error:
-            logger.warning(f"nobody will be able to roll back to this deploy: {error}")
+            logger.warning(f"{NO_WAY_BACK}: {error}; deploy from a git checkout")
+        if self.record.commit.endswith(DIRTY):
+            logger.warning(f"{NO_WAY_BACK}: its source is changed; commit it and deploy again")
         self.record.files = self._files()
-        self.number = self._say(deploy_record.opened(), self.record.text)
+        self.number = self._run(deploy_record.opened(), self.record.text)
 
-    def _say(self, command: StringCommand, sent: str = "") -> str:
-        """What the command prints. Raises PyinfraError when it fails."""
-        arguments = {**self.arguments, "_stdin": sent}
-        done, output = bulk_facts(self.host).tell(command, **arguments)
+    def _run(self, command: StringCommand, sent: str = "") -> str:
+        """Output of the command. Raises PyinfraError if it fails."""
+        done, output = self.host.run_shell_command(
+            NoFact(command),
+            print_output=False,
+            print_input=False,
+            **{**self.arguments, "_stdin": sent},
+        )
         if not done:
             raise PyinfraError(f"{self.host.name}: {output.stderr or 'no answer'}")
         return output.stdout.strip()
 
 
+@operation()
+def take_lock() -> Generator[StringCommand]:
+    """The first operation of a run. It changes nothing; it fails if another deploy has the lock."""
+    run = _run_of(current_host)
+    assert run
+    if current_host.state.is_executing:
+        run.take()
+        if run.refusal:
+            yield refused(run.refusal)
+
+
+@operation()
+def close_record() -> Generator[StringCommand]:
+    """The last operation of a run. What comes after it, of another deploy file, ends the run."""
+    run = _run_of(current_host)
+    is_last = current_host.current_op_hash == current_host.op_hash_order[-1]
+    if run and is_last and current_host.state.is_executing:
+        run.finish(deploy_record.COMPLETED)
+    yield from ()
+
+
+def refused(why: str) -> StringCommand:
+    """A command that fails with the sentence, and so ends the run on this host alone."""
+    return StringCommand("echo", QuoteString(why), ">&2; exit 1")
+
+
 class Recorder(BaseStateCallback):
-    """Tells the runs of where pyinfra is. Hosts to which nothing of ours is deployed have none."""
+    """Forwards pyinfra's callbacks to the run on a host, if there is one."""
 
     @staticmethod
     def operation_host_start(state: State, host: Host, op_hash: str) -> None:
         if run := _run_of(host):
-            run.before(state, op_hash)
-
-    @staticmethod
-    def operation_host_success(
-        state: State, host: Host, op_hash: str, retry_count: int = 0
-    ) -> None:
-        del state, retry_count
-        if (run := _run_of(host)) and op_hash == host.op_hash_order[-1]:
-            run.finish(deploy_record.COMPLETED)
+            run.watch(state, op_hash)
 
     @staticmethod
     def operation_host_error(
         state: State, host: Host, op_hash: str, retry_count: int = 0, max_retries: int = 0
     ) -> None:
         del retry_count, max_retries
-        if run := _run_of(host):
+        is_ignored = state.get_op_data_for_host(host, op_hash).global_arguments["_ignore_errors"]
+        if (run := _run_of(host)) and not is_ignored:
             run.finish(f"failed: {_name(state, op_hash)}")
 
+    @staticmethod
+    def host_disconnect(state: State, host: Host) -> None:
+        if run := _run_of(host):
+            run.end(state)
 
-def recorded() -> DeployRun:
-    """The run on the present host, which has been found fit: the same for all its components."""
-    # Themselves, not pyinfra's `host`: another greenlet has no present one.
-    state, host = ctx_state.get(), ctx_host.get()  # type: ignore[no-untyped-call]
-    if RUN not in host.connector_data:
-        seen = host.connector_data[NEWEST_DEPLOY]
-        host.connector_data[RUN] = DeployRun(host, host.connector_data[GIVEN], seen)
+
+def begin(file: str | None, component: str) -> None:
+    """Begin the run on the present host with its first operation, or include a component more."""
+    # The host itself, not pyinfra's `host`: another greenlet has no present one.
+    state = current_host.state
+    host = state.inventory.get_host(current_host.name)
+    run = _run_of(host)
+    if run is None:
+        run = host.connector_data[RUN] = DeployRun(host)
         if not any(isinstance(known, Recorder) for known in state.callback_handlers):
-            state.callback_handlers.append(Recorder())
-    return cast("DeployRun", host.connector_data[RUN])
+            state.add_callback_handler(Recorder())  # type: ignore[no-untyped-call]
+        if isinstance(host.connector, PersistentShell):
+            host.connector.cache_facts()
+        take_lock(name=TAKE)
+    run.includes(file, component)
+
+
+def end() -> None:
+    """End the run on the present host with its last operation."""
+    close_record(name=CLOSE)
 
 
 def _run_of(host: Host) -> DeployRun | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pyinfra.api import FactBase, StringCommand
 
-from celery_pi.remote import assign
+from celery_pi.shell import assign
 
 if TYPE_CHECKING:
     from pyinfra.api.host import Host

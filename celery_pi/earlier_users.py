@@ -19,8 +19,8 @@ from celery_pi.operations.redis_data import CLI, CONFIG
 from celery_pi.operations.redis_server import CLI as ADMIN
 from celery_pi.operations.redis_server import UNIT
 from celery_pi.operations.service import RECORDS
-from celery_pi.remote import announce_write, assign, read_quietly, replace_file
 from celery_pi.secrets import DIRECTORY, USERS
+from celery_pi.shell import announce_write, assign, read_quietly, replace_file
 
 if TYPE_CHECKING:
     from pyinfra.api.host import Host

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, cast
 from pyinfra import host as current_host
 from pyinfra.api import StringCommand, operation
 
-from celery_pi.remote import announce_write, assign, read_quietly, replace_file
 from celery_pi.secrets import DIRECTORY, SHORTEST_TYPED, kept, new_password, supplied
 from celery_pi.settings import Settings
+from celery_pi.shell import announce_write, assign, read_quietly, replace_file
 
 if TYPE_CHECKING:
     from pyinfra.api.host import Host

@@ -8,8 +8,8 @@ from typing import NamedTuple
 from pyinfra.api import FactBase, StringCommand
 
 from celery_pi.before import IS_OURS
-from celery_pi.remote import assign
 from celery_pi.settings import Settings
+from celery_pi.shell import assign
 
 UNITS = "/etc/systemd/system"
 OUR_NAMES = ("celery-worker.service", "celery-beat.service", "celery-flower.service")

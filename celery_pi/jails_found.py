@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pyinfra.api import DeployError, FactBase, StringCommand
 
-from celery_pi.remote import assign
+from celery_pi.shell import assign
 
 DIRECTORY = "/etc/fail2ban"
 SSH = "sshd"

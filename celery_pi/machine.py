@@ -10,7 +10,6 @@ from pyinfra.api import FactBase, StringCommand
 from celery_pi.deploy_lock import NEWEST, RECORDS
 from celery_pi.nginx_found import port_problem
 from celery_pi.privileges import READ_AS
-from celery_pi.remote import assign
 from celery_pi.settings import (
     LARGEST_SHARE,
     SMALLEST_MAXMEMORY,
@@ -18,6 +17,7 @@ from celery_pi.settings import (
     of_memory,
     size_in_bytes,
 )
+from celery_pi.shell import assign
 
 RELEASES = {"12": "bookworm", "13": "trixie"}
 ARCHITECTURES = ("arm64", "amd64")

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pyinfra.api import FactBase, StringCommand
 
 from celery_pi import before
-from celery_pi.remote import assign
 from celery_pi.settings import Settings
+from celery_pi.shell import assign
 
 CONF = "/etc/nginx"
 DEFAULT = f"{CONF}/sites-enabled/default"

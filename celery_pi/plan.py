@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from textwrap import wrap
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
+from pyinfra import host as current_host
 from pyinfra import logger
 from pyinfra.api import BaseStateCallback
-from pyinfra.context import ctx_host, ctx_state
 
 if TYPE_CHECKING:
     from pyinfra.api.host import Host
@@ -131,7 +131,7 @@ def begin(host: Host) -> None:
     """From here on lines of diffs wait for `show`."""
     _plan(host).is_begun = True
     if not any(isinstance(known, Late) for known in host.state.callback_handlers):
-        host.state.callback_handlers.append(Late())
+        host.state.add_callback_handler(Late())  # type: ignore[no-untyped-call]
 
 
 def will(host: Host, verb: Verb, what: str, why: str = "", *, theirs: bool | None = None) -> None:
@@ -187,8 +187,9 @@ def show() -> None:
     pyinfra plans nothing with `-y`, so each operation is asked here. What it finds wrong then ends
     the run, as it does without `-y`, before anything is changed.
     """
-    # Themselves, not pyinfra's `host`: what is kept of them outlives the present one.
-    host, state = ctx_host.get(), ctx_state.get()  # type: ignore[no-untyped-call]
+    # The host itself, not pyinfra's `host`: what is kept of it outlives the present one.
+    state = current_host.state
+    host = state.inventory.get_host(current_host.name)
     plan = _plan(host)
     plan.also = []
     for op_hash in host.op_hash_order:

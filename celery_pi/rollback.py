@@ -1,6 +1,6 @@
 """`make rollback`: deploy again what was deployed before, from its own source and settings.
 
-The record on the Pi names source and settings; the source itself lies in git on this machine.
+The record on the Pi names commit and settings; the source itself lies in git on this machine.
 Nothing that comes from the Pi is run here, nor can it lead to another machine or read a file here:
 it is taken for a record only where all of it has the form that ours have, and a setting that names
 a file on this machine is never taken from it.
@@ -23,13 +23,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from celery_pi.deploy_record import DeployRecords, Record
 from celery_pi.settings import Settings
-from celery_pi.source_tree import NoSource, Source, lay_out
+from celery_pi.source_tree import DIRTY, NoSource, lay_out
 from celery_pi.sources import ROOT
 from celery_pi.terminal import printable
 
-PYINFRA = (sys.executable, "-m", "pyinfra")
+PYINFRA = (str(Path(sys.executable).with_name("pyinfra")),)  # as `-m` its own connectors win
 NUMBER = re.compile(r"[0-9]{6}")
-TREE = re.compile(r"(?:[0-9a-f]{40}|[0-9a-f]{64})?")
 COMMIT = re.compile(r"(?:[0-9a-f]{7,64}(?:-dirty)?)?")
 LARGEST = 2**16  # characters of all settings of one record
 FACT = f"{DeployRecords.__module__}.{DeployRecords.__name__}"
@@ -78,7 +77,6 @@ def _record(number: str, told: object) -> Record:
     if (
         record is None
         or not NUMBER.fullmatch(number)
-        or not TREE.fullmatch(record.tree)
         or not COMMIT.fullmatch(record.commit)
         or len(json.dumps(record.given)) > LARGEST
     ):
@@ -99,19 +97,41 @@ def target(records: Mapping[str, Record], to: int | None) -> str:
         if not whole:
             raise CannotGoBack("the Pi knows of no whole deploy before the newest")
         number = whole[-1]
-    if not records[number].tree:
-        raise CannotGoBack(f"the source of deploy {int(number)} was not in git")
+    if not _is_committed(records[number]):
+        raise CannotGoBack(_uncommitted(records, number))
     return number
+
+
+def _is_committed(record: Record) -> bool:
+    return bool(record.commit) and not record.commit.endswith(DIRTY)
+
+
+def _uncommitted(records: Mapping[str, Record], number: str) -> str:
+    """Why that deploy is no target, and which one is."""
+    commit = records[number].commit
+    why = "had changes that were not committed" if commit else "was not in git"
+    others = [
+        int(other)
+        for other in sorted(records)[:-1]
+        if records[other].is_whole and _is_committed(records[other])
+    ]
+    remedy = (
+        f"deploy {others[-1]} was made from a commit: TO={others[-1]} goes back to it"
+        if others
+        else "no deploy before the newest was made from a commit"
+    )
+    return f"the source of deploy {int(number)} {why}; {remedy}"
 
 
 def go_back(number: str, record: Record, host: str, directory: Path) -> int:
     """Deploy to that Pi what the record names; refused, as a plan, it changes nothing."""
     try:
-        lay_out(host, Source(record.commit, record.tree), directory)
+        lay_out(record.commit, directory)
     except NoSource as error:
         raise CannotGoBack(
             f"this machine does not have the source of deploy {int(number)} (commit "
-            f"{record.commit}), which {printable(record.who, '')} made: {error}"
+            f"{record.commit}), which {printable(record.who, '')} made: {error}; fetch and check "
+            "out a branch that contains it"
         ) from error
     if (others := hosts_of(directory)) != [host]:
         names = ", ".join(others) or "no machine"

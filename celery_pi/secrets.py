@@ -19,8 +19,8 @@ from urllib.parse import quote
 from pyinfra import host as current_host
 from pyinfra.api import OperationError, StringCommand, operation
 
-from celery_pi.remote import assign, read_quietly, replace_file
 from celery_pi.settings import Settings
+from celery_pi.shell import assign, read_quietly, replace_file
 
 if TYPE_CHECKING:
     from pyinfra.api.host import Host

@@ -8,7 +8,7 @@ from pyinfra.api import FactBase, StringCommand
 
 from celery_pi.before import IS_OURS
 from celery_pi.handmade import UNITS
-from celery_pi.remote import assign
+from celery_pi.shell import assign
 
 # Read from what is configured and not from what runs, so that one deploy finds what the next does.
 SHOW = (

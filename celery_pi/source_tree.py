@@ -1,85 +1,69 @@
-"""What was deployed, down to the last byte: the source, kept by git on the machine that deploys.
+"""The source of a deploy: a commit in git on the machine that deploys. git is read, never written.
 
-Also one with changes that nobody has committed, which a checkout with values of its own site is. No
-branch nor index is touched; `git for-each-ref refs/celery-pi` lists what is kept.
+A rollback lays the source out again from its commit. A source with changes that are not committed
+can be deployed, and is recorded as `-dirty`, but nobody can go back to it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import re
 import subprocess
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import NamedTuple
 
 from celery_pi.sources import ROOT
 
+# What is deployed, as git's pathspecs. A change of anything else leaves the source as it is.
 PARTS = (
-    *("celery_pi", "tasks", "files", "packages", "templates", "group_data"),
-    *("deploy.py", "rollback.py", "inventory.py", "config.py"),
+    *("celery_pi", "celery_pi-*.dist-info", "tasks", "packages", "files", "templates"),
+    *("group_data", "deploy.py", "rollback.py", "inventory.py", "config.py"),
 )
-KEPT_AS = "refs/celery-pi/"
-NOTE = ".celery-pi-source.json"  # in a tree that was laid out: whence it came
-
-
-class Source(NamedTuple):
-    """Commit, with `-dirty` where the tree is another; digest of the tree. Both may be unknown."""
-
-    commit: str = ""
-    tree: str = ""
+NOTE = ".celery-pi-source.json"  # in a source that was laid out: its commit
+DIRTY = "-dirty"
 
 
 class NoSource(Exception):
-    """Why git cannot say or give it."""
+    """Why git does not have it."""
 
 
-def kept_source(host: str, root: Path = ROOT) -> Source:
-    """The source below root, which git keeps from now on for that host. Raises NoSource."""
+def deployed_source(root: Path = ROOT) -> str:
+    """The commit of the source below root, with `-dirty` if the source is another. Raises NoSource
+    if git does not know it."""
     note = root / NOTE
     if note.exists():
-        return Source(**json.loads(note.read_text()))
+        return str(json.loads(note.read_text())["commit"])
     commit = _git(root, "rev-parse", "HEAD").strip()
-    parts = [part for part in PARTS if (root / part).exists()]
-    with TemporaryDirectory() as scratch:
-        index = {"GIT_INDEX_FILE": f"{scratch}/index"}
-        _git(root, "add", "--", *parts, **index)
-        tree = _git(root, "write-tree", **index).strip()
-    _git(root, "update-ref", _kept_as(host, tree), tree)
-    changed = _git(root, "status", "--porcelain", "--", *PARTS)
-    return Source(f"{commit}-dirty" if changed else commit, tree)
+    is_changed = bool(_git(root, "status", "--porcelain", "--", *PARTS))
+    return f"{commit}{DIRTY}" if is_changed else commit
 
 
-def lay_out(host: str, source: Source, directory: Path, root: Path = ROOT) -> None:
-    """Put the source that is kept for that host into the directory. Raises NoSource.
+def lay_out(commit: str, directory: Path, root: Path = ROOT) -> None:
+    """Put the source of the commit into the directory. Raises NoSource.
 
-    The digest may be of the host's own making: it is no option, and of no tree that was not
-    deployed to it. Another one's source names passwords that are not for it.
+    A Pi names the commit, so it is taken only from the history of what is checked out here: a
+    branch for another machine may name passwords that are not for this one.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    packed = _run(root, "archive", "--format=tar", _kept_as(host, source.tree)).stdout
+    _git(root, "cat-file", "-e", f"{commit}^{{commit}}")
+    try:
+        _git(root, "merge-base", "--is-ancestor", commit, "HEAD")
+    except NoSource as error:
+        raise NoSource("it is not in the history of what is checked out here") from error
+    packed = _run(root, "archive", "--format=tar", commit).stdout
     subprocess.run(["tar", "-x", "-C", directory], input=packed, check=True)
-    (directory / NOTE).write_text(json.dumps(source._asdict()))
+    (directory / NOTE).write_text(json.dumps({"commit": commit}))
 
 
-def _kept_as(host: str, tree: str) -> str:
-    """Name in git: the host's as far as git takes it, and a digest of all of it."""
-    plain = re.sub(r"[^A-Za-z0-9]+", "-", host).strip("-")
-    return f"{KEPT_AS}{plain}-{hashlib.sha256(host.encode()).hexdigest()[:8]}/{tree}"
+def _git(root: Path, *arguments: str) -> str:
+    return _run(root, *arguments).stdout.decode()
 
 
-def _git(root: Path, *arguments: str, **environment: str) -> str:
-    return _run(root, *arguments, **environment).stdout.decode()
-
-
-def _run(root: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+def _run(root: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
     try:
         done = subprocess.run(
             ["git", *arguments],
             cwd=root,
-            env=os.environ | environment,
+            env=os.environ | {"GIT_OPTIONAL_LOCKS": "0"},  # `git status` else writes the index
             stdin=subprocess.DEVNULL,
             capture_output=True,
             check=False,

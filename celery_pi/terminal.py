@@ -1,7 +1,7 @@
-"""What a Pi says, on the terminal of who deploys: nothing in it is a command there.
+"""Output of a Pi on the terminal of whoever deploys: control characters are escaped.
 
-A Pi may be in other hands, and what runs on it prints what others have written. Whatever pyinfra is
-going to show comes by here: lines of output, facts that failed, diffs, the names in records.
+A Pi may be in other hands, and its programs print what others have written. All that pyinfra shows
+passes through here: lines of output, facts that failed, diffs, the names in records.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any
 import click
 from pyinfra.api.output import is_output_active, set_echo
 
-KEPT = "\n\t"  # a line more, and a wider gap, are all that these do
-COLOUR = re.compile("(\x1b\\[(?:0|1|[39][0-7])m)")  # bold, a colour, and their end: pyinfra's own
+KEPT = "\n\t"  # harmless control characters
+COLOUR = re.compile("(\x1b\\[(?:0|1|[39][0-7])m)")  # pyinfra's own: bold, a colour, and reset
 
 
 def printable(text: str, kept: str = KEPT) -> str:
-    r"""The text with each character that does not print as its escape, such as `\x1b`: what moves
-    the cursor, colours, or turns the direction of writing."""
+    r"""The text with each character that is not printable as its escape, such as `\x1b`: those that
+    move the cursor, set colours, or turn the direction of writing."""
     return "".join(
         char
         if char.isprintable() or char in kept
@@ -29,14 +29,14 @@ def printable(text: str, kept: str = KEPT) -> str:
 
 
 def shown(text: str) -> str:
-    """The same with the colours that pyinfra gives it."""
+    """The same, but with pyinfra's colours."""
     parts = COLOUR.split(text)
     parts[::2] = map(printable, parts[::2])
     return "".join(parts)
 
 
 class Printable(logging.Filter):
-    """Lets all pass, as what can be shown."""
+    """Passes every record, made printable."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if isinstance(record.msg, str):
@@ -45,12 +45,12 @@ class Printable(logging.Filter):
 
 
 def echo(message: Any = None, **how: Any) -> None:
-    """click's, of text that can be shown."""
+    """click's `echo`, of printable text."""
     click.echo(shown(message) if isinstance(message, str) else message, **how)
 
 
 def protect() -> None:
-    """From here on, pyinfra shows nothing as it came. Without its command line it shows nothing."""
+    """Have pyinfra's command line show printable text only."""
     if is_output_active():
         set_echo(echo)
         logger = logging.getLogger("pyinfra")

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gevent.subprocess import PIPE, Popen
 from pyinfra.api import Config, Host, Inventory, StringCommand, inventory, output
 from pyinfra.api import State as PyinfraState
-from pyinfra.api.connect import connect_all
+from pyinfra.api.connect import connect_all, disconnect_all
 from pyinfra.api.exceptions import PyinfraError
 from pyinfra.api.operation import add_op
 from pyinfra.api.operations import run_ops
@@ -28,6 +29,8 @@ from pyinfra.connectors.fake import FakeConnector
 from pyinfra.connectors.local import LocalConnector
 from pyinfra.connectors.util import CommandOutput, OutputLine, make_unix_command_for_host
 from pyinfra.context import ctx_host, ctx_state
+
+from celery_pi.connector import PersistentShell, Streams
 
 # A machine's answer to preflight, which asks pip for the app's packages.
 PIP_AGREES = {"/usr/share/python-wheels": ["{}", "pip 0"]}
@@ -43,6 +46,8 @@ class Run:
     """For each operation, whether the plan says that it changes something."""
     changed: list[bool] = field(default_factory=list)
     """For each operation, whether it did."""
+    names: list[str] = field(default_factory=list)
+    """Of the operations, in their order."""
     commands: list[str] = field(default_factory=list)
     """Every command as its shell got it; facts are among them."""
     shown: str = ""
@@ -84,6 +89,14 @@ class LocalShell(LocalConnector):
         return ran.returncode == 0, CommandOutput(said)
 
 
+class Cached(PersistentShell, LocalShell):
+    """The same with the shell and the cache of facts that our connectors have."""
+
+    def start_process(self, line: str) -> Streams:
+        process = Popen(["sh", "-c", line], stdin=PIPE, stdout=PIPE, stderr=PIPE)
+        return process.stdin, process.stdout, process.stderr
+
+
 def run(
     task: Callable[[], object],
     *,
@@ -104,6 +117,7 @@ def run(
         try:
             connect_all(state)
             add_op(state, task)
+            done.names = [", ".join(state.get_op_meta(key).names) for key in host.op_hash_order]
             done.planned = [bool(op.operation_meta.will_change) for op in state.ops[host].values()]
             if not dry:
                 done.error = _execute(state)
@@ -112,6 +126,7 @@ def run(
                     for op in state.ops[host].values()
                 ]
         finally:
+            disconnect_all(state)  # as the command line does
             ctx_state.reset()  # pyinfra leaves them set when something was raised
             ctx_host.reset()
             done.shown = "\n".join(heard)

@@ -18,7 +18,7 @@ from celery_pi.operations import zram_swap as zram
 from celery_pi.operations.boot_words import WRITE, boot_words, refusal, with_words
 from celery_pi.operations.runtime_watchdog import runtime_watchdog
 from celery_pi.operations.zram_swap import on_disk, zram_swap
-from celery_pi.remote import assign
+from celery_pi.shell import assign
 from tasks import board as task
 from tests.fake import Programs, Run, inode, run, sh
 

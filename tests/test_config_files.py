@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from celery_pi.operations.config_files import ConfigFile, FileState, FileStates, config_files
-from celery_pi.remote import assign, replace_file
+from celery_pi.shell import assign, replace_file
 from tests.fake import ME, Run, as_root, inode, mode, run, sh
 
 pytestmark = pytest.mark.fast

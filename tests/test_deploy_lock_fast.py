@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -122,8 +123,25 @@ def test_run_that_was_planned_before_another_ended_is_refused(directory: Path) -
     say(give_back("one"))
     (records / "000001.json").write_text("{}")
     assert say(take("two", "")) == "overtaken"
-    inode = (records / "000001.json").stat().st_ino
-    assert say(take("two", f"{inode} {records}/000001.json")) == "taken"
+    assert say(take("two", newest(records))) == "taken"
+
+
+def test_run_that_waited_while_another_changed_something_is_refused(directory: Path) -> None:
+    records = directory / "records"
+    records.mkdir()
+    assert say(take("one", "")) == "taken"
+    waiting = start(take("two", ""))
+    time.sleep(1.5)
+    assert waiting.poll() is None
+    (records / "000001.json").write_text("{}")
+    assert say(give_back("one")) == ""
+    assert said(waiting) == "overtaken"
+    assert say(take("three", newest(records))) == "taken", "who was refused holds nothing"
+
+
+def newest(records: Path) -> str:
+    (record,) = records.iterdir()
+    return f"{record.stat().st_ino} {record}"
 
 
 @pytest.mark.parametrize(

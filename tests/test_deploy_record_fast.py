@@ -19,20 +19,20 @@ from pyinfra import host, state
 from pyinfra.api import Host, OperationError, QuoteString, StringCommand, operation
 
 from celery_pi import (
-    bulk_facts,
     declared_files,
     deploy_lock,
     deploy_record,
     deploy_run,
+    fact_cache,
     source_tree,
 )
 from celery_pi.deploy_record import DeployRecords
-from celery_pi.deploy_run import recorded
+from celery_pi.deploy_run import CLOSE, TAKE
 from celery_pi.operations.config_files import ConfigFile, config_files
 from celery_pi.preflight import GIVEN, NEWEST_DEPLOY
 from celery_pi.settings import Settings
-from celery_pi.source_tree import NoSource, Source, kept_source, lay_out
-from tests.fake import ME, Run, mode, run, sh
+from celery_pi.source_tree import NoSource, deployed_source, lay_out
+from tests.fake import ME, Cached, Run, mode, run, sh
 
 pytestmark = pytest.mark.fast
 
@@ -45,9 +45,12 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(declared_files, "FILE", str(tmp_path / "declared"))
     for module in (deploy_lock, deploy_record):
         monkeypatch.setattr(module, "RECORDS", str(tmp_path / "records"))
-    monkeypatch.setattr(deploy_run, "kept_source", lambda _: Source("c0ffee-dirty", "7ree"))
+    monkeypatch.setattr(deploy_run, "deployed_source", lambda: "c0ffee")
     monkeypatch.setattr(deploy_lock, "LEASE", 4)
     return tmp_path
+
+
+IGNORED = ("false", "true")
 
 
 @operation()
@@ -60,17 +63,29 @@ def does(commands: Sequence[str]) -> Generator[StringCommand]:
         yield StringCommand(command)
 
 
-def deploy(*operations: tuple[str, ...], dry: bool = False, **given: Any) -> Run:
-    """A run that consists of these operations."""
+def deploy(
+    *operations: tuple[str, ...],
+    dry: bool = False,
+    ends: bool = True,
+    seen: str | None = None,
+    **given: Any,
+) -> Run:
+    """A run that consists of these operations, between the first and the last of a deploy."""
 
     def task() -> None:
-        host.connector_data[GIVEN] = Settings(**given)
-        host.connector_data.setdefault(NEWEST_DEPLOY, newest())
-        recorded().includes("dir/deploy.py", "Thing")
+        begin(seen, **given)
         for number, commands in enumerate(operations):
-            does(commands=commands, name=f"Do {number}")
+            does(commands=commands, name=f"Do {number}", _ignore_errors=commands == IGNORED)
+        if ends:
+            deploy_run.end()
 
     return run(task, dry=dry)
+
+
+def begin(seen: str | None = None, file: str | None = "dir/deploy.py", **given: Any) -> None:
+    host.connector_data[GIVEN] = Settings(**given)
+    host.connector_data[NEWEST_DEPLOY] = newest() if seen is None else seen
+    deploy_run.begin(file, "Thing")
 
 
 def newest() -> str:
@@ -89,7 +104,7 @@ def is_free(directory: Path) -> bool:
 
 
 def test_run_that_changes_nothing_leaves_no_record_and_no_lock(directory: Path) -> None:
-    assert deploy((), ()).changed == [False, False]
+    assert deploy((), ()).changed == [False] * 4
     assert records() == {}
     assert not (directory / "records").exists()
     assert is_free(directory)
@@ -114,7 +129,7 @@ def test_record_tells_what_was_deployed_and_what_it_changed(directory: Path) -> 
     assert record["what"] == ["deploy.py"]
     assert record["changed"] == ["Do 1", "Do 2"]
     assert record["result"] == "completed"
-    assert (record["commit"], record["tree"]) == ("c0ffee-dirty", "7ree")
+    assert record["commit"] == "c0ffee"
     assert record["settings"] == {"redis_port": 7000, "app_writable": ["media"]}
     assert record["given"] == record["settings"] | {"celery_concurrency": 2}
     assert "@" in record["who"]
@@ -170,6 +185,29 @@ def test_deploy_during_a_deploy_does_nothing_and_says_whose_it_is(directory: Pat
     assert records() == {}
 
 
+@pytest.mark.parametrize("ends", [True, False])
+def test_run_of_a_file_without_an_end_of_ours_is_ended_with_its_connection(
+    directory: Path, ends: bool
+) -> None:
+    assert deploy(("true",), ends=ends).error == ""
+    assert [record["result"] for record in records().values()] == ["completed"]
+    assert is_free(directory)
+
+
+def test_error_that_is_ignored_ends_neither_run_nor_lock(directory: Path) -> None:
+    assert deploy(IGNORED, (f"test -e {directory}/run/beat",)).error == ""
+    (record,) = records().values()
+    assert (record["result"], record["changed"]) == ("completed", ["Do 0", "Do 1"])
+    assert is_free(directory)
+
+
+def test_lock_is_the_first_operation_and_the_record_the_last(directory: Path) -> None:
+    done = deploy(("true",))
+    assert done.names == [TAKE, "Do 0", CLOSE]
+    assert done.changed == [False, True, False]
+    assert is_free(directory)
+
+
 def test_deploy_after_one_that_was_killed_goes_on_and_both_are_told(directory: Path) -> None:
     deploy(("true",))
     kept = (directory / "records/000001.json").read_text()
@@ -184,13 +222,7 @@ def test_deploy_that_was_planned_before_another_is_refused(directory: Path) -> N
     before = newest()
     deploy(("true",))
 
-    def task() -> None:
-        host.connector_data[NEWEST_DEPLOY] = before
-        host.connector_data[GIVEN] = Settings()
-        recorded().includes(None, "Thing")
-        does(commands=[f"touch {directory}/touched"], name="Do")
-
-    done = run(task)
+    done = deploy((f"touch {directory}/touched",), seen=before)
     assert "another deploy was made since this one began; run it again" in done.shown
     assert not (directory / "touched").exists()
 
@@ -216,11 +248,11 @@ def test_twenty_are_kept_in_their_order() -> None:
 
 
 def test_single_component_is_known_by_its_name_and_a_file_by_its_own() -> None:
-    alone = deploy_run.DeployRun(cast("Host", None), Settings(), "")
+    alone = deploy_run.DeployRun(cast("Host", None))
     for component in ("Rotation", "Redis", "App"):
         alone.includes(None, component)
     assert alone.what == ["Rotation"]
-    whole = deploy_run.DeployRun(cast("Host", None), Settings(), "")
+    whole = deploy_run.DeployRun(cast("Host", None))
     for file in ("rollback.py", "deploy.py", "deploy.py"):
         whole.includes(file, "Redis")
     assert whole.what == ["rollback.py", "deploy.py"]
@@ -228,16 +260,16 @@ def test_single_component_is_known_by_its_name_and_a_file_by_its_own() -> None:
 
 def test_every_file_that_was_declared_is_named_whether_it_changed_or_not(directory: Path) -> None:
     def task() -> None:
-        host.connector_data[GIVEN], host.connector_data[NEWEST_DEPLOY] = Settings(), newest()
-        recorded().includes("deploy.py", "Thing")
+        begin()
         group = grp.getgrgid(os.getgid()).gr_name
         for name in "ba":
             file = ConfigFile(str(directory / name), "x", user=ME, group=group)
             config_files(name=f"Configure {name}", files=[file])
+        deploy_run.end()
 
     run(task)
     (directory / "a").unlink()
-    assert run(task).changed == [False, True]
+    assert run(task).changed == [False, False, True, False]
     lines = (directory / "declared").read_text().splitlines()
     assert [line.split("\t")[0] for line in lines] == [str(directory / "a"), str(directory / "b")]
     for record in records().values():
@@ -249,17 +281,19 @@ def test_what_root_is_asked_to_run_at_the_next_deploy_is_declared_as_it_is_kept(
 ) -> None:
     """Else nobody would see what somebody adds to it."""
     kept = directory / "cache/facts"
-    monkeypatch.setattr(bulk_facts, "FILE", str(kept))
-    monkeypatch.setattr(deploy_run, "FACTS", str(kept))
+    for module, name in ((fact_cache, "FILE"), (deploy_run, "FACTS")):
+        monkeypatch.setattr(module, name, str(kept))
 
     def task() -> None:
-        bulk_facts.bulk_facts(host).run_shell_command(StringCommand("echo asked"))
-        host.connector_data[GIVEN], host.connector_data[NEWEST_DEPLOY] = Settings(), newest()
-        recorded().includes("deploy.py", "Thing")
+        state.inventory.get_host("@local").connector = cached = Cached(state, host)
+        cached.connect()
+        begin()
+        cached.run_shell_command(StringCommand("echo asked"))
         does(commands=[], name="Do nothing")
+        deploy_run.end()
 
     for _ in range(2):
-        assert run(task).changed == [False]
+        assert run(task).changed == [False] * 3
         digest = hashlib.sha256(kept.read_bytes()).hexdigest()
         expected = "\t".join([str(kept), "600", "root", "root", digest])
         assert (directory / "declared").read_text().splitlines() == [expected]
@@ -291,19 +325,19 @@ def test_run_that_changes_nothing_keeps_what_it_declared_and_a_failed_one_nothin
     directory: Path,
 ) -> None:
     def task() -> None:
-        host.connector_data[GIVEN], host.connector_data[NEWEST_DEPLOY] = Settings(), newest()
-        recorded().includes("deploy.py", "Thing")
+        begin()
         file = ConfigFile(
             str(directory / "a"), "x", user=ME, group=grp.getgrgid(os.getgid()).gr_name
         )
         config_files(name="Configure", files=[file])
         does(commands=end, name="End")
+        deploy_run.end()
 
     end: tuple[str, ...] = ("false",)
     assert run(task).error
     assert not (directory / "declared").exists()
     end = ()
-    assert run(task).changed == [False, False]
+    assert run(task).changed == [False] * 4
     assert (directory / "declared").read_text().startswith(f"{directory / 'a'}\t644\t")
 
 
@@ -329,44 +363,77 @@ def git(root: Path, *arguments: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def test_source_is_kept_and_laid_out_to_the_byte(project: Path, tmp_path: Path) -> None:
-    head = git(project, "rev-parse", "HEAD")
-    clean = kept_source(HOST, project)
-    assert clean.commit == head
+def everything(root: Path) -> dict[Path, bytes]:
+    """All of the owner's git."""
+    return {path: path.read_bytes() for path in (root / ".git").rglob("*") if path.is_file()}
+
+
+def test_committed_source_is_laid_out_to_the_byte_and_git_is_only_read(
+    project: Path, tmp_path: Path
+) -> None:
     (project / "tasks/x.py").write_text("changed\r\n no line end")
     (project / "tasks/new.py").write_text("not known to git\n")
     (project / "tasks/new.py").chmod(0o755)
+    git(project, "add", ".")
+    git(project, *NAMED, "commit", "-qm", "Second")
     (project / "notes.txt").write_text("not deployed\n")
-    changed = kept_source(HOST, project)
-    assert changed.commit == f"{head}-dirty"
-    assert changed.tree != clean.tree
-    status = git(project, "status", "--porcelain")
-    assert status.splitlines() == ["M tasks/x.py", "?? notes.txt", "?? tasks/new.py"]
-    git(project, "gc", "-q", "--prune=now")
-    lay_out(HOST, changed, out := tmp_path / "out", project)
+    before = everything(project)
+    first, second = git(project, "rev-parse", "HEAD^"), git(project, "rev-parse", "HEAD")
+    assert deployed_source(project) == second
+    lay_out(second, out := tmp_path / "out", project)
     assert (out / "tasks/x.py").read_bytes() == b"changed\r\n no line end"
     assert mode(out / "tasks/new.py") & 0o100
-    assert not (out / "notes.txt").exists()
-    assert kept_source(HOST, out) == changed
-    lay_out(HOST, clean, before := tmp_path / "before", project)
-    assert (before / "tasks/x.py").read_text() == "committed\n"
-    assert not (before / "tasks/new.py").exists()
-    for other in ("@docker/other", "@docker-pi", ""):
-        with pytest.raises(NoSource):
-            lay_out(other, clean, tmp_path / "others", project)
+    assert deployed_source(out) == second, "and what is deployed from there is recorded as such"
+    lay_out(first, older := tmp_path / "older", project)
+    assert (older / "tasks/x.py").read_text() == "committed\n"
+    assert not (older / "tasks/new.py").exists()
+    assert everything(project) == before
+
+
+@pytest.mark.parametrize("path", ["tasks/x.py", "group_data/all.py", "packages/x/src/y.py"])
+def test_source_with_changes_is_known_as_such(project: Path, path: str) -> None:
+    (project / path).parent.mkdir(parents=True, exist_ok=True)
+    (project / path).write_text("changed\n")
+    before = everything(project)
+    assert deployed_source(project) == f"{git(project, 'rev-parse', 'HEAD')}-dirty"
+    assert everything(project) == before
+
+
+def test_source_of_a_branch_that_is_not_checked_out_is_not_laid_out(
+    project: Path, tmp_path: Path
+) -> None:
+    """A Pi in other hands could name one with passwords that are not for it."""
+    git(project, "checkout", "-q", "-b", "other")
+    (project / "tasks/x.py").write_text("password of another\n")
+    git(project, *NAMED, "commit", "-qam", "Other")
+    other = git(project, "rev-parse", "HEAD")
+    git(project, "checkout", "-q", "-")
+    with pytest.raises(NoSource, match="not in the history of what is checked out"):
+        lay_out(other, tmp_path / "out", project)
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_without_git_there_is_a_reason_and_the_deploy_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(NoSource, match="not a git repository"):
-        kept_source(HOST, tmp_path)
+        deployed_source(tmp_path)
     with pytest.raises(NoSource):
-        lay_out(HOST, Source("x", "0" * 40), tmp_path / "out", source_tree.ROOT)
-    monkeypatch.setattr(deploy_run, "kept_source", lambda host: kept_source(host, tmp_path))
+        lay_out("0" * 40, tmp_path / "out", source_tree.ROOT)
+    monkeypatch.setattr(deploy_run, "deployed_source", lambda: deployed_source(tmp_path))
     done = deploy(("true",))
-    assert "nobody will be able to roll back to this deploy: fatal: not a git" in done.shown
+    assert "no target of a rollback: fatal: not a git repository" in done.shown
     assert [record["commit"] for record in records().values()] == [""]
+
+
+def test_deploy_of_a_changed_source_says_once_that_there_is_no_way_back_to_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(deploy_run, "deployed_source", lambda: "c0ffee-dirty")
+    done = deploy(("true",), ("true",))
+    told = "no target of a rollback: its source is changed; commit it and deploy again"
+    assert done.shown.count(told) == 1
+    assert [record["commit"] for record in records().values()] == ["c0ffee-dirty"]
 
 
 FILE = """
@@ -375,13 +442,12 @@ from pyinfra.operations import server
 from celery_pi import deploy_lock, deploy_record, deploy_run
 from celery_pi.preflight import GIVEN, NEWEST_DEPLOY
 from celery_pi.settings import Settings
-from celery_pi.source_tree import Source
 deploy_lock.DIRECTORY, deploy_lock.INTERVAL, deploy_lock.LEASE = {directory!r} + "/run", 0.5, 4
 deploy_lock.RECORDS = deploy_record.RECORDS = {directory!r} + "/records"
-deploy_run.kept_source = lambda _: Source()
+deploy_run.deployed_source = lambda: "c0ffee"
 host.connector_data[GIVEN] = Settings()
 host.connector_data[NEWEST_DEPLOY] = {newest!r}
-deploy_run.recorded().includes(state.current_deploy_filename, "Thing")
+deploy_run.begin(state.current_deploy_filename, "Thing")
 server.shell(name="Work", commands=[{command!r}])
 """
 

@@ -96,7 +96,7 @@ def test_broken_template_never_replaces_a_live_file(
     pi: VirtualPi, tmp_path: Path, template: str, good: str, bad: str, said: str
 ) -> None:
     broken = tmp_path / "project"
-    ignored = shutil.ignore_patterns(".venv", ".git", "tests", "*cache*")
+    ignored = shutil.ignore_patterns(".venv", ".git", "tests", ".*cache", "__pycache__")
     shutil.copytree(ROOT, broken, ignore=ignored)
     source = broken / "templates" / template
     source.write_text(source.read_text().replace(good, bad))

@@ -150,7 +150,7 @@ def test_fit_machine_is_entered_and_asked_once_for_all_components() -> None:
         thing()
 
     done = run(two, answers=answers(), data={"redis_port": 7000})
-    assert done.changed == [True, True]
+    assert done.changed.count(True) == 2
     assert done.commands.count("touch 7000") == 2
     assert sum("os-release" in command for command in done.commands) == 1
 

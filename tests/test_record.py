@@ -14,8 +14,19 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import make
-from tests.harness import APP, PYINFRA, ROOT, WHAT, deploy, pids, pyinfra, redis, run, wait_for
+from tests.harness import (
+    APP,
+    PYINFRA,
+    ROOT,
+    WHAT,
+    Outcome,
+    deploy,
+    pids,
+    pyinfra,
+    redis,
+    run,
+    wait_for,
+)
 from tests.virtual_pi import VirtualPi
 
 pytestmark = pytest.mark.native
@@ -133,10 +144,11 @@ def test_record_is_roots_and_tells_the_commit(pi: VirtualPi) -> None:
     assert modes.split()[0] == "700"
 
 
-def whole_deploy(pi: VirtualPi) -> None:
+def whole_deploy(pi: VirtualPi, project: Path = ROOT) -> None:
     """One that changes no more than it must to be recorded."""
     pi.run("rm", "/etc/celery-pi/settings.json")
-    assert deploy(pi).changed == {"Command | Install celery-pi"}
+    done = pyinfra(pi, "--json", "-y", *WHAT, cwd=project)
+    assert done.changed == {"Command | Install celery-pi"}
 
 
 def ours(pi: VirtualPi) -> dict[str, str]:
@@ -152,11 +164,32 @@ def ours(pi: VirtualPi) -> dict[str, str]:
     return found
 
 
-def later_version(tmp_path: Path) -> Path:
-    """The project with another worker unit, and a file more beside it."""
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """The project as an owner has it: a checkout in which all is committed."""
     project = tmp_path / "project"
-    ignored = shutil.ignore_patterns(".venv", ".git", "tests", "*cache*")
+    ignored = shutil.ignore_patterns(".venv", ".git", "tests", ".*cache", "__pycache__")
     shutil.copytree(ROOT, project, ignore=ignored)
+    git(project, "init", "-q")
+    commit(project)
+    (project / ".venv").symlink_to(ROOT / ".venv")
+    return project
+
+
+def git(project: Path, *arguments: str) -> str:
+    done = run("git", "-c", "user.name=ann", "-c", "user.email=ann@desk", *arguments, cwd=project)
+    assert done.status == 0, done.output
+    return done.stdout.strip()
+
+
+def commit(project: Path) -> str:
+    git(project, "add", "--", ".", ":!.venv")
+    git(project, "commit", "-qm", "What is deployed")
+    return git(project, "rev-parse", "HEAD")
+
+
+def change(project: Path) -> None:
+    """Another worker unit, and a file more beside it."""
     unit = project / "templates/etc/systemd/system/celery-worker.service.j2"
     unit.write_text(unit.read_text().replace("TasksMax=512", "TasksMax=513"))
     added = project / f"files{LATER}"
@@ -168,29 +201,42 @@ def later_version(tmp_path: Path) -> Path:
     text = text.replace("sandbox]", f'sandbox, from_file("{LATER}")]')
     text = text.replace("sandbox.path,", f'sandbox.path, "{LATER}",')
     task.write_text(text.replace("import from_template", "import from_file, from_template"))
-    return project
+
+
+def roll_back(pi: VirtualPi, project: Path, *more: str) -> Outcome:
+    return run("make", "rollback", f"VIRTUAL_PI={pi.name}", *more, cwd=project)
 
 
 def test_rollback_brings_back_every_byte_and_services_run_with_it(
-    pi: VirtualPi, tmp_path: Path
+    pi: VirtualPi, project: Path
 ) -> None:
-    whole_deploy(pi)
+    whole_deploy(pi, project)
     before, last = ours(pi), records(pi)[-1]
+    assert last["commit"] == git(project, "rev-parse", "HEAD")
+    change(project)
     settings = ("--data", "redis_port=7000", "--data", "firewall_allow=9100/tcp")
-    changed = pyinfra(pi, "--json", "-y", *settings, *WHAT, cwd=later_version(tmp_path))
+    changed = pyinfra(pi, "--json", "-y", *settings, *WHAT, cwd=project)
     assert {"Worker | Configure", "Redis | Run", "Worker | Run"} <= changed.changed
+    assert "its source is changed; commit it and deploy again" in changed.stderr
     assert worker(pi) == ["5", "513"]
     assert ours(pi) != before
-    assert "SUCCESS" in make("rollback", pi).output
+    back = roll_back(pi, project)
+    assert back.status == 0, back.output
+    assert "SUCCESS" in back.output
     assert ours(pi) == before
     assert worker(pi) == ["0", "512"]
     assert redis(pi, "config", "get", "port").split() == ["port", "6379"]
     assert "9100" not in pi.run("ufw", "show", "added").stdout
     pids(pi)
-    back = records(pi)[-1]
-    assert back["what"] == ["rollback.py", "deploy.py"]
-    assert (back["result"], back["tree"]) == ("completed", last["tree"])
+    *_, dirty, newest = records(pi)
+    assert newest["what"] == ["rollback.py", "deploy.py"]
+    assert (newest["result"], newest["commit"]) == ("completed", last["commit"])
     assert deploy(pi).changed == set()
+    refused = roll_back(pi, project, f"TO={int(dirty['number'])}")
+    assert refused.status != 0
+    assert f"deploy {int(dirty['number'])} had changes that were not committed" in refused.output
+    assert records(pi)[-1] == newest
+    assert git(project, "for-each-ref", "refs/celery-pi") == ""
 
 
 def worker(pi: VirtualPi) -> list[str]:

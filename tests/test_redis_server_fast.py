@@ -20,7 +20,7 @@ from celery_pi.operations.redis_server import (
     ready,
     redis_server,
 )
-from celery_pi.remote import announce_restart, announce_write
+from celery_pi.shell import announce_restart, announce_write
 from tests.fake import Programs, Run, run
 
 pytestmark = pytest.mark.fast

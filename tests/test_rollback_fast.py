@@ -16,7 +16,7 @@ from celery_pi.operations import absent_units, later_files
 from celery_pi.operations.later_files import later_files_absent
 from celery_pi.rollback import CannotGoBack, given, go_back, target
 from celery_pi.settings import Settings, load_settings
-from celery_pi.source_tree import NoSource, Source, lay_out
+from celery_pi.source_tree import NoSource, lay_out
 from celery_pi.sources import ROOT
 from tests.fake import Programs, Run, run
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.fast
 
 
 def record(**more: Any) -> Record:
-    whole = {"result": "completed", "what": ["deploy.py"], "tree": "7ree", "commit": "c0ffee"}
+    whole = {"result": "completed", "what": ["deploy.py"], "commit": "c0ffee"}
     fixed = {"who": "ann@desk", "started": "noon", "settings": {}, "given": {}}
     return Record(**{**fixed, **whole, **more})
 
@@ -37,6 +37,7 @@ WHOLE: dict[str, Any] = {}
 FAILED = {"result": "failed: Redis | Run"}
 CUT_OFF = {"result": "running"}
 ALONE = {"what": ["Redis"]}
+DIRTY = {"commit": "c0ffee-dirty"}
 BACK = {"what": ["rollback.py", "deploy.py"]}
 
 
@@ -69,7 +70,13 @@ def test_way_back_is_to_the_last_whole_deploy_before_the_newest(
         ((WHOLE, WHOLE), 3, "there is no deploy 3"),
         ((WHOLE, FAILED), 2, "deploy 2 was not of all components, or did not end well"),
         ((ALONE, WHOLE), 1, "deploy 1 was not of all components"),
-        (({"tree": ""}, WHOLE), None, "the source of deploy 1 was not in git"),
+        (({"commit": ""}, WHOLE), None, "the source of deploy 1 was not in git; no deploy before"),
+        (
+            (WHOLE, DIRTY, WHOLE),
+            None,
+            "deploy 2 had changes that were not committed; .* TO=1 goes back",
+        ),
+        ((WHOLE, DIRTY, WHOLE), 2, "had changes that were not committed; .* TO=1 goes back"),
     ],
 )
 def test_where_there_is_no_way_back_the_reason_is_told(
@@ -123,10 +130,10 @@ def test_record_can_lead_to_no_other_machine_and_to_no_file_here(name: str) -> N
         given({"redis_port": 7000, name: "/root/.ssh/id_ed25519"})
 
 
-@pytest.mark.parametrize("tree", ["--output=written", "HEAD", "../heads/x", "0" * 40, ""])
-def test_source_that_was_not_kept_is_not_laid_out(tmp_path: Path, tree: str) -> None:
+@pytest.mark.parametrize("commit", ["--output=written", "0" * 40, "", "HEAD:celery_pi"])
+def test_what_is_no_commit_is_not_laid_out(tmp_path: Path, commit: str) -> None:
     with pytest.raises(NoSource):
-        lay_out("pi", Source("c0ffee", tree), tmp_path / "out")
+        lay_out(commit, tmp_path / "out")
     assert list((tmp_path / "out").glob("*")) == []
     assert not (ROOT / "written").exists()
 
@@ -152,8 +159,8 @@ sys.exit("--dry" in sys.argv and "redis_port=80" in sys.argv)
 def test_plan_comes_first_and_refused_it_is_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, port: int, status: int, runs: int
 ) -> None:
-    def lay_out(_: str, source: Source, directory: Path) -> None:
-        (directory / source.tree).touch()
+    def lay_out(commit: str, directory: Path) -> None:
+        (directory / commit).touch()
 
     monkeypatch.setattr(rollback, "lay_out", lay_out)
     monkeypatch.setattr(rollback, "PYINFRA", stand_in(tmp_path, NOTE))
@@ -161,13 +168,13 @@ def test_plan_comes_first_and_refused_it_is_all(
     asked = record(given={"redis_port": port})
     assert go_back("000007", asked, "pi", tmp_path / "out") == status
     words = f"000007 --data redis_port={port} inventory.py rollback.py deploy.py"
-    expected = [f"{words} {how} ['7ree']" for how in ("--dry", "-y")]
+    expected = [f"{words} {how} ['c0ffee']" for how in ("--dry", "-y")]
     assert (tmp_path / "log").read_text().splitlines() == expected[:runs]
 
 
 def test_source_that_is_elsewhere_is_told(tmp_path: Path) -> None:
     with pytest.raises(CannotGoBack, match="which ann@desk made"):
-        go_back("000007", record(tree="0" * 40), "pi", tmp_path)
+        go_back("000007", record(commit="0" * 40), "pi", tmp_path)
 
 
 @pytest.mark.parametrize("hosts", ["[]", '[{"name": "nas"}]', '[{"name": "pi"}, {"name": "nas"}]'])
@@ -191,7 +198,7 @@ print(pathlib.Path(sys.argv[0]).with_name("told").read_text())
 def told_by_a_pi(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: str = "000001", **more: Any
 ) -> dict[str, Record]:
-    known = {number: {**vars(record(tree="0" * 40, commit="c0ffee0")), **more}}
+    known = {number: {**vars(record(commit="c0ffee0")), **more}}
     (tmp_path / "told").write_text(json.dumps({rollback.FACT: {"pi": known}}))
     monkeypatch.setattr(rollback, "PYINFRA", stand_in(tmp_path, TELLS))
     host, found = rollback.read_records()
@@ -201,8 +208,17 @@ def told_by_a_pi(
 
 def test_record_is_read_as_it_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = told_by_a_pi(tmp_path, monkeypatch, commit="c0ffee0-dirty", newer="x")
-    assert found == {"000001": record(tree="0" * 40, commit="c0ffee0-dirty")}
-    assert told_by_a_pi(tmp_path, monkeypatch, tree="", commit="")["000001"].tree == ""
+    assert found == {"000001": record(commit="c0ffee0-dirty")}
+    assert told_by_a_pi(tmp_path, monkeypatch, commit="")["000001"].commit == ""
+
+
+def test_record_of_an_earlier_version_is_read_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It named a tree beside the commit."""
+    assert told_by_a_pi(tmp_path, monkeypatch, tree="0" * 40) == {
+        "000001": record(commit="c0ffee0")
+    }
 
 
 @pytest.mark.parametrize(
@@ -210,9 +226,9 @@ def test_record_is_read_as_it_was_written(tmp_path: Path, monkeypatch: pytest.Mo
     [
         {"number": "1"},
         {"number": "000001\x1b]0;x\x07"},
-        {"tree": "0" * 40 + ":group_data"},
-        {"tree": "HEAD"},
-        {"tree": ["x"]},
+        {"commit": "0" * 40 + ":group_data"},
+        {"commit": "HEAD"},
+        {"commit": ["x"]},
         {"commit": "--output=x"},
         {"given": [["redis_port", 1]]},
         {"given": {"app_dir": "x" * 2**17}},

@@ -17,7 +17,7 @@ from pyinfra.api import StringCommand, operation
 from celery_pi.operations import service as module
 from celery_pi.operations.config_files import ConfigFile, config_files
 from celery_pi.operations.service import Running, _reason, service
-from celery_pi.remote import is_announced, restart_is_announced
+from celery_pi.shell import is_announced, restart_is_announced
 from tests.fake import ME, Programs, Run, as_root, run
 
 pytestmark = pytest.mark.fast

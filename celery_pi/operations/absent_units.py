@@ -11,7 +11,7 @@ from pyinfra.api.operation import OperationMeta
 from celery_pi.before import IS_OURS
 from celery_pi.operations.service import RECORDS
 from celery_pi.plan import will
-from celery_pi.remote import assign, declare
+from celery_pi.shell import assign, declare
 
 UNITS = "/etc/systemd/system"
 

@@ -10,7 +10,7 @@ from pyinfra import host, state
 from pyinfra.api import FactBase, QuoteString, StringCommand, operation
 
 from celery_pi.plan import details, will
-from celery_pi.remote import assign
+from celery_pi.shell import assign
 
 # The file lies on FAT, which has no owners, no modes and no journal: each step is on the card
 # before the next, so that a power cut finds the old line or the new one. The digest is that of

@@ -15,7 +15,7 @@ from pyinfra.operations.util.files import generate_color_diff
 
 from celery_pi.before import DIRECTORY, IS_OURS
 from celery_pi.plan import details, will, will_write
-from celery_pi.remote import Replacement, announce_write, declare, replace_files
+from celery_pi.shell import Replacement, announce_write, declare, replace_files
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pyinfra.api import FactBase, QuoteString, StringCommand, operation
 
 from celery_pi import before
 from celery_pi.plan import is_planned, will
-from celery_pi.remote import assign, read_quietly
+from celery_pi.shell import assign, read_quietly
 
 # Taken with fcntl(2) by apt and dpkg while they work; /proc/locks names the process that holds one.
 LOCKS = "/var/lib/dpkg/lock-frontend /var/lib/dpkg/lock"

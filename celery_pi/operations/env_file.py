@@ -15,7 +15,7 @@ from pyinfra.api import StringCommand, operation
 from celery_pi.before import DIRECTORY
 from celery_pi.plan import details, will
 from celery_pi.privileges import READ_AS, privileged
-from celery_pi.remote import announce_write, assign, read_quietly
+from celery_pi.shell import announce_write, assign, read_quietly
 
 # Of all else than a plain file it says nothing. Owner and mode of one that was swapped in tell at
 # worst to write it anew.

@@ -8,7 +8,7 @@ from pyinfra import host
 from pyinfra.api import FactBase, QuoteString, StringCommand, operation
 
 from celery_pi.operations.service import RECORDS
-from celery_pi.remote import assign
+from celery_pi.shell import assign
 
 # The record goes first: what starts the unit again is then taken for a first start.
 STOP = r"""

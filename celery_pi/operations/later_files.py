@@ -13,7 +13,7 @@ from celery_pi.deploy_record import DeployRecords
 from celery_pi.operations.absent_units import Left, _absent_units
 from celery_pi.operations.service import RECORDS
 from celery_pi.plan import will
-from celery_pi.remote import assign
+from celery_pi.shell import assign
 
 UNIT = re.compile(r"/etc/systemd/system/([^/]+\.(?:service|timer|path|socket|target))")
 NGINX = "/etc/nginx/"

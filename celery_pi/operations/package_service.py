@@ -9,7 +9,7 @@ from pyinfra.api import FactBase, QuoteString, StringCommand, operation
 
 from celery_pi.operations.service import RECORDS
 from celery_pi.plan import will
-from celery_pi.remote import assign
+from celery_pi.shell import assign
 
 # The record goes last: while it is there, the next run finds something to do.
 LEAVE = r"""

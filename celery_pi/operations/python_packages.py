@@ -17,7 +17,7 @@ from celery_pi.app_packages import Locked, to_install
 from celery_pi.before import DIRECTORY
 from celery_pi.plan import will
 from celery_pi.privileges import privileged
-from celery_pi.remote import announce_write, assign, is_announced
+from celery_pi.shell import announce_write, assign, is_announced
 
 LOOKING = 20  # seconds to look at an environment; where that takes longer, something is in the way
 INSTALLING = 3600  # seconds for pip, which may have to compile what the owner requires

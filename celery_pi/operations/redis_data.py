@@ -10,7 +10,7 @@ from pyinfra.api import FactBase, StringCommand, operation
 from celery_pi.operations.redis_server import UNIT
 from celery_pi.operations.service import RECORDS
 from celery_pi.plan import will
-from celery_pi.remote import assign
+from celery_pi.shell import assign
 
 CONFIG = "/etc/redis/redis.conf"
 DATA = "/var/lib/redis"

@@ -10,7 +10,7 @@ from pyinfra.api import FactBase, QuoteString, StringCommand, operation
 
 from celery_pi.operations.config_files import ConfigFile
 from celery_pi.plan import details, will
-from celery_pi.remote import assign, is_announced, restart_is_announced
+from celery_pi.shell import assign, is_announced, restart_is_announced
 
 UNIT = "redis-server.service"
 RECORD = "/var/lib/celery-pi/started/redis-acl"

@@ -11,7 +11,7 @@ from pyinfra.api import OperationError, QuoteString, StringCommand, operation
 from celery_pi.operations.config_files import ConfigFile, FileStates
 from celery_pi.operations.env_file import _read, with_variables
 from celery_pi.operations.service import CHECK_UNIT, ServiceState, _reason
-from celery_pi.remote import Replacement, assign, read_quietly, replace_files
+from celery_pi.shell import Replacement, assign, read_quietly, replace_files
 
 DIRECTORY = "/run/celery-pi-rehearsal"
 

@@ -8,7 +8,7 @@ from pyinfra import host
 from pyinfra.api import FactBase, StringCommand, operation
 
 from celery_pi.plan import will
-from celery_pi.remote import assign
+from celery_pi.shell import assign
 
 ASK = "systemctl show -p RuntimeWatchdogUSec --value"
 

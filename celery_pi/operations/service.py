@@ -10,7 +10,7 @@ from pyinfra import host, logger, state
 from pyinfra.api import FactBase, QuoteString, StringCommand, operation
 
 from celery_pi.plan import details, is_of_the_system, will
-from celery_pi.remote import announce_restart, assign, is_announced
+from celery_pi.shell import announce_restart, assign, is_announced
 
 # A `check` for unit files. systemd-analyze only warns of a misspelt key or value, with status 0,
 # but names the file when it does.

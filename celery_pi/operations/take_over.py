@@ -11,7 +11,7 @@ from celery_pi import deploy_lock
 from celery_pi.before import DIRECTORY, KEEP
 from celery_pi.handmade import CRON, UNITS, Found, described
 from celery_pi.plan import will
-from celery_pi.remote import assign
+from celery_pi.shell import assign
 
 RUNNING = "/run/celery-pi/takeover"  # while it is there, what was stopped may come back
 GUARD = "celery-pi-takeover.service"

@@ -18,7 +18,7 @@ from celery_pi.operations.ufw_state import (
     variables,
 )
 from celery_pi.plan import details, will
-from celery_pi.remote import assign
+from celery_pi.shell import assign
 
 SSH = 22
 TOLD = "celery_pi_strange_rules"

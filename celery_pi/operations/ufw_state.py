@@ -8,7 +8,7 @@ from pyinfra.api import FactBase, StringCommand
 
 from celery_pi import before
 from celery_pi.firewall_rules import Rule
-from celery_pi.remote import assign
+from celery_pi.shell import assign
 
 UNIT = "ufw.service"
 BEFORE = f"{before.DIRECTORY}/ufw"  # what is shown here, as it was at our first change

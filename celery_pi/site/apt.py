@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from pyinfra.api import FactBase, StringCommand
 
-from celery_pi.remote import assign
 from celery_pi.settings import Settings
+from celery_pi.shell import assign
 
 # Only what has a package that shuts others out, each with a file of it.
 ALWAYS = ("redis-server:/usr/bin/redis-server", "logrotate:/usr/sbin/logrotate")

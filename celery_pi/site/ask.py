@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pyinfra.api import DeployError, StringCommand
 from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS, pop_global_arguments
 
-from celery_pi.bulk_facts import bulk_facts
+from celery_pi.fact_cache import NoFact
 
 if TYPE_CHECKING:
     from pyinfra.api.host import Host
@@ -23,7 +23,9 @@ def asker(host: Host) -> Ask:
     def ask(command: StringCommand) -> list[str]:
         known, _ = pop_global_arguments(host.state, host, {})
         given = {key: value for key, value in known.items() if key in CONNECTOR_ARGUMENT_KEYS}
-        done, output = bulk_facts(host).tell(command, **given)
+        done, output = host.run_shell_command(
+            NoFact(command), print_output=False, print_input=False, **given
+        )
         if not done:
             raise DeployError(f"{host.name}: {output.stderr.strip() or 'no answer'}")
         return output.stdout_lines

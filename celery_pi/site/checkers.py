@@ -14,8 +14,8 @@ from pathlib import PurePosixPath
 
 from pyinfra.api import FactBase, StringCommand
 
-from celery_pi.remote import assign
 from celery_pi.settings import Settings
+from celery_pi.shell import assign
 from celery_pi.site.findings import Findings
 from celery_pi.sources import from_template
 

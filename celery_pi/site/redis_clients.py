@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from pyinfra.api import FactBase, StringCommand
 
 from celery_pi.privileges import READ_AS
-from celery_pi.remote import assign
 from celery_pi.settings import Settings
+from celery_pi.shell import assign
 
 ACL = "/etc/celery-pi/redis.acl"
 CONF = "/etc/redis/redis.conf"

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pyinfra.api import FactBase, StringCommand
 
 from celery_pi.operations.ufw_state import Firewall
-from celery_pi.remote import assign
 from celery_pi.settings import Settings
+from celery_pi.shell import assign
 from celery_pi.site.listeners import Listener, listener
 
 WEB_SERVERS = ("nginx", "apache2", "caddy", "lighttpd")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pyinfra.api import StringCommand
 
-from celery_pi import bulk_facts, deploy_lock
-from celery_pi.bulk_facts import BulkFacts
+from celery_pi import deploy_lock, fact_cache
+from celery_pi.fact_cache import Answer, FactCache, NoFact
 from tests.fake import LocalShell, machine
 
 pytestmark = pytest.mark.fast
@@ -34,6 +35,29 @@ QUESTIONS = {
 }
 
 
+class Cache:
+    """A run that asks through the cache, as a connector does."""
+
+    def __init__(self, shell: LocalShell) -> None:
+        self.shell = shell
+        self.facts = FactCache(shell.state, self._run)
+
+    def ask(self, text: str, **arguments: Any) -> tuple[bool, list[str], list[str]]:
+        return self.run(StringCommand(text), **arguments)
+
+    def run(self, command: StringCommand, **arguments: Any) -> tuple[bool, list[str], list[str]]:
+        answer = self.facts.answer(command, arguments) or self._run(command, arguments)
+        return answer[0], answer[1].stdout_lines, answer[1].stderr_lines
+
+    def change(self, command: str = "true") -> None:
+        """Run a command that may change something."""
+        self.shell.state.is_executing = True
+        self.ask(f"{command} # of an operation")
+
+    def _run(self, command: StringCommand, arguments: dict[str, Any]) -> Answer:
+        return self.shell.run_shell_command(command, **arguments)
+
+
 class Machine:
     """A shell of this host, which the last deploy has asked all the questions."""
 
@@ -41,53 +65,51 @@ class Machine:
         self.state, self.host = machine("@local", {})
         self.shell = LocalShell(self.state, self.host)
 
-    def run(self, told: bool = False) -> BulkFacts:
-        """The connector of another run."""
+    def begin(self) -> Cache:
+        """Another run."""
         self.state.is_executing = False
-        self.host.connector = self.shell
         self.shell.executed_commands.clear()
-        bulk = BulkFacts(self.host)
+        return Cache(self.shell)
+
+    def plan(self) -> Cache:
+        """Another run, which has asked all of them."""
+        cache = self.begin()
         for text in QUESTIONS.values():
-            ask(bulk, text, told)
-        return bulk
+            cache.ask(text)
+        return cache
 
     @property
     def trips(self) -> int:
         return len(self.shell.executed_commands)
 
 
-def ask(bulk: BulkFacts, text: str, told: bool = False) -> tuple[bool, list[str], list[str]]:
-    done, said = bulk.run_shell_command(StringCommand(text), print_output=told, print_input=told)
-    return done, said.stdout_lines, said.stderr_lines
-
-
-def keep(bulk: BulkFacts) -> None:
-    kept = bulk.to_keep()
+def keep(cache: Cache) -> None:
+    kept = cache.facts.to_keep()
     assert kept
     command, text = kept
-    assert bulk.tell(command, _stdin=text)[0]
+    assert cache.run(command, _stdin=text)[0]
 
 
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "cache/facts"
-    monkeypatch.setattr(bulk_facts, "FILE", str(path))
+    monkeypatch.setattr(fact_cache, "FILE", str(path))
     return path
 
 
 @pytest.fixture
 def pi(file: Path) -> Machine:
     pi = Machine()
-    keep(pi.run())
+    keep(pi.plan())
     assert file.stat().st_mode & 0o777 == 0o600
     return pi
 
 
 @pytest.mark.parametrize("text", QUESTIONS.values(), ids=QUESTIONS)
 def test_answer_is_the_one_that_it_has_by_itself(pi: Machine, text: str) -> None:
-    bulk = pi.run()
+    cache = pi.plan()
     before = pi.trips
-    answer = ask(bulk, text)
+    answer = cache.ask(text)
     assert pi.trips == before
     done, said = pi.shell.run_shell_command(StringCommand(text))
     complaints = [line.partition(": ")[2] for line in said.stderr_lines]
@@ -100,116 +122,119 @@ def test_answer_is_the_one_that_it_has_by_itself(pi: Machine, text: str) -> None
 
 
 def test_all_is_asked_in_one_round_trip_and_there_is_nothing_new_to_keep(pi: Machine) -> None:
-    bulk = pi.run()
+    cache = pi.plan()
     assert pi.trips == 1
-    assert bulk.to_keep() is None
+    assert cache.facts.to_keep() is None
 
 
 def test_without_what_was_kept_each_is_asked_by_itself(pi: Machine, file: Path) -> None:
     file.unlink()
-    bulk = pi.run()
+    cache = pi.plan()
     assert pi.trips == 1 + len(QUESTIONS)
-    assert bulk.to_keep()
+    assert cache.facts.to_keep()
 
 
 def test_new_question_is_asked_by_itself_and_kept(pi: Machine) -> None:
-    bulk = pi.run()
-    assert ask(bulk, "echo new") == (True, ["new"], [])
+    cache = pi.plan()
+    assert cache.ask("echo new") == (True, ["new"], [])
     assert pi.trips == 2
-    keep(bulk)
-    bulk = pi.run()
-    ask(bulk, "echo new")
+    keep(cache)
+    cache = pi.plan()
+    cache.ask("echo new")
     assert pi.trips == 1
 
 
 def test_question_that_is_asked_no_longer_is_forgotten(pi: Machine) -> None:
-    bulk = BulkFacts(pi.host)
-    ask(bulk, "true")
-    keep(bulk)
-    pi.run()
+    cache = pi.begin()
+    cache.ask("true")
+    keep(cache)
+    pi.plan()
     assert pi.trips == 1 + len(QUESTIONS) - 1
 
 
 def test_file_that_was_cut_off_answers_what_it_has_whole(pi: Machine, file: Path) -> None:
     text = file.read_text()
     file.write_text(text[: text.index("ask ", len(text) // 2) + 90])
-    bulk = pi.run()
+    cache = pi.plan()
     assert 1 < pi.trips < 1 + len(QUESTIONS)
     for text in QUESTIONS.values():
-        assert ask(bulk, text)[:2] == _alone(pi, text)
+        assert cache.ask(text)[:2] == _alone(pi, text)
 
 
-def test_change_is_seen_and_what_changes_is_answered_by_nobody_else(
-    pi: Machine, tmp_path: Path
-) -> None:
-    look = f"ls {tmp_path}/made 2>/dev/null"
-    bulk = pi.run()
-    assert not ask(bulk, look)[0]
-    keep(bulk)
-    bulk = pi.run()
-    assert not ask(bulk, look)[0]
-    with bulk.change():
-        (tmp_path / "made").touch()
-        before = pi.trips
-        for _ in range(bulk_facts.ALONE + 2):  # one by one, also where it takes many commands
-            ask(bulk, look)
-        assert pi.trips == before + bulk_facts.ALONE + 2
-    assert ask(bulk, look)[0]
+@pytest.mark.parametrize("sent", [None, "input"])
+def test_change_is_seen_by_the_next_question(pi: Machine, tmp_path: Path, sent: str | None) -> None:
+    look, change = f"ls {tmp_path}/made 2>/dev/null", f"touch {tmp_path}/made"
+    cache = pi.plan()
+    assert not cache.ask(look)[0]
+    keep(cache)
+    cache = pi.plan()
+    pi.state.is_executing = True
+    assert not cache.ask(look)[0]
+    cache.ask(change, _stdin=sent)
+    for _ in range(fact_cache.SINGLE_FACTS + 2):
+        assert cache.ask(look)[0]
 
 
-def test_some_questions_after_a_change_all_are_asked_again(pi: Machine) -> None:
-    bulk = pi.run()
-    with bulk.change():
-        pass
+def test_command_that_is_told_to_change_no_fact_leaves_the_answers(pi: Machine) -> None:
+    cache = pi.plan()
+    pi.state.is_executing = True
+    for sent in (None, "input"):
+        cache.run(NoFact("cat"), _stdin=sent)
+    before = pi.trips
+    assert cache.ask("echo one")[1] == ["one"]
+    assert pi.trips == before
+
+
+@pytest.mark.parametrize("command", ["true", "false"])
+def test_some_questions_after_a_change_all_are_asked_again(pi: Machine, command: str) -> None:
+    """Also after one that failed, of an operation with `_ignore_errors`."""
+    cache = pi.plan()
+    cache.change(command)
+    before = pi.trips
     for text in QUESTIONS.values():
-        ask(bulk, text)
-    assert pi.trips == 1 + bulk_facts.ALONE + 1
+        cache.ask(text)
+    assert pi.trips == before + fact_cache.SINGLE_FACTS + 1
 
 
 def test_what_a_run_has_asked_before_a_change_is_not_asked_again_behind_it(
     pi: Machine, tmp_path: Path
 ) -> None:
     count = f"echo asked >>{tmp_path}/count"
-    bulk = pi.run()
-    ask(bulk, count)
-    keep(bulk)
+    cache = pi.plan()
+    cache.ask(count)
+    keep(cache)
+    cache = pi.plan()
+    cache.ask(count)
     (tmp_path / "count").unlink()
-    bulk = BulkFacts(pi.host)
     pi.state.is_executing = True
-    ask(bulk, count)
-    with bulk.change():
-        pass
+    cache.ask(count)
+    cache.change()
     for text in QUESTIONS.values():
-        ask(bulk, text)
-    assert (tmp_path / "count").read_text() == "asked\n"
+        cache.ask(text)
+    assert not (tmp_path / "count").exists()
 
 
-@pytest.mark.parametrize(("age", "trips"), [(0, 1), (bulk_facts.FRESH + 1, 2)])
+@pytest.mark.parametrize(("age", "trips"), [(0, 1), (fact_cache.MAX_AGE + 1, 2)])
 def test_run_believes_its_plan_for_a_while(
     pi: Machine, monkeypatch: pytest.MonkeyPatch, age: float, trips: int
 ) -> None:
     """Who looks at the plan before he agrees may take an hour."""
-    bulk = pi.run()
-    now = bulk_facts.monotonic() + age
-    monkeypatch.setattr(bulk_facts, "monotonic", lambda: now)
-    ask(bulk, "echo one")
+    cache = pi.plan()
+    now = fact_cache.monotonic() + age
+    monkeypatch.setattr(fact_cache, "monotonic", lambda: now)
+    cache.ask("echo one")
     pi.state.is_executing = True
-    ask(bulk, "echo one")
-    ask(bulk, "true")
+    cache.ask("echo one")
+    cache.ask("true")
     assert pi.trips == trips
 
 
-def test_questions_that_are_shown_are_asked_one_by_one(pi: Machine) -> None:
-    pi.run(told=True)
-    assert pi.trips == len(QUESTIONS)
-
-
 def test_what_sends_something_or_runs_otherwise_is_no_question(pi: Machine) -> None:
-    bulk = pi.run()
+    cache = pi.plan()
     for arguments in ({"_stdin": "two"}, {"_env": {"line": "two"}}):
-        bulk.run_shell_command(StringCommand("true"), **arguments)
+        cache.ask("true", **arguments)
     assert pi.trips == 3
-    assert bulk.to_keep() is None
+    assert cache.facts.to_keep() is None
 
 
 def _alone(pi: Machine, text: str) -> tuple[bool, list[str]]:
@@ -223,12 +248,12 @@ def test_answers_wait_in_a_place_of_roots_and_are_gone_afterwards(
     aside = tmp_path / "aside"
     monkeypatch.setattr(deploy_lock, "DIRECTORY", str(aside))
     pi = Machine()
-    keep(pi.run())
+    keep(pi.plan())
     look = f"stat -c '%a %n' {aside} {aside}/*"
-    bulk = pi.run()
-    ask(bulk, look)
-    keep(bulk)
-    shown = ask(pi.run(), look)[1]
+    cache = pi.plan()
+    cache.ask(look)
+    keep(cache)
+    shown = pi.plan().ask(look)[1]
     assert [line.split()[0] for line in shown] in (["700"], ["700", "700"])
     assert list(aside.iterdir()) == []
     assert file.exists()
@@ -236,20 +261,20 @@ def test_answers_wait_in_a_place_of_roots_and_are_gone_afterwards(
 
 def test_what_somebody_has_made_of_the_questions_is_not_kept(pi: Machine, file: Path) -> None:
     """Root runs them; the digest of the right ones is what the audit knows."""
-    bulk = pi.run()
-    assert sha256(file.read_bytes()).hexdigest() == bulk.digest
+    cache = pi.plan()
+    assert sha256(file.read_bytes()).hexdigest() == cache.facts.digest
     file.write_text(file.read_text() + "true # and more\n")
-    bulk = pi.run()
-    keep(bulk)
+    cache = pi.plan()
+    keep(cache)
     assert "and more" not in file.read_text()
-    assert sha256(file.read_bytes()).hexdigest() == bulk.digest
+    assert sha256(file.read_bytes()).hexdigest() == cache.facts.digest
 
 
 def test_what_is_kept_does_not_depend_on_the_order(pi: Machine, file: Path) -> None:
     before = file.read_text()
     file.unlink()
-    bulk = BulkFacts(pi.host)
+    cache = pi.begin()
     for text in reversed(QUESTIONS.values()):
-        ask(bulk, text)
-    keep(bulk)
+        cache.ask(text)
+    keep(cache)
     assert file.read_text() == before
