@@ -9,7 +9,7 @@ from pyinfra import host
 from pyinfra.api import FactBase, QuoteString, StringCommand, operation
 
 from celery_pi.plan import will
-from celery_pi.remote import declare
+from celery_pi.shell import declare
 
 OURS = PurePosixPath("/usr/local/lib/celery-pi")
 
