@@ -23,7 +23,7 @@ from celery_redis_guard import transport
 from kombu import Connection, Queue
 from redis import Redis
 if {protected}:
-    transport.protect()
+    transport.install()
 place = tempfile.mkdtemp()
 options = ("--port", "7778", "--dir", place, "--save", "", "--logfile", place + "/log")
 server = subprocess.Popen(["redis-server", *options])
