@@ -301,6 +301,16 @@ def test_files_of_later_deploys_go_and_all_others_stay(pi: Pi) -> None:
     assert pi.go_back().changed == [False]
 
 
+def test_bytecode_of_a_module_of_a_later_deploy_goes_with_it(pi: Pi) -> None:
+    """The audit would take it for a file that nobody has deployed."""
+    (pi.root / "__pycache__").mkdir()
+    kept, later = pi.file("kept.py"), pi.file("later.py")
+    compiled = [pi.file(f"__pycache__/{name}.cpython-313.pyc") for name in ("kept", "later")]
+    pi.knows([kept], [kept, later])
+    pi.go_back()
+    assert [Path(path).exists() for path in (later, *compiled)] == [False, True, False]
+
+
 def test_plan_removes_nothing(pi: Pi) -> None:
     later = pi.file("later")
     pi.knows([], [later])

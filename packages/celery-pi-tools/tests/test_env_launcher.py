@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from celery_pi.sources import ROOT
 from celery_pi_tools import env_launcher
 from celery_pi_tools.env_launcher import variables
 
@@ -92,3 +93,15 @@ def test_what_is_no_such_file_is_refused_in_a_sentence(
     done = launched(env)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"celery-pi: {env} {reason}\n"
+
+
+def test_services_start_it_by_the_path_that_they_had_before(tmp_path: Path) -> None:
+    """Owners' drop-ins may name it."""
+    program, source = tmp_path / "with-env-file", ROOT / "packages/celery-pi-tools/src"
+    text = (ROOT / "files/usr/local/lib/celery-pi/with-env-file").read_text()
+    program.write_text(text.replace("/usr/local/lib/celery-pi/tools", str(source)))
+    program.chmod(0o755)
+    (tmp_path / "env").write_text("A=from the file\n")
+    command = [program, tmp_path / "env", "/usr/bin/env"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "A=from the file" in done.stdout.splitlines()
