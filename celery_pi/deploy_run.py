@@ -17,7 +17,7 @@ from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.exceptions import PyinfraError
 from pyinfra.context import ctx_host, ctx_state
 
-from celery_pi import declared_files, deploy_lock, deploy_record
+from celery_pi import deploy_lock, deploy_record, manifest
 from celery_pi.bulk_facts import FILE as FACTS
 from celery_pi.bulk_facts import bulk_facts
 from celery_pi.plan import in_words
@@ -77,26 +77,33 @@ class DeployRun:
                 self.record.result, self.record.ended = result, deploy_record.now()
                 self.record.files = self._files()
                 self._say(deploy_record.closed(self.number), self.record.text)
-            if result == deploy_record.COMPLETED:
-                self._note_files(deploy_record.WHOLE in self.what)
-                if note := to_note(self.host, bool(self.number)):
-                    self._say(note)
+            self._write_manifest(result == deploy_record.COMPLETED)
+            if result == deploy_record.COMPLETED and (
+                note := to_note(self.host, bool(self.number))
+            ):
+                self._say(note)
             self._say(deploy_lock.give_back(self.token))
         except (OSError, SSHException, PyinfraError) as error:
             logger.warning(f"{self.host.name}: the end of this deploy is not recorded: {error}")
 
-    def _note_files(self, whole: bool) -> None:
-        """Have the Pi note how each file of ours is to be, what it keeps of this run among them."""
-        ours, bulk = declared(self.host), bulk_facts(self.host)
+    def _write_manifest(self, completed: bool) -> None:
+        """Have the manifest say what is on the Pi, what that keeps of this run among it. Of a run
+        that failed, which files it has written is not known, but its units are to be looked at."""
+        whole = completed and deploy_record.WHOLE in self.what
+        ours, bulk = declared(self.host) if completed else {}, bulk_facts(self.host)
         if whole and bulk.digest:
             if kept := bulk.to_keep():
                 self._say(*kept)
             ours = {**ours, FACTS: ["600", "root", "root", bulk.digest]}
-        self._say(declared_files.noted(whole), declared_files.lines(ours))
+        old = self._say(manifest.read())
+        new = manifest.update(self.host, old, ours, whole)
+        if new.strip() != old:
+            self._say(manifest.write(), new)
 
     def _files(self) -> list[str]:
         """Paths that this run declares to be there."""
-        return sorted(path for path, state in declared(self.host).items() if state)
+        found = {path for path, state in declared(self.host).items() if state}
+        return sorted(found | {manifest.FILE})
 
     def _take(self, record: deploy_record.Record) -> None:
         holder = deploy_lock.Holder(record.who, record.started, ", ".join(self.what))

@@ -1,5 +1,8 @@
 """Every setting of the product: type, unit, default, constraint and reason, in one place.
 
+A component of its own may state its settings beside itself, in a subclass of `Settings` in its
+module of `tasks/`; `model` has them all.
+
 Site values go into `group_data/all.py`, or `--data redis_port=7000` for one run. A setting is
 here because the owner will change it, two Pis differ in it, or two parts need it; the rest
 stays in the daemon's own words in its template.
@@ -8,9 +11,12 @@ stays in the daemon's own words in its template.
 from __future__ import annotations
 
 import ipaddress
+import pkgutil
 import posixpath
 import re
 from difflib import get_close_matches
+from functools import cache
+from importlib import import_module
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 from packaging.requirements import InvalidRequirement, Requirement
@@ -23,6 +29,7 @@ from pydantic import (
     Field,
     ValidationError,
     ValidationInfo,
+    create_model,
 )
 
 from celery_pi.firewall_rules import opening
@@ -464,6 +471,22 @@ def of_memory(text: str, memory: int) -> str:
     return f"{memory * int(share[1]) // 100}mb" if share else text
 
 
+@cache
+def model() -> type[Settings]:
+    """The settings above together with those that components state beside themselves.
+
+    Raises TypeError when two of them have one name: neither could be told from the other.
+    """
+    tasks = import_module("tasks")
+    for module in pkgutil.iter_modules(tasks.__path__):
+        import_module(f"tasks.{module.name}")
+    own = tuple(each for each in Settings.__subclasses__() if each.__module__.startswith("tasks."))
+    names = [name for each in own for name in each.__annotations__]
+    if twice := {name for name in names if names.count(name) > 1 or name in Settings.model_fields}:
+        raise TypeError(f"two components state the setting {', '.join(sorted(twice))}")
+    return create_model("Settings", __base__=own) if own else Settings
+
+
 def load_settings(data: dict[str, Any]) -> tuple[Settings | None, list[str]]:
     """The settings, or none and a sentence for each thing that is wrong with them."""
     settings, _, sentences = without_wrong(data)
@@ -478,7 +501,7 @@ def without_wrong(data: dict[str, Any]) -> tuple[Settings, frozenset[str], list[
     """
     found = _problems(data)
     wrong = {_name(problem) for problem in found}
-    meant = {near for name in wrong - {*Settings.model_fields} for near in _nearest(name)} - {*data}
+    meant = {near for name in wrong - {*model().model_fields} for near in _nearest(name)} - {*data}
     doubtful = wrong | meant
     sentences = [
         _sentence(problem)
@@ -493,17 +516,17 @@ def without_wrong(data: dict[str, Any]) -> tuple[Settings, frozenset[str], list[
         right = kept if len(kept) < len(right) else {}  # what is wrong, its sentence does not name
         doubtful.update(data if not right else ())
         found = _problems(right)
-    return Settings(**right), frozenset(doubtful), sentences
+    return model()(**right), frozenset(doubtful), sentences
 
 
 def named_in(sentence: str) -> set[str]:
     """The settings whose names stand in it."""
-    return {*re.findall(r"\w+", sentence)} & {*Settings.model_fields}
+    return {*re.findall(r"\w+", sentence)} & {*model().model_fields}
 
 
 def _problems(data: dict[str, Any]) -> list[dict[str, Any]]:
     try:
-        Settings(**data)
+        model()(**data)
     except ValidationError as error:
         return [dict(problem) for problem in error.errors()]
     return []
@@ -519,7 +542,7 @@ def _others_named(problem: dict[str, Any]) -> set[str]:
 
 
 def _nearest(name: str) -> list[str]:
-    return get_close_matches(name, Settings.model_fields, n=1)
+    return get_close_matches(name, model().model_fields, n=1)
 
 
 def _sentence(problem: dict[str, Any]) -> str:

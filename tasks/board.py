@@ -3,7 +3,7 @@
 from pyinfra import host, logger
 
 from celery_pi.board import CMDLINE, COUNTED, SWAP, WATCHDOG, Board, Pi
-from celery_pi.component import component
+from celery_pi.component import Component, deploys
 from celery_pi.operations.boot_words import BootLine, boot_words, refusal
 from celery_pi.operations.config_files import config_files
 from celery_pi.operations.debian_packages import debian_packages
@@ -12,8 +12,10 @@ from celery_pi.operations.zram_swap import Swaps, on_disk, zram_swap
 from celery_pi.settings import Settings
 from celery_pi.sources import from_file, from_template
 
+BOARD = Component[Settings]("Board")
 
-@component("Board")
+
+@deploys(BOARD)
 def deploy(settings: Settings) -> None:
     """The Pi is set up for a service that runs for years from an SD card.
 

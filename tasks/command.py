@@ -1,15 +1,15 @@
 """The command `celery-pi` on the Pi."""
 
-from celery_pi.component import component
+from celery_pi.component import Component, deploys
 from celery_pi.operations.config_files import config_files
 from celery_pi.operations.debian_packages import debian_packages
 from celery_pi.settings import Settings
 from celery_pi.sources import from_file, from_template
-from tasks import privileges
+from tasks import backup
 
 PROGRAM = "/usr/local/bin/celery-pi"
 LIBRARY = "/usr/local/lib/celery-pi"
-PACKAGES = ["distro-info-data"]
+COMMAND = Component[Settings]("Command", packages=("distro-info-data",))
 
 # What each is for stands in the first of them.
 CHECKS = [
@@ -20,6 +20,7 @@ CHECKS = [
         *("audit_network", "audit_secrets", "audit_redis", "audit_units"),
         *("audit_updates", "audit_backups", "status_backups", "audit_served", "served_fetch"),
         *("audit_escalation", "audit_accounts", "audit_jobs", "audit_drift", "declared", "rights"),
+        "manifest",
     )
 ]
 
@@ -35,10 +36,10 @@ DOCTOR = [
 ]
 
 
-@component("Command")
+@deploys(COMMAND)
 def deploy(settings: Settings) -> None:
     """`celery-pi` is on the Pi, and knows what was deployed."""
-    debian_packages(name="Install what it reads", packages=PACKAGES)
+    debian_packages(name="Install what it reads", packages=COMMAND.packages)
     config_files(
         name="Install celery-pi",
         files=[
@@ -49,7 +50,7 @@ def deploy(settings: Settings) -> None:
             from_file(f"{LIBRARY}/deploys", mode="0755"),
             from_file(f"{LIBRARY}/maintenance", mode="0755"),
             from_file(f"{LIBRARY}/doctor", mode="0755"),
-            *privileges.FILES,
+            *backup.PROGRAMS,
             *CHECKS,
             *DOCTOR,
             from_template("/etc/celery-pi/settings.json", settings=settings),

@@ -19,6 +19,7 @@ import pytest
 from celery_pi.settings import Settings
 from tests.harness import wait_for
 from tests.library import LIBRARY
+from tests.manifest import manifest_text
 
 USER = "nobody"
 # What the units leave to root: three capabilities, the app's group, no network.
@@ -32,6 +33,7 @@ MOVED = {
     "/var/backups/celery-pi": "backups",
     "/var/lib/celery-pi": "state",
     "/etc/celery-pi/settings.json": "settings.json",
+    "/etc/celery-pi/manifest.json": "manifest.json",
     "/usr/local/lib/celery-pi/redis-cli": "bin/cli",
     "/var/lib/redis": "redis",
     "/var/tmp": "work",  # noqa: S108
@@ -85,6 +87,7 @@ class Lab:
     def set(self, **settings: Any) -> None:
         wanted = {"app_dir": str(self.root / "app"), "app_user": USER, **settings}
         (self.root / "settings.json").write_text(Settings(**wanted).model_dump_json())
+        (self.root / "manifest.json").write_text(manifest_text())
 
     def _install(self) -> None:
         programs = ("backup", "restore", "drill", *MODULES)

@@ -17,6 +17,7 @@ import pytest
 
 from tests.harness import Outcome, is_fit, run
 from tests.library import LIBRARY
+from tests.manifest import manifest_text
 from tests.virtual_pi import VirtualPi
 from tests.virtual_pi.host import ensure_host
 from tests.virtual_pi.image import image_name
@@ -304,10 +305,15 @@ def _snapshot(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def checks(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The modules of `celery-pi status` and `audit`, each by its name, as that imports them."""
+def checks(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The modules of `celery-pi status` and `audit`, each by its name, as that imports them, on a
+    machine with every component."""
     monkeypatch.syspath_prepend(str(LIBRARY))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    file = tmp_path_factory.mktemp("manifest") / "manifest.json"
+    file.write_text(manifest_text())
+    stated = import_module("celery_pi_checks.manifest")  # the other modules read it
+    monkeypatch.setattr(stated, "FILE", file)
     names = sorted(path.stem for path in (LIBRARY / "celery_pi_checks").glob("[a-z]*.py"))
     found = SimpleNamespace(
         **{name: import_module(f"celery_pi_checks.{name}") for name in names},
@@ -329,6 +335,7 @@ def doctor(checks: Any) -> Any:
         MODULES=listed,
         PROBLEMS=import_module("celery_pi_doctor.registry").PROBLEMS,
         checks=checks.registry,
+        manifest=checks.manifest,
         control=checks.control,
         resp=checks.resp,
     )

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from celery_pi.manifest import merged
 from celery_pi.settings import Settings
 from tests.fake import ME, Programs, as_root
 
@@ -401,13 +402,13 @@ def library(checks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any
     source.write_text("def answer():\n    return 42\n")
     compiled = Path(py_compile.compile(str(source), doraise=True) or "")
     (place / "doctor").write_text("#!/usr/bin/python3\n")
-    monkeypatch.setattr(declared, "DECLARED", tmp_path / "declared")
+    monkeypatch.setattr(checks.manifest, "FILE", tmp_path / "manifest.json")
     monkeypatch.setattr(declared, "LIBRARY", str(place))
     monkeypatch.setattr(declared, "PROGRAMS", programs)
 
     def declare() -> None:
-        lines = [[str(path), *declared.state(str(path))] for path in (source, place / "doctor")]
-        (tmp_path / "declared").write_text("".join("\t".join(line) + "\n" for line in lines))
+        files = {str(path): declared.state(str(path)) for path in (source, place / "doctor")}
+        (tmp_path / "manifest.json").write_text(merged({}, {}, files))
 
     return SimpleNamespace(
         **{"place": place, "programs": programs, "source": source, "compiled": compiled},

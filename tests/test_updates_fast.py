@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from celery_pi import packages
-from celery_pi.operations.absent_units import absent_units
+from celery_pi.operations.remove_units import remove_units
 from celery_pi.packages import PackageTroubles
 from celery_pi.sources import from_file
 from tests.fake import Programs, run, sh
@@ -78,7 +78,7 @@ def test_files_go_without_a_unit_and_no_units_failure_is_forgotten(
     programs.add("systemctl")
     left = tmp_path / "left"
     left.write_text("# Managed by celery-pi.\n")
-    assert run(lambda: absent_units(name="Remove", units=[], files=[str(left)])).changed == [True]
+    assert run(lambda: remove_units(name="Remove", units=[], files=[str(left)])).changed == [True]
     assert not left.exists()
     assert programs.calls() == ["systemctl daemon-reload"]
-    assert run(lambda: absent_units(name="Remove", units=[], files=[str(left)])).changed == [False]
+    assert run(lambda: remove_units(name="Remove", units=[], files=[str(left)])).changed == [False]

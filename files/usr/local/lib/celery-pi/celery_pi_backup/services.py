@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 
+from celery_pi_checks import manifest
 from celery_pi_privileges import attempt
 
 from celery_pi_backup import Settings, Trouble
 from celery_pi_backup.hands import CLI, by_root
 
 REDIS = "redis-server.service"
-OURS = ("celery-beat.service", "celery-worker.service", "celery-flower.service")
 UP = ("active\n", "activating\n", "reloading\n")
 STATE = ("show", "-P", "ActiveState")
 PATIENCE = 660  # seconds until Redis answers, which loads its data first
@@ -20,8 +20,12 @@ TRIES = 3  # of systemd to start Redis, after which it would go on for ever
 
 
 def users(settings: Settings) -> list[str]:
-    """Of our units and the site's own, those that run."""
-    named = (*OURS, *(settings["app_units"] or ()))
+    """Of our units and the site's own, those that run; what was started last comes first. Trouble
+    where no deploy has noted ours: they would go on with data that is no more."""
+    ours = [f"{unit.name}.service" for unit in manifest.units().values() if unit.uses_data]
+    if not ours:
+        raise Trouble(f"{manifest.FILE} names no units: deploy again")
+    named = (*reversed(ours), *(settings["app_units"] or ()))
     return [unit for unit in named if by_root("systemctl", *STATE, unit) in UP]
 
 

@@ -3,7 +3,7 @@ deployed, and whether others lie beside them that root would load."""
 
 from __future__ import annotations
 
-from celery_pi_checks import declared
+from celery_pi_checks import declared, manifest
 from celery_pi_checks.look import Look
 from celery_pi_checks.registry import Result, check, ok, warn, wrong
 from celery_pi_checks.table import count, few
@@ -11,14 +11,14 @@ from celery_pi_checks.table import count, few
 
 @check("Escalation", "Drift")
 def drift(_: Look) -> Result:
-    if not declared.deployed():
+    if not manifest.files():
         return warn("no deploy has told of its files yet", "deploy", files=[])
     found = declared.changed()
     if found:
         told = [f"{path} {how}" for path, how in found.items()]
         remedy = "`make plan` shows each; deploy again, which puts them back"
         return wrong(few(told), remedy, files=sorted(found))
-    return ok(f"{count(len(declared.deployed()), 'file')} as deployed", files=[])
+    return ok(f"{count(len(manifest.files()), 'file')} as deployed", files=[])
 
 
 @check("Escalation", "Strangers among root's programs")

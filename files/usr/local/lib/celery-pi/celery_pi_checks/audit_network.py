@@ -7,10 +7,10 @@ import socket
 import struct
 from pathlib import Path
 
+from celery_pi_checks import manifest
 from celery_pi_checks.look import Look, output
 from celery_pi_checks.registry import Result, check, ok, warn, wrong
 
-WEB = (80, 443)
 DEPLOYERS = Path("/etc/celery-pi/deployers")
 LISTENS = "0A"
 PROC = Path("/proc")
@@ -41,9 +41,9 @@ def listening(look: Look) -> Result:
 
 
 def public_ports(look: Look) -> set[int]:
-    """TCP ports that others may reach: the site's, ssh's, and those that the owner allows."""
-    allowed = {port(text) for text in look.settings["firewall_allow"] if "/tcp" in text}
-    return {*look.ssh_ports, *WEB, *allowed}
+    """TCP ports that others may reach: those of components, ssh's, and what the owner allows."""
+    texts = (*manifest.ports(), *look.settings["firewall_allow"])
+    return {*look.ssh_ports, *(port(text) for text in texts if "/tcp" in text)}
 
 
 def port(text: str) -> int:
@@ -85,7 +85,7 @@ def firewall(look: Look) -> Result:
 def declared(look: Look, version: int) -> set[str]:
     """What is to come in by that version of IP."""
     other = ":" if version == 4 else "."
-    texts = (*(f"{each}/tcp" for each in WEB), *look.settings["firewall_allow"])
+    texts = (*manifest.ports(), *look.settings["firewall_allow"])
     return {text for text in texts if other not in text}
 
 

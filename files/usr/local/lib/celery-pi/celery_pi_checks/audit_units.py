@@ -6,14 +6,10 @@ import json
 from pathlib import Path
 from pwd import getpwuid
 
+from celery_pi_checks import manifest
 from celery_pi_checks.look import Look, output
 from celery_pi_checks.registry import Result, check, ok, wrong
 
-# The first two read a password that is root's, nginx opens ports and fail2ban closes them: all in
-# a sandbox.
-AS_ROOT = {"redis-memory", "redis-logins", "nginx", "fail2ban"}
-MOST = 2.0  # what systemd calls OK begins there; the worker itself is at 1.1
-MOST_OF_OTHERS = {"nginx": 4.0, "fail2ban": 4.0}  # with room for a site and for jails of its own
 PROC = Path("/proc")
 
 
@@ -22,7 +18,8 @@ def users(look: Look) -> Result:
     owners = {
         name: owner(unit["MainPID"]) for name, unit in look.units.items() if unit["MainPID"] != "0"
     }
-    as_root = sorted(name for name in owners if owners[name] == "root" and name not in AS_ROOT)
+    stated = manifest.units()
+    as_root = sorted(name for name in owners if owners[name] == "root" and not stated[name].root)
     if as_root:
         remedy = "systemctl cat UNIT shows which file says so; deploy again"
         return wrong(f"root: {', '.join(as_root)}", remedy, users=owners)
@@ -39,13 +36,10 @@ def sandboxes(look: Look) -> Result:
     listed = json.loads(output("systemd-analyze", "security", "--no-pager", "--json=short"))
     rated = {unit["unit"].removesuffix(".service"): float(unit["exposure"]) for unit in listed}
     found = {name: rated[name] for name in look.units if name in rated}
-    open_ones = {name: score for name, score in found.items() if score > limit(name)}
+    stated = manifest.units()
+    open_ones = {name: score for name, score in found.items() if score > stated[name].exposure}
     if open_ones:
         told = ", ".join(f"{name} {score}" for name, score in open_ones.items())
         return wrong(f"too open: {told}", "systemd-analyze security UNIT; deploy again", **found)
     told = ", ".join(f"{name} {score}" for name, score in found.items())
     return ok(f"{told} (10 is open)", **found)
-
-
-def limit(name: str) -> float:
-    return MOST_OF_OTHERS.get(name, MOST)

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from celery_pi_privileges import foreign_steps, group_name, others_in, user_name
 
-DECLARED = Path("/var/lib/celery-pi/declared")
+from celery_pi_checks import manifest
+
 LIBRARY = "/usr/local/lib/celery-pi"
 PROGRAMS = Path("/usr/local/bin")
 LARGEST = 16 * 2**20  # bytes; none of ours has a tenth of it
@@ -27,17 +28,9 @@ NO_FILE = (errno.ELOOP, errno.EISDIR, errno.ENXIO)
 State = list[str]
 
 
-def deployed() -> dict[str, State]:
-    """The files that are to be there: mode, user, group and SHA-256, a dash for a secret's."""
-    if not DECLARED.exists():
-        return {}
-    kept = [line.split("\t") for line in DECLARED.read_text().splitlines()]
-    return {path: state for path, *state in kept}
-
-
 def changed() -> dict[str, str]:
     """How each is another that is."""
-    told = {path: differs(path, wanted) for path, wanted in deployed().items()}
+    told = {path: differs(path, wanted) for path, wanted in manifest.files().items()}
     return {path: how for path, how in told.items() if how}
 
 
@@ -87,7 +80,7 @@ def itself(path: str, flags: int) -> int:
 
 def strangers() -> list[str]:
     """What lies where Python looks for modules of root's programs, and no deploy has put there."""
-    known = set(deployed())
+    known = set(manifest.files())
     return sorted(strange(known)) if known else []
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from celery_pi_checks import manifest
 from celery_pi_checks.registry import CannotLook
 from celery_pi_checks.resp import Connection, Refused, Unreadable, login
 
@@ -22,7 +24,6 @@ OF_SERVICES = (
     *("WorkingDirectory", "AmbientCapabilities", "ExecConditionEx", "ExecStartPreEx"),
     *("ExecStartEx", "ExecStartPostEx", "ExecReloadEx", "ExecStopEx", "ExecStopPostEx"),
 )
-SHOWS_FLOWER = Path("/etc/nginx/snippets/celery-pi-flower.conf")  # there while nginx does
 SSH = 22
 IPV6 = Path("/proc/sys/net/ipv6")
 RESTART_REDIS = "journalctl -u redis-server -n 50; systemctl restart redis-server"
@@ -110,21 +111,17 @@ class Look:
     @cached_property
     def units(self) -> dict[str, dict[str, str]]:
         """What systemd says of each unit of ours, by its name without `.service`."""
-        flower = of_flower(self.settings)
-        bans = ("redis-logins", "fail2ban") if self.settings["bans"] else ()
-        ours = ("redis-server", "redis-memory", "celery-worker", "celery-beat")
-        names = (*ours, *flower, *bans)
-        asked = ("systemctl", "show", "-p", ",".join(PROPERTIES), *names)
-        blocks = output(*asked).strip().split("\n\n")
-        shown = [dict(line.split("=", 1) for line in block.splitlines()) for block in blocks]
-        return {unit["Id"].removesuffix(".service"): unit for unit in shown}
+        return shown(PROPERTIES)
 
 
-def of_flower(settings: dict[str, Any]) -> tuple[str, ...]:
-    """The units behind `/flower/`; nginx is not among them where a tunnel leads there."""
-    if not settings["flower"]:
-        return ()
-    return ("celery-flower", "nginx") if SHOWS_FLOWER.exists() else ("celery-flower",)
+def shown(properties: Sequence[str]) -> dict[str, dict[str, str]]:
+    """What systemd says of each unit of ours. CannotLook where no deploy has noted any."""
+    names = list(manifest.units())
+    if not names:  # without one, systemd would tell of itself
+        raise CannotLook(f"{manifest.FILE} names no units", "deploy again")
+    blocks = output("systemctl", "show", "-p", ",".join(properties), *names).strip().split("\n\n")
+    found = [dict(line.split("=", 1) for line in block.splitlines()) for block in blocks]
+    return {unit["Id"].removesuffix(".service"): unit for unit in found}
 
 
 def output(*command: str, patience: float = COMMAND_PATIENCE) -> str:

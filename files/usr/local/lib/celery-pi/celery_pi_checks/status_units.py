@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import time
 
+from celery_pi_checks import manifest
 from celery_pi_checks.look import Look, output
 from celery_pi_checks.registry import Function, Result, check, ok, warn, wrong
 from celery_pi_checks.table import age, count
 
-UNITS = (
-    *("redis-server", "redis-memory", "celery-worker", "celery-beat", "celery-flower", "nginx"),
-    *("redis-logins", "fail2ban"),
-)
 RECENT = 3600  # seconds
 
 
 def unit(name: str) -> Function:
-    """A check of that unit; of one that was not deployed it says nothing."""
-    return lambda look: state(name, look.units[name]) if name in look.units else None
+    """A check of that unit."""
+    return lambda look: state(name, look.units[name])
 
 
 def state(name: str, shown: dict[str, str]) -> Result:
@@ -37,7 +34,7 @@ def state(name: str, shown: dict[str, str]) -> Result:
     return warn(told, log, **values) if since < RECENT else ok(told, **values)
 
 
-for each in UNITS:
+for each in manifest.units():
     check("Units", each)(unit(each))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from celery_pi_checks import look as checks
 from celery_pi_checks.control import Told, tell
-from celery_pi_checks.look import of_flower, output
+from celery_pi_checks.look import output as output
 from celery_pi_privileges import Refused, attempt
 
 from celery_pi_doctor.act import Failed
@@ -48,13 +48,7 @@ class Look(checks.Look):
     @cached_property
     def units(self) -> dict[str, dict[str, str]]:
         """What systemd says of each unit of ours, by its name without `.service`."""
-        flower = of_flower(self.settings)
-        bans = ("redis-logins", "fail2ban") if self.settings["bans"] else ()
-        ours = ("redis-server", "redis-memory", "celery-worker", "celery-beat")
-        asked = ("systemctl", "show", "-p", ",".join(PROPERTIES), *ours, *flower, *bans)
-        blocks = output(*asked).strip().split("\n\n")
-        shown = [dict(line.split("=", 1) for line in block.splitlines()) for block in blocks]
-        return {unit["Id"].removesuffix(".service"): unit for unit in shown}
+        return checks.shown(PROPERTIES)
 
     def up(self, unit: str) -> bool:
         return self.units[unit]["ActiveState"] == "active"

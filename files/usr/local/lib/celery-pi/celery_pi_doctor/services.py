@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
+from celery_pi_checks import manifest
+
 from celery_pi_doctor.act import all_of, do, start
 from celery_pi_doctor.look import Look, output
 from celery_pi_doctor.registry import Find, Found, problem
@@ -11,25 +13,15 @@ from celery_pi_doctor.registry import Find, Found, problem
 STARTING = 45  # seconds that a Pi may take to start the worker
 BETWEEN = 2  # seconds for which it may be away when it is started again
 ABOVE = ("Disk", "A process is stopped", "A package is half installed", "Permissions")
-APP = ("Redis", "App", *ABOVE)
-# What each service is for, and what would take it down with it.
-SERVICES = {
-    "redis-memory": ("nobody is warned when Redis fills", ("Redis", *ABOVE)),
-    "celery-worker": ("tasks wait, and no result comes: PENDING", APP),
-    "celery-beat": ("periodic tasks are not sent", APP),
-    "celery-flower": ("/flower/ shows an error", ("Redis", *ABOVE)),
-    "nginx": ("the site and /flower/ cannot be reached", ABOVE),
-    "redis-logins": ("failed logins to Redis are not seen, nor banned", ("Redis", *ABOVE)),
-    "fail2ban": ("nobody is banned who guesses passwords", ABOVE),
-}
+REDIS = "redis-server"  # of which there is more to tell: redis_server.py
 
 
 def down(name: str, why: str) -> Find:
-    """Looks for that service; of one that was not deployed it says nothing."""
+    """Looks for that service."""
 
     def find(look: Look) -> Found | None:
-        shown = look.units.get(name)
-        if shown is None or shown["ActiveState"] == "active":
+        shown = look.units[name]
+        if shown["ActiveState"] == "active":
             return None
         saw = f"{name} is {shown['ActiveState']} ({shown['SubState']})"
         if shown["LoadState"] != "loaded":
@@ -56,8 +48,11 @@ def patience(look: Look, name: str) -> float:
     return max(0, BETWEEN - look.down_for(name))
 
 
-for each, (reason, causes) in SERVICES.items():
-    problem("Services", f"{each} is down", causes)(down(each, reason))
+for each in manifest.units().values():
+    if each.name != REDIS:
+        problem("Services", f"{each.name} is down", (*each.needs, *ABOVE))(
+            down(each.name, each.why)
+        )
 
 
 @problem("Services", "A service is not enabled")
