@@ -11,7 +11,7 @@ from __future__ import annotations
 import pkgutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, wraps
+from functools import cache, partial, wraps
 from importlib import import_module
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast
 
@@ -20,8 +20,10 @@ from pyinfra.api import DeployError, deploy
 from pyinfra.api.operation import OperationMeta
 
 from celery_pi import manifest, plan
+from celery_pi.before import INSTALLED
 from celery_pi.bulk_facts import bulk_facts
 from celery_pi.deploy_run import recorded
+from celery_pi.operations.package_service import left_to_its_package
 from celery_pi.operations.remove_units import UNITS, remove_units
 from celery_pi.preflight import preflight
 from celery_pi.remote import declared
@@ -175,9 +177,11 @@ def deploys(
     """Make a pyinfra deploy of a function that takes the host's settings first.
 
     Of a component that is switched off, `off` is called in its place; without one, its units and
-    files are removed. A task that is no component has a name alone. Nothing is called when settings
-    or machine are not fit for it, whether it is run from `deploy.py` or alone:
-    `pyinfra inventory.py tasks.redis.deploy`.
+    files are removed, and a daemon of Debian's that a deploy has brought stops. A task that is no
+    component has a name alone.
+
+    Nothing is called when settings or machine are not fit for it, whether it is run from
+    `deploy.py` or alone: `pyinfra inventory.py tasks.redis.deploy`.
     """
     name = what if isinstance(what, str) else what.name
 
@@ -212,15 +216,26 @@ def _run(
         host.connector_data[manifest.ALL] = stated
     manifest.note(host, component.name, component.stated(settings))
     if not component.enabled(settings):
-        if off:
-            off(settings)
-        else:
-            remove(component, settings)
+        (off or partial(_switch_off, component))(settings)
         return
     before = set(declared(host))
     task()
     if component.enabled is not _always:
         _refuse_unstated(component, before)
+
+
+def _switch_off(component: Component[S], settings: S) -> None:
+    """Remove it. A daemon of Debian's that was there before the first deploy runs as its package
+    has it; one that a deploy has brought stops."""
+    remove(component, settings)
+    names = " ".join(f"-e {name}" for name in component.packages)
+    for unit in component.units:
+        if unit.debian and unit.name in component.no_start:
+            left_to_its_package(
+                name=f"Leave {unit.name} to its package",
+                unit=unit.name,
+                check=f"! grep -qxF {names} {INSTALLED}",
+            )
 
 
 def _refuse_unstated(component: Component[Any], before: set[str]) -> None:

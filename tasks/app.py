@@ -127,7 +127,7 @@ def _connect(settings: Settings) -> None:
         env = [settings.app_env]
         watch, reload_for = ([], env) if reloads(unit) else (env, [])
         service(
-            name=f"Start {unit} again", unit=unit, watch=watch, reload_for=reload_for, ours=False
+            name=f"Start {unit} again", unit=unit, watch=watch, reload_for=reload_for, managed=False
         )
 
 

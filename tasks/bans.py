@@ -74,7 +74,7 @@ def _tell_of_redis(settings: Settings) -> None:
 
 
 def _ban(settings: Settings) -> None:
-    debian_packages(name="Install fail2ban", packages=BANS.packages, held=BANS.no_start)
+    debian_packages(name="Install fail2ban", packages=BANS.packages, no_start=BANS.no_start)
     known = deployers(host)
     jail_of_ssh = host.get_fact(JailFound)
     filters = [REDIS, FLOWER] if settings.flower else [REDIS]

@@ -4,24 +4,17 @@ from celery_pi.component import Component, deploys
 from celery_pi.operations.config_files import config_files
 from celery_pi.operations.debian_packages import debian_packages
 from celery_pi.settings import Settings
-from celery_pi.sources import from_file, from_template
+from celery_pi.sources import ROOT, from_file, from_template
 from tasks import backup
 
 PROGRAM = "/usr/local/bin/celery-pi"
 LIBRARY = "/usr/local/lib/celery-pi"
 COMMAND = Component[Settings]("Command", packages=("distro-info-data",))
 
-# What each is for stands in the first of them.
+# What each is for stands in its first lines.
 CHECKS = [
-    from_file(f"{LIBRARY}/celery_pi_checks/{module}.py")
-    for module in (
-        *("__init__", "registry", "report", "table", "look", "resp", "control"),
-        *("status_redis", "status_tasks", "status_units", "status_machine"),
-        *("audit_network", "audit_secrets", "audit_redis", "audit_units"),
-        *("audit_updates", "audit_backups", "status_backups", "audit_served", "served_fetch"),
-        *("audit_escalation", "audit_accounts", "audit_jobs", "audit_drift", "declared", "rights"),
-        "manifest",
-    )
+    from_file(f"{LIBRARY}/celery_pi_checks/{path.name}")
+    for path in sorted((ROOT / f"files{LIBRARY}/celery_pi_checks").glob("*.py"))
 ]
 
 DOCTOR = [

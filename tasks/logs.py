@@ -27,5 +27,5 @@ def deploy(settings: Settings) -> None:
         unit="systemd-journald.service",
         watch=[journal.path],
         ready="journalctl --flush",  # of what was in memory
-        ours=False,
+        managed=False,
     )

@@ -84,7 +84,7 @@ def deploy(settings: Settings) -> None:
     one that we have brought does not run.
     """
     without_debians_site()
-    debian_packages(name="Install nginx", packages=NGINX.packages, held=NGINX.no_start)
+    debian_packages(name="Install nginx", packages=NGINX.packages, no_start=NGINX.no_start)
     config_files(name="Install the helpers", files=[CHECK, LOGIN])
     mending_script(name="Hash the login", script=LOGIN)
     # Given twice, it is an error to nginx.
@@ -118,7 +118,7 @@ def _leave(settings: Settings) -> None:
     kept = [] if default_goes else [NO_DEFAULT.path]
     _remove([path for path in NGINX.files if path not in kept])
     if not found.may_stop:
-        service(name="Run without it", unit=UNIT, watch=[SERVER, COMMON], ours=False, check=GOOD)
+        service(name="Run without it", unit=UNIT, watch=[SERVER, COMMON], managed=False, check=GOOD)
 
 
 def _configure_server(settings: Settings) -> None:

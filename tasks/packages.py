@@ -19,5 +19,5 @@ def deploy(settings: Settings) -> None:
     debian_packages(
         name="Install",
         packages=list(dict.fromkeys(name for each in there for name in each.packages)),
-        held=list(dict.fromkeys(unit for each in there for unit in each.no_start)),
+        no_start=list(dict.fromkeys(unit for each in there for unit in each.no_start)),
     )

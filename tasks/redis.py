@@ -58,7 +58,7 @@ def deploy(settings: Settings) -> None:
     secret_files(name="Store the passwords", known=known)
     earlier = earlier_users(host)
     earlier_users_kept(name="Keep the users that it has", lines=earlier)
-    debian_packages(name="Install Redis", packages=REDIS.packages, held=REDIS.no_start)
+    debian_packages(name="Install Redis", packages=REDIS.packages, no_start=REDIS.no_start)
     tls.deploy()  # before Redis is to start with the certificate
     config_files(
         name="Install the helpers",

@@ -58,7 +58,7 @@ def _set_times(settings: Settings) -> None:
             name=f"Set the time of {unit}",
             unit=f"{unit}.timer",
             watch=[path for path in UPDATES.files if f"/{unit}." in path],
-            ours=settings.updates,
+            managed=settings.updates,
         )
 
 

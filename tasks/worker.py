@@ -50,7 +50,7 @@ def deploy(settings: Settings) -> None:
         unit=UNIT,
         watch=_watch(unit, sandbox, settings),
         check=f"{command.PROGRAM} check",
-        finishes=True,
+        drains=True,
     )
 
 

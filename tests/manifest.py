@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from importlib import import_module
 from typing import Any
 
 from celery_pi.component import Component, components
@@ -45,7 +46,7 @@ def in_order(without: tuple[str, ...]) -> list[Component[Any]]:
 
 def module(component: Component[Any]) -> str:
     """Name of the module of `tasks/` that states it."""
-    for path in (ROOT / "tasks").glob("*.py"):
-        if f'"{component.name}",' in path.read_text():
-            return path.stem
-    return ""
+    names = [path.stem for path in (ROOT / "tasks").glob("[a-z]*.py")]
+    return next(
+        name for name in names if component in vars(import_module(f"tasks.{name}")).values()
+    )

@@ -1,10 +1,13 @@
 """Managed by celery-pi. The checks behind `celery-pi status` and `celery-pi audit`.
 
-A check is one function in a module that is named here; they are shown in this order. Python's
+A check is one function in a module `status_*` or `audit_*`. They are shown in the order of `ORDER`;
+a module that it does not name, such as one of a component that was added, comes behind. Python's
 standard library alone, so that they work when the app or its packages are broken.
 """
 
-MODULES = {
+from pathlib import Path
+
+ORDER = {
     "status": (
         *("status_redis", "status_tasks", "status_units", "status_machine"),
         "status_backups",
@@ -15,3 +18,11 @@ MODULES = {
         *("audit_updates", "audit_backups", "audit_served"),
     ),
 }
+
+
+def _others(command: str) -> list[str]:
+    there = sorted(path.stem for path in Path(__file__).parent.glob(f"{command}_*.py"))
+    return [name for name in there if name not in {*ORDER["status"], *ORDER["audit"]}]
+
+
+MODULES = {command: (*names, *_others(command)) for command, names in ORDER.items()}
