@@ -45,6 +45,7 @@ POLICIES = ("volatile-ttl", "volatile-lru", "volatile-lfu", "volatile-random", "
 DYING = Version("5.7.0")
 NO_ENVIRONMENT = {".env", ".git", "logs", "media"}
 FOR_THIS_PI = {5555, 6379, 6380}  # where Redis and Flower are wont to be
+RENAMED = {"board": "raspberry_pi"}  # old names, which are accepted until 2027-06
 LOSES_TASKS = "evicts whole queues when memory is full, and every task in them is lost"
 
 
@@ -404,9 +405,10 @@ class Settings(BaseModel):
     more. Who loses it has lost the repository, so it is yours to choose and to keep elsewhere."""
 
     # -- the machine
-    board: bool = True
-    """Whether, on a Raspberry Pi, its boot line, swap and hardware watchdog are seen to: the memory
-    of services counted, swap in memory. Switched off, they stay as they are."""
+    raspberry_pi: bool = True
+    """Whether a Raspberry Pi is set up as such: its kernel counts the memory of services, it swaps
+    to memory, its hardware watchdog is on. Switched off, kernel command line, swap and watchdog
+    stay as they are."""
     updates: bool = True
     """Whether security updates are installed by themselves, and services that use a replaced
     library started again. Switched off, Debian's own configuration counts again."""
@@ -493,12 +495,23 @@ def load_settings(data: dict[str, Any]) -> tuple[Settings | None, list[str]]:
     return (None if sentences else settings), sentences
 
 
+def with_new_names(data: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The same settings by the names that they have now, and a sentence for each old name.
+
+    Where both are given, the old one stays, and is refused as one that does not exist.
+    """
+    old = [name for name in data if name in RENAMED and RENAMED[name] not in data]
+    renamed = {RENAMED[name] if name in old else name: value for name, value in data.items()}
+    return renamed, [f"the setting {name} is called {RENAMED[name]} now: rename it" for name in old]
+
+
 def without_wrong(data: dict[str, Any]) -> tuple[Settings, frozenset[str], list[str]]:
     """The settings with a default for each that is wrong; the names of those that are, or are
     meant by a misspelt one; and a sentence for each thing that is wrong.
 
     What only contradicts a wrong one is doubtful too, and no sentence is made of it.
     """
+    data, _ = with_new_names(data)
     found = _problems(data)
     wrong = {_name(problem) for problem in found}
     meant = {near for name in wrong - {*model().model_fields} for near in _nearest(name)} - {*data}

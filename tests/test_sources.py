@@ -157,7 +157,7 @@ def test_file_goes_to_the_path_it_mirrors_with_its_bytes(path: str) -> None:
 
 
 READERS: list[tuple[str, Any, set[str]]] = [
-    ("board", False, set()),
+    ("raspberry_pi", False, set()),
     ("updates", False, set()),
     ("updates_time", "05:00", TIMERS),
     ("updates_reboot", "05:00", {APT}),
