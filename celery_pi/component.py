@@ -8,11 +8,9 @@ the Pi (`manifest.py`) are made of these statements.
 
 from __future__ import annotations
 
-import pkgutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial, wraps
-from importlib import import_module
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast
 
 from pyinfra import host, state
@@ -27,7 +25,7 @@ from celery_pi.operations.package_service import left_to_its_package
 from celery_pi.operations.remove_units import UNITS, remove_units
 from celery_pi.preflight import preflight
 from celery_pi.remote import declared
-from celery_pi.settings import Settings
+from celery_pi.settings import Settings, task_modules
 
 P = ParamSpec("P")
 S = TypeVar("S", bound=Settings)
@@ -139,12 +137,10 @@ class Component(Generic[S]):
 
 @cache
 def components() -> tuple[Component[Any], ...]:
-    """Every component that a module of `tasks/` states, in the order of their names."""
-    tasks = import_module("tasks")
-    modules = [import_module(f"tasks.{info.name}") for info in pkgutil.iter_modules(tasks.__path__)]
+    """Every component that a module of `tasks/` states, in the order of these modules."""
     found = {
         value.name: value
-        for module in modules
+        for module in task_modules()
         for value in vars(module).values()
         if isinstance(value, Component)
     }

@@ -17,6 +17,7 @@ import re
 from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
+from types import ModuleType
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 from packaging.requirements import InvalidRequirement, Requirement
@@ -477,16 +478,29 @@ def of_memory(text: str, memory: int) -> str:
 def model() -> type[Settings]:
     """The settings above together with those that components state beside themselves.
 
-    Raises TypeError when two of them have one name: neither could be told from the other.
+    Raises TypeError when two of them have one name, or one has no default.
     """
-    tasks = import_module("tasks")
-    for module in pkgutil.iter_modules(tasks.__path__):
-        import_module(f"tasks.{module.name}")
-    own = tuple(each for each in Settings.__subclasses__() if each.__module__.startswith("tasks."))
+    own = _stated()
     names = [name for each in own for name in each.__annotations__]
     if twice := {name for name in names if names.count(name) > 1 or name in Settings.model_fields}:
-        raise TypeError(f"two components state the setting {', '.join(sorted(twice))}")
-    return create_model("Settings", __base__=own) if own else Settings
+        raise TypeError(f"there are two settings of the name {', '.join(sorted(twice))}")
+    made = create_model("Settings", __base__=own) if own else Settings
+    if bare := [name for name, field in made.model_fields.items() if field.is_required()]:
+        raise TypeError(f"a setting without a default: {', '.join(bare)}")
+    return made
+
+
+def _stated() -> tuple[type[Settings], ...]:
+    there = {module.__name__ for module in task_modules()}
+    return tuple(each for each in Settings.__subclasses__() if each.__module__ in there)
+
+
+@cache
+def task_modules() -> tuple[ModuleType, ...]:
+    """Every module of `tasks/`. A task imports this module, so they are imported when needed."""
+    tasks = import_module("tasks")
+    names = [found.name for found in pkgutil.iter_modules(tasks.__path__)]
+    return tuple(import_module(f"tasks.{name}") for name in names)
 
 
 def load_settings(data: dict[str, Any]) -> tuple[Settings | None, list[str]]:

@@ -12,12 +12,12 @@ import pytest
 from pyinfra import host
 from pyinfra.api import DeployError, StringCommand
 
-from celery_pi import component, manifest
+from celery_pi import component, manifest, settings
 from celery_pi.component import Component, Secret, Unit, components, deploys
 from celery_pi.firewall_rules import opening
 from celery_pi.operations.config_files import ConfigFile, config_files
 from celery_pi.operations.remove_units import UNITS
-from celery_pi.settings import Settings
+from celery_pi.settings import Port, Settings, load_settings
 from celery_pi.sources import ROOT
 from tests.fake import mode, run, sh
 
@@ -216,3 +216,60 @@ def test_manifest_takes_the_place_of_the_list_of_older_deploys(
     assert sh(manifest.read()) == ["{}"]
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["etc", "manifest.json"]
     assert mode(tmp_path / "etc/manifest.json") == 0o600
+
+
+# -- settings that are stated beside a component
+
+
+@pytest.fixture
+def stating(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A module of `tasks/` that states these settings; it is gone afterwards."""
+
+    def state(default: bool = True, **fields: Any) -> type[Settings]:
+        values = dict.fromkeys(fields, 7) if default else {}
+        stated = {"__module__": "tasks.own", "__annotations__": fields, **values}
+        made.append(type("Own", (Settings,), stated))
+        return made[-1]
+
+    made: list[type[Settings]] = []
+    monkeypatch.setattr(settings, "_stated", lambda: tuple(made))
+    settings.model.cache_clear()
+    yield state
+    settings.model.cache_clear()
+
+
+def test_settings_of_a_component_are_given_like_all_others(stating: Any) -> None:
+    own = stating(thing_port=Port, things=int | None)
+    found, sentences = load_settings({"thing_port": "7000", "things": None, "redis_port": 7001})
+    assert sentences == []
+    assert isinstance(found, own)
+    assert found.on_the_pi(exclude_unset=True) == {
+        **{"thing_port": 7000, "things": None, "redis_port": 7001},
+    }
+
+
+def test_settings_of_a_component_are_refused_like_all_others(stating: Any) -> None:
+    stating(thing_port=Port)
+    assert load_settings({"thing_prot": 7000})[1][:1] == [
+        "thing_prot is no setting; did you mean thing_port?"
+    ]
+    (sentence,) = load_settings({"thing_port": 80})[1]
+    assert sentence == "thing_port should be greater than or equal to 1024 (it is 80)"
+
+
+@pytest.mark.parametrize("name", ["thing_port", "redis_port"])
+def test_name_that_two_have_is_refused(stating: Any, name: str) -> None:
+    stating(thing_port=Port)
+    stating(**{name: Port})
+    with pytest.raises(TypeError, match=f"two settings of the name {name}"):
+        settings.model()
+
+
+def test_setting_of_a_component_has_a_default(stating: Any) -> None:
+    stating(default=False, thing_port=Port)
+    with pytest.raises(TypeError, match="a setting without a default: thing_port"):
+        settings.model()
+
+
+def test_components_of_the_product_state_their_settings_in_one_place() -> None:
+    assert settings.model() is Settings
