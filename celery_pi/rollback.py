@@ -22,9 +22,9 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from celery_pi.deploy_record import DeployRecords, Record
+from celery_pi.render import ROOT
 from celery_pi.settings import RENAMED, model
 from celery_pi.source_tree import NoSource, Source, lay_out
-from celery_pi.sources import ROOT
 from celery_pi.terminal import printable
 
 PYINFRA = (sys.executable, "-m", "pyinfra")

@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from celery_pi.sources import ROOT
+from celery_pi.render import ROOT
 
 PARTS = (
     *("celery_pi", "tasks", "files", "templates", "group_data"),

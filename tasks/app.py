@@ -16,10 +16,10 @@ from celery_pi.operations.python_packages import (
     record,
 )
 from celery_pi.operations.service import service
+from celery_pi.render import from_file
 from celery_pi.secrets import passwords, redis_url
 from celery_pi.settings import Settings
 from celery_pi.site_units import reloads
-from celery_pi.sources import from_file
 
 APP = Component[Settings](
     "App",

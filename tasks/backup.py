@@ -6,9 +6,9 @@ from celery_pi.component import Component, Secret, Unit, deploys, remove
 from celery_pi.operations.config_files import ConfigFile, config_files
 from celery_pi.operations.debian_packages import debian_packages
 from celery_pi.operations.service import CHECK_UNIT, service
+from celery_pi.render import from_file, from_template
 from celery_pi.secrets import DIRECTORY, supplied
 from celery_pi.settings import Settings
-from celery_pi.sources import from_file, from_template
 from tasks import privileges
 
 LIBRARY = "/usr/local/lib/celery-pi"

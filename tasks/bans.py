@@ -13,8 +13,8 @@ from celery_pi.operations.debian_packages import debian_packages
 from celery_pi.operations.package_service import left_to_its_package
 from celery_pi.operations.remove_units import remove_units
 from celery_pi.operations.service import CHECK_UNIT, service
+from celery_pi.render import from_file, from_template
 from celery_pi.settings import Settings
-from celery_pi.sources import from_file, from_template
 
 UNIT = "fail2ban.service"
 LOGINS = "redis-logins.service"

@@ -3,8 +3,8 @@
 from celery_pi.component import Component, Unit, deploys
 from celery_pi.operations.config_files import config_files
 from celery_pi.operations.service import CHECK_UNIT, service
+from celery_pi.render import from_file, from_template
 from celery_pi.settings import Settings
-from celery_pi.sources import from_file, from_template
 from tasks import app
 from tasks.worker import LAUNCHER
 

@@ -3,8 +3,8 @@
 from celery_pi.component import Component, deploys
 from celery_pi.operations.config_files import config_files
 from celery_pi.operations.debian_packages import debian_packages
+from celery_pi.render import ROOT, from_file, from_template
 from celery_pi.settings import Settings
-from celery_pi.sources import ROOT, from_file, from_template
 from tasks import backup
 
 PROGRAM = "/usr/local/bin/celery-pi"

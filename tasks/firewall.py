@@ -9,8 +9,8 @@ from celery_pi.firewall_rules import opening
 from celery_pi.operations.config_files import config_files
 from celery_pi.operations.debian_packages import debian_packages
 from celery_pi.operations.ufw import firewall, no_firewall
+from celery_pi.render import from_template
 from celery_pi.settings import Settings
-from celery_pi.sources import from_template
 
 FIREWALL = Component[Settings](
     "Firewall",

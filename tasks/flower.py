@@ -11,9 +11,9 @@ from celery_pi.operations.config_files import ConfigFile, config_files
 from celery_pi.operations.python_packages import record
 from celery_pi.operations.service import CHECK_UNIT, service
 from celery_pi.operations.system_user import system_user
+from celery_pi.render import from_file, from_template
 from celery_pi.secrets import DIRECTORY, passwords, secret, socket_url
 from celery_pi.settings import Settings
-from celery_pi.sources import from_file, from_template
 
 UNIT = "celery-flower.service"
 USER = "celery-flower"

@@ -4,8 +4,8 @@ from celery_pi.component import Component, deploys
 from celery_pi.operations.config_files import config_files
 from celery_pi.operations.debian_packages import debian_packages
 from celery_pi.operations.service import service
+from celery_pi.render import from_file, from_template
 from celery_pi.settings import Settings, size_in_bytes
-from celery_pi.sources import from_file, from_template
 from tasks import privileges
 
 LOGS = Component[Settings]("Logs", packages=("logrotate",))

@@ -16,8 +16,8 @@ from celery_pi.operations.idle_service import idle_service
 from celery_pi.operations.mending_script import mending_script
 from celery_pi.operations.remove_units import remove_units
 from celery_pi.operations.service import CHECK_UNIT, service
+from celery_pi.render import from_file, from_template
 from celery_pi.settings import Settings
-from celery_pi.sources import from_file, from_template
 
 UNIT = "nginx.service"
 LIBRARY = "/usr/local/lib/celery-pi"

@@ -9,8 +9,8 @@ from celery_pi.operations.kernel_cmdline import KernelCmdline, kernel_cmdline, r
 from celery_pi.operations.runtime_watchdog import runtime_watchdog
 from celery_pi.operations.zram_swap import Swaps, on_disk, zram_swap
 from celery_pi.raspberry_pi import CMDLINE, COUNTED, SWAP, WATCHDOG, Pi, RaspberryPi
+from celery_pi.render import from_file, from_template
 from celery_pi.settings import Settings
-from celery_pi.sources import from_file, from_template
 
 RASPBERRY_PI = Component[Settings]("Raspberry Pi")
 

@@ -17,9 +17,9 @@ from celery_pi.operations.redis_data import redis_data_kept
 from celery_pi.operations.redis_server import UNIT, ready, redis_server
 from celery_pi.operations.remove_units import remove_units
 from celery_pi.operations.service import CHECK_UNIT, service
+from celery_pi.render import from_file, from_template
 from celery_pi.secrets import DIRECTORY, no_old_secrets, passwords, secret_files
 from celery_pi.settings import Settings, size_in_bytes
-from celery_pi.sources import from_file, from_template
 from tasks import tls
 
 LIBRARY = "/usr/local/lib/celery-pi"

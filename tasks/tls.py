@@ -5,8 +5,8 @@ from celery_pi.operations.config_files import config_files
 from celery_pi.operations.debian_packages import debian_packages
 from celery_pi.operations.mending_script import mending_script
 from celery_pi.operations.service import CHECK_UNIT, service
+from celery_pi.render import from_file, from_template
 from celery_pi.settings import Settings
-from celery_pi.sources import from_file, from_template
 
 SERVICE = "redis-certificates.service"
 TIMER = "redis-certificates.timer"

@@ -7,8 +7,8 @@ from celery_pi.operations.config_files import ConfigFile, config_files
 from celery_pi.operations.debian_packages import debian_packages
 from celery_pi.operations.service import service
 from celery_pi.packages import PackageTroubles
+from celery_pi.render import from_file, from_template
 from celery_pi.settings import Settings
-from celery_pi.sources import from_file, from_template
 
 UPGRADE = "apt-daily-upgrade"
 LISTS = "apt-daily"

@@ -4,8 +4,8 @@ from celery_pi.component import Component, Unit, deploys
 from celery_pi.operations.config_files import ConfigFile, config_files
 from celery_pi.operations.rehearsal import rehearsal
 from celery_pi.operations.service import CHECK_UNIT, service
+from celery_pi.render import from_file, from_template
 from celery_pi.settings import Settings, size_in_bytes
-from celery_pi.sources import from_file, from_template
 from tasks import app, command
 
 UNIT = "celery-worker.service"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from celery_pi.sources import ROOT
+from celery_pi.render import ROOT
 
 LIBRARY = ROOT / "files/usr/local/lib/celery-pi"
 

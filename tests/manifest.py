@@ -8,8 +8,8 @@ from typing import Any
 
 from celery_pi.component import Component, components
 from celery_pi.manifest import merged
+from celery_pi.render import ROOT
 from celery_pi.settings import Settings
-from celery_pi.sources import ROOT
 
 
 def manifest_text(without: tuple[str, ...] = (), **settings: Any) -> str:

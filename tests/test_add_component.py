@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from celery_pi.bulk_facts import FILE as FACTS
-from celery_pi.sources import ROOT
+from celery_pi.render import ROOT
 from tests.harness import Outcome, pids, pyinfra
 from tests.virtual_pi import VirtualPi
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from celery_pi.sources import ROOT
+from celery_pi.render import ROOT
 
 pytestmark = pytest.mark.fast
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from celery_pi.render import ROOT
 from celery_pi.settings import Settings
-from celery_pi.sources import ROOT
 from tasks.backup import PROGRAMS
 from tests.backup_lab import MODULES
 from tests.fake import ME, Programs, as_root

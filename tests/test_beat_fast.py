@@ -16,7 +16,7 @@ import pytest
 from celery import Celery
 from celery.schedules import crontab
 
-from celery_pi.sources import ROOT
+from celery_pi.render import ROOT
 
 pytestmark = pytest.mark.fast
 

@@ -17,8 +17,8 @@ from celery_pi.component import Component, Secret, Unit, components, deploys
 from celery_pi.firewall_rules import opening
 from celery_pi.operations.config_files import ConfigFile, config_files
 from celery_pi.operations.remove_units import UNITS
+from celery_pi.render import ROOT
 from celery_pi.settings import Port, Settings, load_settings
-from celery_pi.sources import ROOT
 from tests.fake import mode, run, sh
 
 pytestmark = pytest.mark.fast

@@ -15,10 +15,10 @@ from celery_pi.deploy_record import Record
 from celery_pi.operations import prune_files as pruning
 from celery_pi.operations import remove_units
 from celery_pi.operations.prune_files import prune_files
+from celery_pi.render import ROOT
 from celery_pi.rollback import CannotGoBack, given, go_back, target
 from celery_pi.settings import Settings, load_settings
 from celery_pi.source_tree import NoSource, Source, lay_out
-from celery_pi.sources import ROOT
 from tests.fake import Programs, Run, run
 
 pytestmark = pytest.mark.fast

@@ -10,7 +10,7 @@ import pytest
 from celery_pi import packages
 from celery_pi.operations.remove_units import remove_units
 from celery_pi.packages import PackageTroubles
-from celery_pi.sources import from_file
+from celery_pi.render import from_file
 from tests.fake import Programs, run, sh
 
 pytestmark = pytest.mark.fast

@@ -10,7 +10,7 @@ from pyinfra import host, logger, state
 from pyinfra.api import FactBase, QuoteString, StringCommand, operation
 
 from celery_pi import privileges
-from celery_pi.sources import ROOT
+from celery_pi.render import ROOT
 
 PROGRAM = Path(__file__).parent.parent / "on_the_pi/leave.py"
 TEXT = ROOT / "files/usr/local/lib/celery-pi/celery_pi_text.py"

@@ -8,8 +8,8 @@ from celery_pi.component import Component, Unit, deploys
 from celery_pi.operations.config_files import config_files
 from celery_pi.operations.debian_packages import debian_packages
 from celery_pi.operations.service import service
+from celery_pi.render import from_template
 from celery_pi.settings import Port, Settings
-from celery_pi.sources import from_template
 
 UNIT = "memcached.service"
 
