@@ -6,7 +6,7 @@ from celery_pi.component import Component, Unit, deploys, remove
 from celery_pi.operations.config_files import ConfigFile, config_files
 from celery_pi.operations.debian_packages import debian_packages
 from celery_pi.operations.service import service
-from celery_pi.packages import PackageTroubles
+from celery_pi.package_health import PackageHealth
 from celery_pi.render import from_file, from_template
 from celery_pi.settings import Settings
 
@@ -77,5 +77,5 @@ def configuration(settings: Settings) -> list[ConfigFile]:
 
 def warn_of_troubles() -> None:
     """Tell, in the plan and in the run, of what keeps the machine from being up to date."""
-    for trouble in host.get_fact(PackageTroubles):
+    for trouble in host.get_fact(PackageHealth):
         logger.warning(f"{host.name}: {trouble}")
