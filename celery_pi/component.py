@@ -30,6 +30,7 @@ from celery_pi.settings import Settings, task_modules
 P = ParamSpec("P")
 S = TypeVar("S", bound=Settings)
 
+WITHIN = "celery_pi_files_of_ended_tasks"
 EXPOSURE = 2.0  # what systemd calls OK begins there; the worker itself is at 1.1
 
 
@@ -188,10 +189,13 @@ def deploys(
             settings = cast("S", preflight(host))
             recorded().includes(state.current_deploy_filename, name)
             plan.begin(host)
+            before = set(declared(host))
             if isinstance(what, str):
                 task(settings, *args, **kwargs)
             else:
                 _run(what, settings, lambda: task(settings, *args, **kwargs), off)
+            within: set[str] = host.connector_data.setdefault(WITHIN, set())
+            within.update(declared(host).keys() - before)
             if host.current_deploy_name == name and not state.current_deploy_filename:
                 plan.show()  # of a component that is run alone; else the file says when
 
@@ -217,7 +221,8 @@ def _run(
     before = set(declared(host))
     task()
     if component.enabled is not _always:
-        _refuse_unstated(component, before)
+        others = before | host.connector_data.get(WITHIN, set())
+        _refuse_unstated(component, others)
 
 
 def _switch_off(component: Component[S], settings: S) -> None:
@@ -234,11 +239,10 @@ def _switch_off(component: Component[S], settings: S) -> None:
             )
 
 
-def _refuse_unstated(component: Component[Any], before: set[str]) -> None:
-    """What it does not state would stay on the Pi when it is switched off."""
-    noted = [known for known in components() if known.name in manifest.noted(host)]
-    units = {f"{UNITS}/{name}" for known in noted for name in known.own_units}
-    stated = units.union(*(known.files for known in noted))
-    written = {path for path, found in declared(host).items() if found and path not in before}
-    if unstated := sorted(written - stated):
+def _refuse_unstated(component: Component[Any], others: set[str]) -> None:
+    """What it does not state would stay on the Pi when it is switched off. `others` are the files
+    of the tasks before it and of those that it has called."""
+    stated = {*component.files, *(f"{UNITS}/{name}" for name in component.own_units)}
+    written = {path for path, found in declared(host).items() if found}
+    if unstated := sorted(written - others - stated):
         raise DeployError(f"{component.name} does not state that it writes {', '.join(unstated)}")

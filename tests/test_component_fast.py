@@ -152,6 +152,22 @@ def test_what_a_component_writes_and_does_not_state_is_refused_before_anything_i
     task(OTHER, monkeypatch, "/etc/else", on=True)  # it cannot be switched off
 
 
+def test_file_of_a_task_that_it_calls_is_that_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(component, "components", lambda: (THING, OTHER))
+    monkeypatch.setattr(component, "preflight", lambda _: Settings())
+
+    def write(path: str) -> None:
+        config_files(name="Configure", files=[ConfigFile(path, "x")])
+
+    inner = deploys(OTHER)(lambda _: write("/etc/else"))
+
+    def outer(_: Settings) -> None:
+        inner()
+        write("/etc/thing")
+
+    assert run(deploys(THING)(outer), answers={}, dry=True).planned == [True, True]
+
+
 # -- the manifest
 
 
