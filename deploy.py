@@ -6,7 +6,6 @@ from tasks import (
     backup,
     bans,
     beat,
-    board,
     command,
     firewall,
     flower,
@@ -14,6 +13,7 @@ from tasks import (
     logs,
     nginx,
     packages,
+    raspberry_pi,
     redis,
     takeover,
     updates,
@@ -21,7 +21,7 @@ from tasks import (
 )
 
 kernel.deploy()
-board.deploy()
+raspberry_pi.deploy()
 # What may fail for reasons from outside comes first; the site feels none of it.
 app.begin()
 packages.deploy()

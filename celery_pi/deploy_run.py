@@ -23,7 +23,7 @@ from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS
 from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.exceptions import PyinfraError
 
-from celery_pi import declared_files, deploy_lock, deploy_record
+from celery_pi import deploy_lock, deploy_record, manifest
 from celery_pi.connector import PersistentShell
 from celery_pi.fact_cache import FILE as FACTS
 from celery_pi.fact_cache import NoFact
@@ -96,10 +96,11 @@ class DeployRun:
                 self.record.result, self.record.ended = result, deploy_record.now()
                 self.record.files = self._files()
                 self._run(deploy_record.closed(self.number), self.record.text)
-            if result == deploy_record.COMPLETED:
-                self._note_files(deploy_record.WHOLE in self.what)
-                if note := to_note(self.host, bool(self.number)):
-                    self._run(note)
+            self._write_manifest(result == deploy_record.COMPLETED)
+            if result == deploy_record.COMPLETED and (
+                note := to_note(self.host, bool(self.number))
+            ):
+                self._run(note)
             self._run(deploy_lock.give_back(self.token))
         except (OSError, SSHException, PyinfraError) as error:
             logger.warning(f"{self.host.name}: the end of this deploy is not recorded: {error}")
@@ -121,19 +122,27 @@ class DeployRun:
         first = next(undone, None)
         self.finish(f"failed: {_name(state, first)}" if first else deploy_record.COMPLETED)
 
-    def _note_files(self, whole: bool) -> None:
-        """Have the Pi note how each file of ours is to be, the cache of facts among them."""
-        ours, connector = declared(self.host), self.host.connector
+    def _write_manifest(self, completed: bool) -> None:
+        """Write what is on the Pi into the manifest, the fact cache among it.
+
+        Which files a run that failed has written is unknown, but its units are to be checked.
+        """
+        whole = completed and deploy_record.WHOLE in self.what
+        files, connector = declared(self.host) if completed else {}, self.host.connector
         cache = connector.facts if isinstance(connector, PersistentShell) else None
         if whole and cache and cache.digest:
             if kept := cache.to_keep():
                 self._run(*kept)
-            ours = {**ours, FACTS: ["600", "root", "root", cache.digest]}
-        self._run(declared_files.noted(whole), declared_files.lines(ours))
+            files = {**files, FACTS: ["600", "root", "root", cache.digest]}
+        old = self._run(manifest.read())
+        new = manifest.update(self.host, old, files, whole)
+        if new.strip() != old:
+            self._run(manifest.write(), new)
 
     def _files(self) -> list[str]:
         """Paths that this run declares to be there."""
-        return sorted(path for path, state in declared(self.host).items() if state)
+        found = {path for path, state in declared(self.host).items() if state}
+        return sorted(found | {manifest.FILE})
 
     def _renew(self) -> None:
         while True:

@@ -14,7 +14,7 @@ from celery_pi.doubt import beyond_doubt
 from celery_pi.machine import Machine, is_one_of_ours, problems
 from celery_pi.operations.kernel import GOOD, HOSTS, KernelSettings, unfit
 from celery_pi.secrets import supplied_problems
-from celery_pi.settings import Settings, of_memory, without_wrong
+from celery_pi.settings import Settings, of_memory, with_new_names, without_wrong
 from celery_pi.site.findings import Findings
 from celery_pi.site.look import look
 from celery_pi.site_units import SiteUnits, chosen
@@ -38,7 +38,10 @@ def preflight(host: Host) -> Settings:
     if CHECKED not in host.connector_data:
         # Defaults stand in for what is wrong, so that what is wrong with the machine is told in the
         # same breath, but nothing that would come of those defaults alone.
-        assumed, doubtful, found = without_wrong(site_data(host))
+        data, renamed = with_new_names(site_data(host))
+        for sentence in renamed:
+            logger.warning(f"{host.name}: {sentence}")
+        assumed, doubtful, found = without_wrong(data)
         found += supplied_problems(assumed)
         machine = host.get_fact(
             Machine,

@@ -9,7 +9,7 @@ from functools import cache
 
 from pyinfra.api import QuoteString, StringCommand
 
-from celery_pi.sources import ROOT
+from celery_pi.render import ROOT
 
 MODULE = ROOT / "packages/celery-pi-tools/src/celery_pi_tools/privileges.py"
 

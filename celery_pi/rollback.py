@@ -22,9 +22,9 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from celery_pi.deploy_record import DeployRecords, Record
-from celery_pi.settings import Settings
+from celery_pi.render import ROOT
+from celery_pi.settings import RENAMED, model
 from celery_pi.source_tree import DIRTY, NoSource, lay_out
-from celery_pi.sources import ROOT
 from celery_pi.terminal import printable
 
 PYINFRA = (str(Path(sys.executable).with_name("pyinfra")),)  # as `-m` its own connectors win
@@ -167,7 +167,7 @@ def hosts_of(directory: Path) -> list[str]:
 def given(settings: Mapping[str, Any]) -> list[str]:
     """The settings as arguments for pyinfra, which reads JSON."""
     for name in settings:
-        if name not in Settings.model_fields or name in Settings.local_files():
+        if name not in {*model().model_fields, *RENAMED} or name in model().local_files():
             raise CannotGoBack(f"its setting {name} is none that this source knows")
     return [
         word

@@ -1,5 +1,8 @@
 """Every setting of the product: type, unit, default, constraint and reason, in one place.
 
+A component of its own may state its settings beside itself, in a subclass of `Settings` in its
+module of `tasks/`; `model` has them all.
+
 Site values go into `group_data/all.py`, or `--data redis_port=7000` for one run. A setting is
 here because the owner will change it, two Pis differ in it, or two parts need it; the rest
 stays in the daemon's own words in its template.
@@ -8,9 +11,13 @@ stays in the daemon's own words in its template.
 from __future__ import annotations
 
 import ipaddress
+import pkgutil
 import posixpath
 import re
 from difflib import get_close_matches
+from functools import cache
+from importlib import import_module
+from types import ModuleType
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 from packaging.requirements import InvalidRequirement, Requirement
@@ -23,6 +30,7 @@ from pydantic import (
     Field,
     ValidationError,
     ValidationInfo,
+    create_model,
 )
 
 from celery_pi.firewall_rules import opening
@@ -38,6 +46,7 @@ POLICIES = ("volatile-ttl", "volatile-lru", "volatile-lfu", "volatile-random", "
 DYING = Version("5.7.0")
 NO_ENVIRONMENT = {".env", ".git", "logs", "media"}
 FOR_THIS_PI = {5555, 6379, 6380}  # where Redis and Flower are wont to be
+RENAMED = {"board": "raspberry_pi"}  # old names, which are accepted until 2027-06
 LOSES_TASKS = "evicts whole queues when memory is full, and every task in them is lost"
 
 
@@ -396,9 +405,10 @@ class Settings(BaseModel):
     more. Who loses it has lost the repository, so it is yours to choose and to keep elsewhere."""
 
     # -- the machine
-    board: bool = True
-    """Whether, on a Raspberry Pi, its boot line, swap and hardware watchdog are seen to: the memory
-    of services counted, swap in memory. Switched off, they stay as they are."""
+    raspberry_pi: bool = True
+    """Whether a Raspberry Pi is set up as such: its kernel counts the memory of services, it swaps
+    to memory, its hardware watchdog is on. Switched off, kernel command line, swap and watchdog
+    stay as they are."""
     updates: bool = True
     """Whether security updates are installed by themselves, and services that use a replaced
     library started again. Switched off, Debian's own configuration counts again."""
@@ -463,10 +473,49 @@ def of_memory(text: str, memory: int) -> str:
     return f"{memory * int(share[1]) // 100}mb" if share else text
 
 
+@cache
+def model() -> type[Settings]:
+    """The settings above together with those that components state beside themselves.
+
+    Raises TypeError when two of them have one name, or one has no default.
+    """
+    own = _stated()
+    names = [name for each in own for name in each.__annotations__]
+    if twice := {name for name in names if names.count(name) > 1 or name in Settings.model_fields}:
+        raise TypeError(f"there are two settings of the name {', '.join(sorted(twice))}")
+    made = create_model("Settings", __base__=own) if own else Settings
+    if bare := [name for name, field in made.model_fields.items() if field.is_required()]:
+        raise TypeError(f"a setting without a default: {', '.join(bare)}")
+    return made
+
+
+def _stated() -> tuple[type[Settings], ...]:
+    there = {module.__name__ for module in task_modules()}
+    return tuple(each for each in Settings.__subclasses__() if each.__module__ in there)
+
+
+@cache
+def task_modules() -> tuple[ModuleType, ...]:
+    """Every module of `tasks/`. A task imports this module, so they are imported when needed."""
+    tasks = import_module("tasks")
+    names = [found.name for found in pkgutil.iter_modules(tasks.__path__)]
+    return tuple(import_module(f"tasks.{name}") for name in names)
+
+
 def load_settings(data: dict[str, Any]) -> tuple[Settings | None, list[str]]:
     """The settings, or none and a sentence for each thing that is wrong with them."""
     settings, _, sentences = without_wrong(data)
     return (None if sentences else settings), sentences
+
+
+def with_new_names(data: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The same settings by the names that they have now, and a sentence for each old name.
+
+    Where both are given, the old one stays, and is refused as one that does not exist.
+    """
+    old = [name for name in data if name in RENAMED and RENAMED[name] not in data]
+    renamed = {RENAMED[name] if name in old else name: value for name, value in data.items()}
+    return renamed, [f"the setting {name} is called {RENAMED[name]} now: rename it" for name in old]
 
 
 def without_wrong(data: dict[str, Any]) -> tuple[Settings, frozenset[str], list[str]]:
@@ -475,9 +524,10 @@ def without_wrong(data: dict[str, Any]) -> tuple[Settings, frozenset[str], list[
 
     What only contradicts a wrong one is doubtful too, and no sentence is made of it.
     """
+    data, _ = with_new_names(data)
     found = _problems(data)
     wrong = {_name(problem) for problem in found}
-    meant = {near for name in wrong - {*Settings.model_fields} for near in _nearest(name)} - {*data}
+    meant = {near for name in wrong - {*model().model_fields} for near in _nearest(name)} - {*data}
     doubtful = wrong | meant
     sentences = [
         _sentence(problem)
@@ -492,17 +542,17 @@ def without_wrong(data: dict[str, Any]) -> tuple[Settings, frozenset[str], list[
         right = kept if len(kept) < len(right) else {}  # what is wrong, its sentence does not name
         doubtful.update(data if not right else ())
         found = _problems(right)
-    return Settings(**right), frozenset(doubtful), sentences
+    return model()(**right), frozenset(doubtful), sentences
 
 
 def named_in(sentence: str) -> set[str]:
     """The settings whose names stand in it."""
-    return {*re.findall(r"\w+", sentence)} & {*Settings.model_fields}
+    return {*re.findall(r"\w+", sentence)} & {*model().model_fields}
 
 
 def _problems(data: dict[str, Any]) -> list[dict[str, Any]]:
     try:
-        Settings(**data)
+        model()(**data)
     except ValidationError as error:
         return [dict(problem) for problem in error.errors()]
     return []
@@ -518,7 +568,7 @@ def _others_named(problem: dict[str, Any]) -> set[str]:
 
 
 def _nearest(name: str) -> list[str]:
-    return get_close_matches(name, Settings.model_fields, n=1)
+    return get_close_matches(name, model().model_fields, n=1)
 
 
 def _sentence(problem: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from celery_pi.sources import ROOT
+from celery_pi.render import ROOT
 
 # What is deployed, as git's pathspecs. A change of anything else leaves the source as it is.
 PARTS = (

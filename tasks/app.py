@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pyinfra import host
 
 from celery_pi.app_packages import Locked, locked
-from celery_pi.component import component
+from celery_pi.component import Component, Secret, deploys
 from celery_pi.operations.config_files import config_files
 from celery_pi.operations.debian_packages import debian_packages
 from celery_pi.operations.env_file import env_file
@@ -17,12 +17,21 @@ from celery_pi.operations.python_packages import (
     record,
 )
 from celery_pi.operations.service import service
+from celery_pi.render import from_package
 from celery_pi.secrets import passwords, redis_url
 from celery_pi.settings import Settings
 from celery_pi.site_units import reloads
-from celery_pi.sources import from_package
 
-PACKAGES = ["python3-venv"]
+APP = Component[Settings](
+    "App",
+    packages=("python3-venv",),
+    ports=("80/tcp", "443/tcp"),  # the site's, whoever serves it
+    secrets=(
+        Secret(
+            "{settings.app_env}", "600", "{settings.app_user}", "{settings.app_user}", stays=True
+        ),
+    ),
+)
 
 # What worker, Beat and Flower load: a package of ours, behind the owner's project on the path.
 GUARD = "/usr/local/lib/celery-pi/guard"
@@ -51,7 +60,7 @@ URL_VARIABLES = (
 )
 
 
-@component("App")
+@deploys(APP)
 def begin(settings: Settings) -> None:
     """pip begins, and goes on while apt installs; `deploy` completes it."""
     python_packages_begun(
@@ -63,26 +72,26 @@ def begin(settings: Settings) -> None:
     )
 
 
-@component("App")
+@deploys(APP)
 def deploy(settings: Settings) -> None:
     """The project reaches its broker, has the pinned packages, and can write its directories."""
     _install(settings)
     _connect(settings)
 
 
-@component("App")
+@deploys(APP)
 def install(settings: Settings) -> None:
     """What the services need to run the project is there; nothing that the site feels."""
     _install(settings)
 
 
-@component("App")
+@deploys(APP)
 def connect(settings: Settings) -> None:
     """The project, and the site's processes, reach their broker."""
     _connect(settings)
 
 
-@component("App")
+@deploys(APP)
 def prune(_: Settings) -> None:
     """Of modules that no service loads any more, nothing is left."""
     extra_files_absent(
@@ -94,7 +103,7 @@ def prune(_: Settings) -> None:
 
 
 def _install(settings: Settings) -> None:
-    debian_packages(name="Install Python's venv", packages=PACKAGES)
+    debian_packages(name="Install Python's venv", packages=APP.packages)
     python_packages(
         name="Install the pinned packages",
         venv=settings.app_venv,
@@ -126,7 +135,7 @@ def _connect(settings: Settings) -> None:
         env = [settings.app_env]
         watch, reload_for = ([], env) if reloads(unit) else (env, [])
         service(
-            name=f"Start {unit} again", unit=unit, watch=watch, reload_for=reload_for, ours=False
+            name=f"Start {unit} again", unit=unit, watch=watch, reload_for=reload_for, managed=False
         )
 
 

@@ -2,50 +2,72 @@
 
 from pyinfra.operations import files
 
-from celery_pi.component import component
-from celery_pi.operations.absent_units import absent_units
+from celery_pi.component import Component, Secret, Unit, deploys, remove
 from celery_pi.operations.config_files import ConfigFile, config_files
 from celery_pi.operations.debian_packages import debian_packages
 from celery_pi.operations.service import CHECK_UNIT, service
+from celery_pi.render import from_file, from_template
 from celery_pi.secrets import DIRECTORY, supplied
 from celery_pi.settings import Settings
-from celery_pi.sources import from_file, from_template
-from tasks import command
 
 LIBRARY = "/usr/local/lib/celery-pi"
 PLACE = "/var/backups/celery-pi"
 UNITS = "/etc/systemd/system"
 BACKUP, DRILL = "celery-pi-backup", "celery-pi-drill"
 OFF_SITE = from_file(f"{LIBRARY}/backup-off-site", mode="0755")
-RESTIC = ["restic"]
 PASSWORD = f"{DIRECTORY}/restic_password"
 
-
-@component("Backup")
-def deploy(settings: Settings) -> None:
-    """A backup is made each day and tried each week; or neither, and those that are there stay."""
-    command.install_tools()  # a restore works where no backup is made
-    if settings.backup:
-        files.directory(
-            name="Make their directory", path=PLACE, user="root", group="root", mode="700"
+BACKUPS = Component[Settings](
+    "Backup",
+    enabled=lambda settings: settings.backup,
+    units=tuple(
+        Unit(f"{unit}.{kind}", why, root=True, drop_ins=drop_ins, daemon=False)
+        for unit, why in (
+            (BACKUP, "no backup is made"),
+            (DRILL, "nobody knows whether a backup can be restored"),
         )
-        _off_site(settings)
-        _timers(settings)
-    else:
-        names = [f"{unit}.{kind}" for unit in (BACKUP, DRILL) for kind in ("timer", "service")]
-        ours = [*(_sandbox(unit, settings).path for unit in (BACKUP, DRILL)), OFF_SITE.path]
-        absent_units(name="Remove the timers", units=names, files=[*ours, PASSWORD])
+        for kind, drop_ins in (("timer", ()), ("service", ("sandbox.conf",)))
+    ),
+)
+RESTIC = Component[Settings](
+    "Off-site",
+    enabled=lambda settings: bool(
+        settings.backup
+        and settings.backup_restic_repository
+        and settings.backup_restic_password_file
+    ),
+    packages=("restic",),
+    secrets=(Secret(PASSWORD, "600"), Secret("/etc/celery-pi/restic.env", "600", stays=True)),
+    writes=(OFF_SITE.path,),
+)
 
 
-def _off_site(settings: Settings) -> None:
+def _off(settings: Settings) -> None:
+    """No backup is made, and those that are there stay."""
+    off_site()
+    remove(BACKUPS, settings)
+
+
+@deploys(BACKUPS, off=_off)
+def deploy(settings: Settings) -> None:
+    """A backup is made each day and tried each week."""
+    files.directory(name="Make their directory", path=PLACE, user="root", group="root", mode="700")
+    off_site()
+    _timers(settings)
+
+
+def _take_none(settings: Settings) -> None:
+    remove(RESTIC, settings, name="Take none off-site")
+
+
+@deploys(RESTIC, off=_take_none)
+def off_site(settings: Settings) -> None:
     """restic takes each one elsewhere."""
-    if settings.backup_restic_repository and settings.backup_restic_password_file:
-        debian_packages(name="Install restic", packages=RESTIC)
-        text = supplied(settings.backup_restic_password_file)
-        password = ConfigFile(PASSWORD, text, mode="0600", secret=True)
-        config_files(name="Configure restic", files=[OFF_SITE, password])
-    else:
-        absent_units(name="Take none off-site", units=[], files=[OFF_SITE.path, PASSWORD])
+    assert settings.backup_restic_password_file  # by `enabled`
+    debian_packages(name="Install restic", packages=RESTIC.packages)
+    text = supplied(settings.backup_restic_password_file)
+    password = ConfigFile(PASSWORD, text, mode="0600", secret=True)
+    config_files(name="Configure restic", files=[OFF_SITE, password])
 
 
 def _timers(settings: Settings) -> None:

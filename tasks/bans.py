@@ -4,25 +4,41 @@ from pathlib import PurePath
 
 from pyinfra import host
 
-from celery_pi.component import component
+from celery_pi.component import Component, Unit, deploys, remove
 from celery_pi.deployers import PATH as DEPLOYERS
 from celery_pi.deployers import deployers
 from celery_pi.jails_found import SSH, JailFound
-from celery_pi.operations.absent_units import absent_units
 from celery_pi.operations.config_files import config_files
 from celery_pi.operations.debian_packages import debian_packages
 from celery_pi.operations.package_service import left_to_its_package
+from celery_pi.operations.remove_units import remove_units
 from celery_pi.operations.service import service
+from celery_pi.render import from_file, from_template
 from celery_pi.settings import Settings
-from celery_pi.sources import from_file, from_template
 
 UNIT = "fail2ban.service"
-PACKAGES = ["fail2ban", "nftables", "python3-systemd"]
 LIBRARY = "/usr/local/lib/celery-pi"
 CHECK = from_file(f"{LIBRARY}/check-fail2ban-config", mode="0755")
 SANDBOX = from_file(f"/etc/systemd/system/{UNIT}.d/celery-pi.conf")
 FLOWER = from_file("/etc/fail2ban/filter.d/celery-pi-flower.conf")
 JAILS = "/etc/fail2ban/jail.d/zz-celery-pi.conf"
+BANS = Component[Settings](
+    "Bans",
+    enabled=lambda settings: settings.bans,
+    packages=("fail2ban", "nftables", "python3-systemd"),
+    no_start=(UNIT,),
+    units=(
+        Unit(
+            UNIT,
+            "nobody is banned who guesses passwords",
+            root=True,  # it changes the firewall
+            exposure=4.0,  # with room for jails of the owner's own
+            drop_ins=("celery-pi.conf",),
+            debian=True,
+        ),
+    ),
+    writes=(CHECK.path, FLOWER.path, JAILS, DEPLOYERS),
+)
 LOOPBACK = ("127.0.0.0/8", "::1")
 GOOD = "fail2ban-client -t"
 
@@ -35,24 +51,26 @@ FORMER = [
 ]
 
 
-@component("Bans")
+def _off(settings: Settings) -> None:
+    """Nothing of ours is left, and fail2ban is as its package has it, or as the owner had it."""
+    remove(BANS, settings)
+    left_to_its_package(name="Run without them", unit=UNIT, check=GOOD)
+    _remove_former()
+
+
+@deploys(BANS, off=_off)
 def deploy(settings: Settings) -> None:
     """Who fails to log in too often, by ssh or to Flower, is refused for a time.
 
     Redis has no jail: it is reached from this machine alone, whose addresses are never banned. What
-    the owner has said of ssh's jail holds. Without bans nothing of ours is left, and fail2ban is as
-    its package has it, or as he had it.
+    the owner has said of ssh's jail holds.
     """
-    if settings.bans:
-        _ban(settings)
-    else:
-        _remove(settings)
-    # Last: until fail2ban has reloaded, its jail needs the filter.
-    absent_units(name="Remove the watch over Redis' logins", units=[FORMER_UNIT], files=FORMER)
+    _ban(settings)
+    _remove_former()  # last: until fail2ban has reloaded, its jail needs the filter
 
 
 def _ban(settings: Settings) -> None:
-    debian_packages(name="Install fail2ban", packages=PACKAGES, held=[UNIT])
+    debian_packages(name="Install fail2ban", packages=BANS.packages, no_start=BANS.no_start)
     known = deployers(host)
     jail_of_ssh = host.get_fact(JailFound)
     filters = [FLOWER] if settings.flower else []
@@ -77,7 +95,7 @@ def _ban(settings: Settings) -> None:
         ),
     )
     if not settings.flower:
-        absent_units(name="Remove Flower's", units=[], files=[FLOWER.path])
+        remove_units(name="Remove Flower's", units=[], files=[FLOWER.path])
 
 
 def _watch_over(*jails: str) -> str:
@@ -86,9 +104,5 @@ def _watch_over(*jails: str) -> str:
     return f"timeout 60 sh -c 'until {{ {ask}; }} >/dev/null 2>&1; do sleep 0.1; done'"
 
 
-def _remove(settings: Settings) -> None:
-    paths = [*(file.path for file in (CHECK, SANDBOX, FLOWER)), JAILS]
-    if not settings.firewall:  # which lets these machines in before its limit
-        paths.append(DEPLOYERS)
-    absent_units(name="Remove", units=[], files=paths)
-    left_to_its_package(name="Run without them", unit=UNIT, check=GOOD)
+def _remove_former() -> None:
+    remove_units(name="Remove the watch over Redis' logins", units=[FORMER_UNIT], files=FORMER)

@@ -1,15 +1,15 @@
 """The command `celery-pi` on the Pi."""
 
-from celery_pi.component import component
+from celery_pi.component import Component, deploys
 from celery_pi.operations.config_files import ConfigFile, config_files
 from celery_pi.operations.debian_packages import debian_packages
 from celery_pi.operations.extra_files import extra_files_absent
+from celery_pi.render import from_file, from_package, from_template
 from celery_pi.settings import Settings
-from celery_pi.sources import from_file, from_package, from_template
 
 PROGRAM = "/usr/local/bin/celery-pi"
 LIBRARY = "/usr/local/lib/celery-pi"
-PACKAGES = ["distro-info-data"]
+COMMAND = Component[Settings]("Command", packages=("distro-info-data",))
 
 TOOLS = f"{LIBRARY}/tools"
 FILES = from_package("celery-pi-tools", to=TOOLS)
@@ -24,21 +24,21 @@ FORMER = [
 ]
 
 
-@component("Command")
+@deploys(COMMAND)
 def deploy(settings: Settings) -> None:
     """`celery-pi` is on the Pi, and knows what was deployed."""
-    debian_packages(name="Install what it reads", packages=PACKAGES)
-    install_tools()
+    debian_packages(name="Install what it reads", packages=COMMAND.packages)
     config_files(
         name="Install celery-pi",
         files=[
+            *FILES,
             from_file(PROGRAM, mode="0755"),
             from_template("/etc/celery-pi/settings.json", settings=settings),
         ],
     )
 
 
-@component("Command")
+@deploys(COMMAND)
 def prune(_: Settings) -> None:
     """Of modules and programs that nothing starts any more, nothing is left."""
     extra_files_absent(
@@ -47,11 +47,6 @@ def prune(_: Settings) -> None:
         files=[file.path for file in FILES],
         former=FORMER,
     )
-
-
-def install_tools() -> None:
-    """The package celery_pi_tools, for a component that starts one of its programs."""
-    config_files(name="Install the tools", files=FILES)
 
 
 def tool(module: str) -> ConfigFile:

@@ -2,28 +2,33 @@
 
 from pyinfra import host
 
-from celery_pi.component import component
+from celery_pi.component import Component, deploys, enabled
 from celery_pi.deployers import PATH as DEPLOYERS
 from celery_pi.deployers import deployers
 from celery_pi.firewall_rules import opening
 from celery_pi.operations.config_files import config_files
 from celery_pi.operations.debian_packages import debian_packages
 from celery_pi.operations.ufw import firewall, no_firewall
+from celery_pi.render import from_template
 from celery_pi.settings import Settings
-from celery_pi.sources import from_template
-from tasks import nginx
 
-PACKAGES = ["ufw"]
-PORTS = nginx.PORTS  # of all components that other machines reach
+FIREWALL = Component[Settings](
+    "Firewall",
+    enabled=lambda settings: settings.firewall,
+    packages=("ufw",),
+    writes=(DEPLOYERS,),
+)
 
 
-@component("Firewall")
+def _off(_: Settings) -> None:
+    no_firewall(name="Remove it")
+
+
+@deploys(FIREWALL, off=_off)
 def deploy(settings: Settings) -> None:
-    """Only declared ports and ssh are open, and the session that deploys is never cut."""
-    if not settings.firewall:
-        no_firewall(name="Remove it")
-        return
-    debian_packages(name="Install ufw", packages=PACKAGES)
+    """Only the ports of components, declared ones and ssh are open, and the session that deploys is
+    never cut."""
+    debian_packages(name="Install ufw", packages=FIREWALL.packages)
     # fail2ban keeps guessers from ssh by logins that have failed, which nobody can fake in the name
     # of another address. A limit goes by first packets, which anybody can, so it stands in where
     # there are no bans; the machines that deploy, which it must not shut out, are noted then too.
@@ -32,7 +37,12 @@ def deploy(settings: Settings) -> None:
         config_files(name="Note the machines that deploy", files=[listed])
     firewall(
         name="Close all ports but the declared",
-        openings=[opening(text) for text in (*PORTS, *settings.firewall_allow)],
+        openings=[opening(text) for text in (*ports(settings), *settings.firewall_allow)],
         only_ours=settings.firewall_only_ours,
         limits=not settings.bans,
     )
+
+
+def ports(settings: Settings) -> list[str]:
+    """What components let other machines reach."""
+    return [port for component in enabled(settings) for port in component.ports]

@@ -6,15 +6,14 @@ from pyinfra import host
 from pyinfra.operations import files
 
 from celery_pi import flower_login
-from celery_pi.component import component
-from celery_pi.operations.absent_units import absent_units
+from celery_pi.component import Component, Secret, Unit, deploys, remove
 from celery_pi.operations.config_files import ConfigFile, config_files
 from celery_pi.operations.python_packages import record
 from celery_pi.operations.service import CHECK_UNIT, service
 from celery_pi.operations.system_user import system_user
+from celery_pi.render import from_file, from_template
 from celery_pi.secrets import DIRECTORY, passwords, secret, socket_url
 from celery_pi.settings import Settings
-from celery_pi.sources import from_file, from_template
 from tasks.app import PACKAGE
 
 UNIT = "celery-flower.service"
@@ -24,18 +23,31 @@ ENVIRONMENT = "/etc/celery-pi/flower.env"
 SYSUSERS = from_file("/etc/sysusers.d/celery-flower.conf")
 # What it loads of the package that `tasks.app` installs.
 LIBRARY = [f"{PACKAGE}/{module}.py" for module in ("__init__", "flower", "systemd_notify")]
+REDIS_PASSWORD = f"{DIRECTORY}/{secret('flower')}"
+FLOWER = Component[Settings](
+    "Flower",
+    enabled=lambda settings: settings.flower,
+    units=(Unit(UNIT, "/flower/ shows an error", needs=("Redis",), uses_data=True),),
+    secrets=(
+        Secret(ENVIRONMENT, "600"),
+        *(
+            Secret(path, "600")
+            for path in (flower_login.PATH, REDIS_PASSWORD, f"{REDIS_PASSWORD}.old")
+        ),
+    ),
+    writes=(SYSUSERS.path,),
+)
 
 
-@component("Flower")
+def _off(settings: Settings) -> None:
+    remove(FLOWER, settings)
+    files.directory(name="Remove its state", path=STATE, present=False)
+    system_user(name="Remove its user", user=USER, sysusers=SYSUSERS.path, present=False)
+
+
+@deploys(FLOWER, off=_off)
 def deploy(settings: Settings) -> None:
     """Flower runs, on a socket that only nginx reaches; or nothing is left of it."""
-    if settings.flower:
-        _run(settings)
-    else:
-        _remove()
-
-
-def _run(settings: Settings) -> None:
     config_files(name="Describe its user", files=[SYSUSERS])
     system_user(name="Add its user", user=USER, sysusers=SYSUSERS.path)
     login = flower_login.flower_login(host, settings)
@@ -57,11 +69,3 @@ def _environment(login: str, settings: Settings) -> ConfigFile:
         url=socket_url("flower", password, settings),
         login=b64encode(login.encode()).decode(),
     )
-
-
-def _remove() -> None:
-    redis_password = f"{DIRECTORY}/{secret('flower')}"
-    secrets = [flower_login.PATH, ENVIRONMENT, redis_password, f"{redis_password}.old"]
-    absent_units(name="Remove", units=[UNIT], files=[SYSUSERS.path, *secrets])
-    files.directory(name="Remove its state", path=STATE, present=False)
-    system_user(name="Remove its user", user=USER, sysusers=SYSUSERS.path, present=False)

@@ -2,15 +2,17 @@
 
 from pyinfra import host
 
-from celery_pi.component import component
+from celery_pi.component import Component, deploys
 from celery_pi.operations.config_files import config_files
 from celery_pi.operations.kernel import kernel_settings
 from celery_pi.preflight import is_container
+from celery_pi.render import from_file, from_template
 from celery_pi.settings import Settings
-from celery_pi.sources import from_file, from_template
+
+KERNEL = Component[Settings]("Kernel")
 
 
-@component("Kernel")
+@deploys(KERNEL)
 def deploy(_: Settings) -> None:
     """Redis can save when memory is more than half full, and is not slowed by huge pages."""
     in_container = is_container(host)

@@ -8,20 +8,18 @@ from pyinfra.facts.files import File, FindInFile
 from pyinfra.facts.server import Hostname
 
 from celery_pi import nginx_found
-from celery_pi.component import component
+from celery_pi.component import Component, Secret, Unit, deploys
 from celery_pi.nginx_found import NginxFound
-from celery_pi.operations.absent_units import absent_units
 from celery_pi.operations.config_files import config_files
 from celery_pi.operations.debian_packages import debian_packages
 from celery_pi.operations.idle_service import idle_service
 from celery_pi.operations.mending_script import mending_script
+from celery_pi.operations.remove_units import remove_units
 from celery_pi.operations.service import CHECK_UNIT, service
+from celery_pi.render import from_file, from_template
 from celery_pi.settings import Settings
-from celery_pi.sources import from_file, from_template
 
 UNIT = "nginx.service"
-PACKAGES = ["nginx", "openssl"]
-PORTS = ("80/tcp", "443/tcp")  # the site's, whose server block they may be
 LIBRARY = "/usr/local/lib/celery-pi"
 CHECK = from_file(f"{LIBRARY}/check-nginx-config", mode="0755")
 LOGIN = from_file(f"{LIBRARY}/nginx-login", mode="0755")
@@ -40,40 +38,6 @@ GOOD = "nginx -t -q"
 NO_DEFAULT = from_file(nginx_found.DEFAULT)
 
 
-@component("nginx")
-def deploy(settings: Settings) -> None:
-    """nginx shows Flower by https and with a password; or knows nothing of it.
-
-    The site's own configuration is not touched. Where nobody needs nginx it is not installed, and
-    one that we have brought does not run.
-    """
-    if not is_needed(settings):
-        _leave(settings)
-        return
-    without_debians_site()
-    debian_packages(name="Install nginx", packages=PACKAGES, held=[UNIT])
-    config_files(name="Install the helpers", files=[CHECK, LOGIN])
-    mending_script(name="Hash the login", script=LOGIN)
-    # Given twice, it is an error to nginx.
-    pattern = r"^[[:space:]]*server_names_hash_bucket_size"
-    set_by_owner = bool(host.get_fact(FindInFile, path="/etc/nginx/nginx.conf", pattern=pattern))
-    common = from_template(COMMON, check=_check(COMMON), has_bucket_size=set_by_owner)
-    snippets = [from_file(path, check=_check(path)) for path in (LOCATION, MAINTENANCE)]
-    config_files(name="Configure Flower's location", files=[SANDBOX, common, *snippets])
-    if settings.nginx_server:
-        _configure_server(settings)
-    else:
-        _remove()
-    service(
-        name="Run",
-        unit=UNIT,
-        # Told to reload, it would keep an address that it has listened on.
-        watch=[SANDBOX.path, SERVER],
-        reload_for=[COMMON, LOCATION, MAINTENANCE, NO_DEFAULT.path, *_certificate(settings)],
-        check=GOOD,
-    )
-
-
 def is_needed(settings: Settings) -> bool:
     """Whether nginx is to be there, on this machine."""
     return nginx_found.is_needed(settings, host.get_fact(NginxFound))
@@ -85,6 +49,64 @@ def without_debians_site() -> None:
         config_files(name="Keep Debian's default site off", files=[NO_DEFAULT])
 
 
+NGINX = Component[Settings](
+    "nginx",
+    enabled=is_needed,
+    packages=("nginx", "openssl"),
+    no_start=(UNIT,),
+    before_packages=without_debians_site,
+    units=(
+        Unit(
+            UNIT,
+            "the site and /flower/ cannot be reached",
+            root=True,  # it opens ports
+            exposure=4.0,  # with room for a site
+            drop_ins=("celery-pi.conf",),
+            debian=True,
+        ),
+        Unit(WATCH, "nginx does not read a new certificate", daemon=False),
+        Unit(RELOAD, "nginx does not read a new certificate", root=True, daemon=False),
+    ),
+    secrets=(Secret(PASSWORD, "640", group="www-data"), Secret(SELF_SIGNED, "600")),
+    writes=(
+        *(SERVER, CERTIFICATE.path, NAMES, LOCATION, MAINTENANCE, COMMON, NO_DEFAULT.path),
+        *(LOGIN.path, CHECK.path),  # the check goes last: only a whole removal lacks it
+    ),
+)
+OF_SERVER = (SERVER, CERTIFICATE.path, NAMES, SELF_SIGNED)
+
+
+@deploys(NGINX, off=lambda settings: _leave(settings))
+def deploy(settings: Settings) -> None:
+    """nginx shows Flower by https and with a password; or knows nothing of it.
+
+    The site's own configuration is not touched. Where nobody needs nginx it is not installed, and
+    one that we have brought does not run.
+    """
+    without_debians_site()
+    debian_packages(name="Install nginx", packages=NGINX.packages, no_start=NGINX.no_start)
+    config_files(name="Install the helpers", files=[CHECK, LOGIN])
+    mending_script(name="Hash the login", script=LOGIN)
+    # Given twice, it is an error to nginx.
+    pattern = r"^[[:space:]]*server_names_hash_bucket_size"
+    set_by_owner = bool(host.get_fact(FindInFile, path="/etc/nginx/nginx.conf", pattern=pattern))
+    common = from_template(COMMON, check=_check(COMMON), has_bucket_size=set_by_owner)
+    snippets = [from_file(path, check=_check(path)) for path in (LOCATION, MAINTENANCE)]
+    config_files(name="Configure Flower's location", files=[SANDBOX, common, *snippets])
+    if settings.nginx_server:
+        _configure_server(settings)
+    else:
+        _remove(OF_SERVER)
+    service(
+        name="Run",
+        unit=UNIT,
+        # Told to reload, it would keep an address that it has listened on.
+        watch=[SANDBOX.path, SERVER],
+        reload_for=[COMMON, LOCATION, MAINTENANCE, NO_DEFAULT.path, *_certificate(settings)],
+        check=GOOD,
+    )
+
+
 def _leave(settings: Settings) -> None:
     """Flower is not shown. What is the owner's goes on without it; what is ours alone stops."""
     found = host.get_fact(NginxFound)
@@ -92,12 +114,11 @@ def _leave(settings: Settings) -> None:
         host.log("Flower is reached by an ssh tunnel alone (docs/flower.md)", logger.warning)
     if found.may_stop:
         idle_service(name="Stop it", unit=UNIT)
-    ours = [LOCATION, MAINTENANCE, COMMON, PASSWORD, SANDBOX.path, LOGIN.path, CHECK.path]
-    if found.default == "ours" or (found.may_stop and found.default == "debian"):
-        ours.append(NO_DEFAULT.path)
-    _remove(ours)
+    default_goes = found.default == "ours" or (found.may_stop and found.default == "debian")
+    kept = [] if default_goes else [NO_DEFAULT.path]
+    _remove([path for path in NGINX.files if path not in kept])
     if not found.may_stop:
-        service(name="Run without it", unit=UNIT, watch=[SERVER, COMMON], ours=False, check=GOOD)
+        service(name="Run without it", unit=UNIT, watch=[SERVER, COMMON], managed=False, check=GOOD)
 
 
 def _configure_server(settings: Settings) -> None:
@@ -108,7 +129,7 @@ def _configure_server(settings: Settings) -> None:
         listed = from_template(NAMES, names=names)
         config_files(name="Install the certificate's helper", files=[CERTIFICATE, listed])
         mending_script(name="Make a certificate", script=CERTIFICATE)
-        absent_units(name="Remove the watch over the owner's", units=[WATCH, RELOAD], files=[])
+        remove_units(name="Remove the watch over the owner's", units=[WATCH, RELOAD], files=[])
     else:
         _watch(pair)
     block = from_template(
@@ -121,7 +142,7 @@ def _configure_server(settings: Settings) -> None:
     )
     config_files(name="Configure the server", files=[block])
     if settings.nginx_certificate is not None:
-        absent_units(name="Remove the certificate's helper", units=[], files=[CERTIFICATE.path])
+        remove_units(name="Remove the certificate's helper", units=[], files=[CERTIFICATE.path])
 
 
 def _watch(certificate: list[str]) -> None:
@@ -147,14 +168,13 @@ def _check(path: str) -> str:
     return f'{CHECK.path} "$NEW" {path}'
 
 
-def _remove(files: Sequence[str] = ()) -> None:
-    """Take away our server block and these files, unless nginx could not start without them."""
-    ours = [SERVER, *files]
-    # It goes last: only a whole removal lacks it. An nginx that somebody has removed needs nothing.
-    without = f"[ ! -e {CHECK.path} ] || {CHECK.path} --without {' '.join(ours)}"
-    absent_units(
+def _remove(files: Sequence[str]) -> None:
+    """Remove these files and the watch over a certificate, unless nginx could not start then."""
+    # An nginx that somebody has removed needs nothing.
+    without = f"[ ! -e {CHECK.path} ] || {CHECK.path} --without {' '.join(files)}"
+    remove_units(
         name="Remove",
-        units=[WATCH, RELOAD],
-        files=[SERVER, CERTIFICATE.path, NAMES, SELF_SIGNED, *files],
+        units=NGINX.own_units,
+        files=files,
         check=without if host.get_fact(NginxFound).installed else "true",
     )

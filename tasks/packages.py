@@ -1,29 +1,23 @@
-"""The Debian packages of the other components."""
+"""The Debian packages of all components."""
 
-from celery_pi.component import component
+from celery_pi.component import deploys, enabled
 from celery_pi.operations.debian_packages import debian_packages
 from celery_pi.settings import Settings
-from tasks import app, backup, bans, command, firewall, logs, nginx, redis, updates
 
 
-@component("Packages")
+@deploys("Packages")
 def deploy(settings: Settings) -> None:
     """They are installed in one call of apt, which takes a second or two for each.
 
     No service that a component configures is started by that, so none runs as its package has it,
-    nor before the firewall is up. A component that is deployed alone installs its own packages,
-    and one whose packages must find something there first still does.
+    nor before the firewall is up. A component that is deployed alone installs its own packages.
     """
-    wanted = [*logs.PACKAGES, *redis.PACKAGES, *app.PACKAGES, *command.PACKAGES]
-    if settings.firewall:
-        wanted += firewall.PACKAGES
-    if nginx.is_needed(settings):
-        wanted += nginx.PACKAGES
-        nginx.without_debians_site()
-    if settings.bans:
-        wanted += bans.PACKAGES
-    if settings.backup and settings.backup_restic_repository:
-        wanted += backup.RESTIC
-    if settings.updates:
-        wanted += updates.PACKAGES
-    debian_packages(name="Install", packages=wanted, held=[redis.UNIT, nginx.UNIT, bans.UNIT])
+    there = list(enabled(settings))
+    for component in there:
+        if component.before_packages:
+            component.before_packages()
+    debian_packages(
+        name="Install",
+        packages=list(dict.fromkeys(name for each in there for name in each.packages)),
+        no_start=list(dict.fromkeys(unit for each in there for unit in each.no_start)),
+    )

@@ -4,39 +4,61 @@ from collections.abc import Sequence
 
 from pyinfra import host, logger
 
-from celery_pi.component import component
+from celery_pi.component import Component, Secret, Unit, deploys
 from celery_pi.earlier_users import (
     default_forgotten,
     earlier_users,
     earlier_users_kept,
     has_default,
 )
-from celery_pi.operations.absent_units import absent_units
 from celery_pi.operations.config_files import ConfigFile, config_files
 from celery_pi.operations.debian_packages import debian_packages
 from celery_pi.operations.redis_data import redis_data_kept
 from celery_pi.operations.redis_server import UNIT, ready, redis_server
+from celery_pi.operations.remove_units import remove_units
 from celery_pi.operations.service import CHECK_UNIT, service
-from celery_pi.secrets import no_old_secrets, passwords, secret_files
+from celery_pi.render import from_file, from_template
+from celery_pi.secrets import DIRECTORY, no_old_secrets, passwords, secret_files
 from celery_pi.settings import Settings, size_in_bytes
-from celery_pi.sources import from_file, from_template
 from tasks import tls
 
 LIBRARY = "/usr/local/lib/celery-pi"
 WATCH = "redis-memory.service"
-PACKAGES = ["redis-server"]
+ACL = Secret("/etc/celery-pi/redis.acl", "640", group="redis")
+REDIS = Component[Settings](
+    "Redis",
+    packages=("redis-server",),
+    no_start=(UNIT,),
+    units=(
+        Unit(
+            UNIT,
+            "no task is accepted, and no result is given",
+            drop_ins=("celery-pi.conf", "memory.conf"),
+            debian=True,
+        ),
+        # It reads a password that is root's.
+        Unit(WATCH, "nobody is warned when Redis fills", root=True, needs=("Redis",)),
+    ),
+    secrets=(
+        Secret(DIRECTORY, "700", stays=True),
+        ACL,
+        # The certificates stay while TLS is off.
+        Secret("/etc/celery-pi/tls/private/ca.key", "600", stays=True),
+        Secret("/etc/celery-pi/tls/redis.pem", "640", group="redis", stays=True),
+    ),
+)
 # Of deploys before 2026-12: Debian gives that directory to Redis, who could have led root astray.
 FORMER = [f"/etc/redis/celery-pi{end}" for end in (".conf", "-live.conf", ".acl")]
 
 
-@component("Redis")
+@deploys(REDIS)
 def deploy(settings: Settings) -> None:
     """Redis runs, knows each of its users, and forgets no accepted task."""
     known = passwords(host, settings)
     secret_files(name="Store the passwords", known=known)
     earlier = earlier_users(host)
     earlier_users_kept(name="Keep the users that it has", lines=earlier)
-    debian_packages(name="Install Redis", packages=PACKAGES, held=[UNIT])
+    debian_packages(name="Install Redis", packages=REDIS.packages, no_start=REDIS.no_start)
     tls.deploy()  # before Redis is to start with the certificate
     config_files(
         name="Install the helpers",
@@ -60,7 +82,7 @@ def deploy(settings: Settings) -> None:
     watch = [file.path for file in at_start]
     service(name="Run", unit=UNIT, watch=watch, ready=ready(users), limits=[memory.path])
     redis_server(name="Change the running server", settings=live, acl=users)
-    absent_units(name="Remove what lay in Redis' own directory", units=[], files=FORMER)
+    remove_units(name="Remove what lay in Redis' own directory", units=[], files=FORMER)
     watch_memory(settings)
 
 
@@ -72,7 +94,7 @@ def watch_memory(settings: Settings) -> None:
     service(name="Run the watch over its memory", unit=WATCH, watch=[script.path, unit.path])
 
 
-@component("Old passwords")
+@deploys("Old passwords")
 def retire(settings: Settings) -> None:
     """No password is valid but the one that every service has been started with."""
     known, earlier = passwords(host, settings), earlier_users(host)

@@ -4,17 +4,17 @@ import os
 
 from pyinfra.api import DeployError
 
-from celery_pi.component import component
-from celery_pi.operations.later_files import later_files_absent
+from celery_pi.component import deploys
+from celery_pi.operations.prune_files import prune_files
 from celery_pi.settings import Settings
 
 VARIABLE = "CELERY_PI_ROLLBACK_TO"
 
 
-@component("Rollback")
+@deploys("Rollback")
 def deploy(_: Settings) -> None:
     """No file of ours is there that came after the deploy that is gone back to."""
     to = os.environ.get(VARIABLE)
     if not to:
         raise DeployError(f"{VARIABLE} is not set: run `make rollback`")
-    later_files_absent(name="Remove what only later deploys had", to=to)
+    prune_files(name="Remove what only later deploys had", to=to)

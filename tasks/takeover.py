@@ -2,13 +2,13 @@
 
 from pyinfra import host
 
-from celery_pi.component import component
+from celery_pi.component import deploys
 from celery_pi.handmade import Found, HandMade
 from celery_pi.operations.take_over import take_over, taken_over
 from celery_pi.settings import Settings
 
 
-@component("Takeover")
+@deploys("Takeover")
 def begin(settings: Settings) -> None:
     """The old worker ends its tasks and stops, while Redis is still as it knows it."""
     take_over(
@@ -18,7 +18,7 @@ def begin(settings: Settings) -> None:
     )
 
 
-@component("Takeover")
+@deploys("Takeover")
 def end(settings: Settings) -> None:
     """The new one runs."""
     taken_over(name="Leave it aside", planned=bool(_found(settings)))

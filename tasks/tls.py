@@ -1,39 +1,37 @@
 """TLS for Redis: the CA and the certificate, which renew themselves."""
 
-from celery_pi.component import component
-from celery_pi.operations.absent_units import absent_units
+from celery_pi.component import Component, Unit, deploys
 from celery_pi.operations.config_files import config_files
 from celery_pi.operations.debian_packages import debian_packages
 from celery_pi.operations.mending_script import mending_script
 from celery_pi.operations.service import CHECK_UNIT, service
+from celery_pi.render import from_file, from_template
 from celery_pi.settings import Settings
-from celery_pi.sources import from_file, from_template
 
 SERVICE = "redis-certificates.service"
 TIMER = "redis-certificates.timer"
 SCRIPT = from_file("/usr/local/lib/celery-pi/redis-certificates", mode="0755")
 EXTENSIONS = from_file("/usr/local/lib/celery-pi/redis-certificates.cnf")
+TLS = Component[Settings](
+    "TLS",
+    enabled=lambda settings: settings.redis_tls,
+    packages=("openssl",),
+    units=(
+        Unit(TIMER, "the certificates are not renewed in time", daemon=False),
+        Unit(SERVICE, "the certificates are not renewed", root=True, daemon=False),
+    ),
+    writes=(SCRIPT.path, EXTENSIONS.path),
+)
 
 
-@component("TLS")
+@deploys(TLS)
 def deploy(settings: Settings) -> None:
     """The certificates are there, valid and served, and stay so; or nothing looks after them.
 
     Switched off, they stay on the Pi: clients that trust its CA will need no other when TLS is
     switched on again.
     """
-    if settings.redis_tls:
-        _keep_certificates(settings)
-    else:
-        absent_units(
-            name="Remove the certificates' timer",
-            units=[TIMER, SERVICE],
-            files=[SCRIPT.path, EXTENSIONS.path],
-        )
-
-
-def _keep_certificates(settings: Settings) -> None:
-    debian_packages(name="Install OpenSSL", packages=["openssl"])
+    debian_packages(name="Install OpenSSL", packages=TLS.packages)
     units = [
         from_template(f"/etc/systemd/system/{SERVICE}", check=CHECK_UNIT, settings=settings),
         from_file(f"/etc/systemd/system/{TIMER}", check=CHECK_UNIT),

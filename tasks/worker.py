@@ -1,21 +1,33 @@
 """The Celery worker, which runs the app's tasks."""
 
-from celery_pi.component import component
+from celery_pi.component import Component, Unit, deploys
 from celery_pi.operations.config_files import ConfigFile, config_files
 from celery_pi.operations.rehearsal import rehearsal
 from celery_pi.operations.service import CHECK_UNIT, service
+from celery_pi.render import from_file, from_template
 from celery_pi.settings import Settings, size_in_bytes
-from celery_pi.sources import from_file, from_template
 from tasks import app, command
 
 UNIT = "celery-worker.service"
+WORKER = Component[Settings](
+    "Worker",
+    units=(
+        Unit(
+            UNIT,
+            "tasks wait, and no result comes: PENDING",
+            drop_ins=("sandbox.conf",),
+            needs=("Redis", "App"),
+            uses_data=True,
+        ),
+    ),
+)
 LAUNCHER = [
     from_file(f"{command.LIBRARY}/with-env-file", mode="0755"),
     *(command.tool(module) for module in ("__init__", "env_launcher")),
 ]
 
 
-@component("Worker")
+@deploys(WORKER)
 def rehearse(settings: Settings) -> None:
     """The app loads in the worker's sandbox, with the `.env` that it will have; nothing changes."""
     config_files(name="Install its launcher", files=LAUNCHER)
@@ -31,7 +43,7 @@ def rehearse(settings: Settings) -> None:
     )
 
 
-@component("Worker")
+@deploys(WORKER)
 def deploy(settings: Settings) -> None:
     """The worker takes tasks from the broker; its unit is up when it does."""
     unit, sandbox = _unit(settings)
@@ -41,7 +53,7 @@ def deploy(settings: Settings) -> None:
         unit=UNIT,
         watch=_watch(unit, sandbox, settings),
         check=f"{command.PROGRAM} check",
-        finishes=True,
+        drains=True,
     )
 
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from celery_pi.sources import ROOT
+from celery_pi.render import ROOT
 
 LIBRARY = ROOT / "files/usr/local/lib/celery-pi"

@@ -20,7 +20,7 @@ from pyinfra.api import StringCommand
 
 from celery_pi import connector, fact_cache
 from celery_pi.connector import LOST, Answer, Docker, ShellSession, Ssh, undelayed_transport
-from celery_pi.sources import ROOT
+from celery_pi.render import ROOT
 from tests.fake import LocalShell, Programs, machine
 from tests.harness import PYINFRA
 from tests.test_fact_cache_fast import QUESTIONS

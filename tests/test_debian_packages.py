@@ -105,9 +105,9 @@ class Debian:
     def interrupted(self) -> None:
         (self.state / "updates" / "0001").touch()
 
-    def deploy(self, *packages: str, held: Sequence[str] = ()) -> Run:
+    def deploy(self, *packages: str, no_start: Sequence[str] = ()) -> Run:
         self.programs.calls()
-        return run(lambda: debian_packages(name="Install", packages=packages, held=held))
+        return run(lambda: debian_packages(name="Install", packages=packages, no_start=no_start))
 
     def answers(self) -> list[str]:
         """What packages were told that asked whether to start their services."""
@@ -312,18 +312,18 @@ def test_package_on_hold_is_installed(debian: Debian) -> None:
     assert debian.deploy("redis-server").planned == [False]
 
 
-HELD = ("redis-server.service", "nginx.service")
+NO_START = ("redis-server.service", "nginx.service")
 NO, YES = ASKED[:3], ASKED[3:]
 
 
-def test_services_that_are_held_are_not_started_by_their_packages(debian: Debian) -> None:
-    assert debian.deploy("redis-server", held=HELD).error == ""
+def test_services_that_are_not_to_start_are_not_started_by_their_packages(debian: Debian) -> None:
+    assert debian.deploy("redis-server", no_start=NO_START).error == ""
     assert not debian.policy.exists()
     told = [f"{asked} 101" for asked in NO] + [f"{asked} 0" for asked in YES]
     assert debian.answers() == told
 
 
-def test_all_services_are_started_where_none_is_held(debian: Debian) -> None:
+def test_all_services_are_started_where_each_may_start(debian: Debian) -> None:
     debian.deploy("redis-server")
     assert debian.answers() == []
 
@@ -331,24 +331,24 @@ def test_all_services_are_started_where_none_is_held(debian: Debian) -> None:
 def test_answer_is_yes_again_when_apt_has_failed(debian: Debian) -> None:
     (debian.state / "refusals").write_text("0\n")
     debian.programs.add("apt-get", 'case "$*" in *update*) ;; *) exit 100 ;; esac')
-    assert debian.deploy("redis-server", held=HELD).error
+    assert debian.deploy("redis-server", no_start=NO_START).error
     assert not debian.policy.exists()
 
 
 def test_policy_that_a_power_cut_left_behind_says_yes_and_is_replaced(debian: Debian) -> None:
     debian.programs.add("rm")  # as if it were never reached
-    debian.deploy("redis-server", held=HELD)
+    debian.deploy("redis-server", no_start=NO_START)
     debian.programs.bin.joinpath("rm").unlink()
     assert debian.policy.exists()
     assert subprocess.run([debian.policy, "nginx", "start"], check=False).returncode == 0
-    debian.deploy("python3-venv", held=HELD)
+    debian.deploy("python3-venv", no_start=NO_START)
     assert not debian.policy.exists()
 
 
 def test_policy_of_somebody_else_stays_and_is_asked(debian: Debian) -> None:
     debian.policy.write_text("#!/bin/sh\nexit 101\n")
     debian.policy.chmod(0o755)
-    assert debian.deploy("redis-server", held=HELD).error == ""
+    assert debian.deploy("redis-server", no_start=NO_START).error == ""
     assert debian.policy.read_text() == "#!/bin/sh\nexit 101\n"
     assert {answer.split()[-1] for answer in debian.answers()} == {"101"}
 
@@ -368,7 +368,7 @@ def test_packages_that_we_install_are_noted_and_those_that_were_there_are_not(
 
 def test_installation_that_is_cut_off_is_noted_all_the_same(debian: Debian) -> None:
     debian.programs.add("apt-get", 'case "$*" in *update*) ;; *) kill -KILL $PPID ;; esac')
-    assert debian.deploy("redis-server", held=HELD).error
+    assert debian.deploy("redis-server", no_start=NO_START).error
     assert debian.record.read_text() == "redis-server\n"
 
 

@@ -16,14 +16,14 @@ from typing import Any, cast
 
 import pytest
 from pyinfra import host, state
-from pyinfra.api import Host, OperationError, QuoteString, StringCommand, operation
+from pyinfra.api import Host, OperationError, StringCommand, operation
 
 from celery_pi import (
-    declared_files,
     deploy_lock,
     deploy_record,
     deploy_run,
     fact_cache,
+    manifest,
     source_tree,
 )
 from celery_pi.deploy_record import DeployRecords
@@ -40,9 +40,9 @@ pytestmark = pytest.mark.fast
 @pytest.fixture(autouse=True)
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the lock and the records are, on a machine that nobody deploys to."""
-    for user in (deploy_lock, declared_files):
-        monkeypatch.setattr(user, "DIRECTORY", str(tmp_path / "run"))
-    monkeypatch.setattr(declared_files, "FILE", str(tmp_path / "declared"))
+    monkeypatch.setattr(deploy_lock, "DIRECTORY", str(tmp_path / "run"))
+    monkeypatch.setattr(manifest, "FILE", str(tmp_path / "etc/manifest.json"))
+    monkeypatch.setattr(manifest, "LEGACY", str(tmp_path / "declared"))
     for module in (deploy_lock, deploy_record):
         monkeypatch.setattr(module, "RECORDS", str(tmp_path / "records"))
     monkeypatch.setattr(deploy_run, "deployed_source", lambda: "c0ffee")
@@ -97,6 +97,12 @@ def newest() -> str:
 def records() -> dict[str, dict[str, Any]]:
     fact = DeployRecords()
     return fact.process(sh(fact.command()))
+
+
+def files(directory: Path) -> dict[str, Any]:
+    """What the manifest says of files."""
+    text = (directory / "etc/manifest.json").read_text()
+    return dict(json.loads(text)["files"])
 
 
 def is_free(directory: Path) -> bool:
@@ -270,10 +276,11 @@ def test_every_file_that_was_declared_is_named_whether_it_changed_or_not(directo
     run(task)
     (directory / "a").unlink()
     assert run(task).changed == [False, False, True, False]
-    lines = (directory / "declared").read_text().splitlines()
-    assert [line.split("\t")[0] for line in lines] == [str(directory / "a"), str(directory / "b")]
+    assert [*files(directory)] == [str(directory / "a"), str(directory / "b")]
     for record in records().values():
-        assert record["files"] == [str(directory / "a"), str(directory / "b")]
+        assert record["files"] == [
+            str(directory / name) for name in ("a", "b", "etc/manifest.json")
+        ]
 
 
 def test_what_root_is_asked_to_run_at_the_next_deploy_is_declared_as_it_is_kept(
@@ -295,30 +302,9 @@ def test_what_root_is_asked_to_run_at_the_next_deploy_is_declared_as_it_is_kept(
     for _ in range(2):
         assert run(task).changed == [False] * 3
         digest = hashlib.sha256(kept.read_bytes()).hexdigest()
-        expected = "\t".join([str(kept), "600", "root", "root", digest])
-        assert (directory / "declared").read_text().splitlines() == [expected]
+        expected = {"mode": "600", "owner": "root", "group": "root", "sha256": digest}
+        assert files(directory) == {str(kept): expected}
         assert mode(kept) == 0o600
-
-
-A, B = ["644", "root", "root", "1"], ["600", "root", "root", "-"]
-
-
-def test_what_was_declared_is_kept_until_a_deploy_says_otherwise(directory: Path) -> None:
-    def note(files: dict[str, list[str] | None], whole: bool = False) -> list[str]:
-        sent = QuoteString(declared_files.lines(files))
-        sh(StringCommand("printf %s", sent, "| (", declared_files.noted(whole), ")"))
-        return (directory / "declared").read_text().splitlines()
-
-    a, b = "\t".join(["/a", *A]), "\t".join(["/b", *B])
-    assert note({"/b": B, "/a": A}, whole=True) == [a, b]
-    assert mode(directory / "declared") == 0o600
-    written = (directory / "declared").stat().st_ino
-    assert note({"/a": A}) == note({"/no": None}) == [a, b]
-    assert (directory / "declared").stat().st_ino == written, "nothing new, and nothing written"
-    assert note({"/a": B}) == ["\t".join(["/a", *B]), b]
-    assert note({"/b": None}) == ["\t".join(["/a", *B])]
-    assert note({"/b": B}, whole=True) == [b]
-    assert list((directory / "run").iterdir()) == []
 
 
 def test_run_that_changes_nothing_keeps_what_it_declared_and_a_failed_one_nothing(
@@ -335,10 +321,10 @@ def test_run_that_changes_nothing_keeps_what_it_declared_and_a_failed_one_nothin
 
     end: tuple[str, ...] = ("false",)
     assert run(task).error
-    assert not (directory / "declared").exists()
+    assert files(directory) == {}
     end = ()
     assert run(task).changed == [False] * 4
-    assert (directory / "declared").read_text().startswith(f"{directory / 'a'}\t644\t")
+    assert files(directory)[str(directory / "a")]["mode"] == "644"
 
 
 @pytest.fixture

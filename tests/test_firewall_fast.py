@@ -13,7 +13,6 @@ from celery_pi.firewall_rules import ANYWHERE, MARK, Opening, Rule, delta, openi
 from celery_pi.operations import ufw_state
 from celery_pi.operations.ufw import SETTINGS, firewall, no_firewall
 from celery_pi.operations.ufw_state import IN_FORCE, Firewall, FirewallState, variables
-from tasks import firewall as task
 from tests.fake import Programs, Run, run, sh
 
 pytestmark = pytest.mark.fast
@@ -322,10 +321,6 @@ def test_firewall_of_the_owners_that_would_cut_the_session_is_refused() -> None:
         off([*settled("session 10.0.0.1 22"), *was])
     assert off([*settled("session 10.0.0.1 22"), was[0], was[1].replace("DROP", "ACCEPT")]).planned
     assert off([*settled(), *was]).planned == [True], "nobody comes by ssh"
-
-
-def test_no_component_asks_for_what_is_this_pis_alone() -> None:
-    assert {opening(text).port for text in task.PORTS} == {80, 443}
 
 
 def test_machine_without_ufw_is_no_error() -> None:

@@ -10,9 +10,9 @@ from pyinfra import host
 
 from celery_pi import flower_login as module
 from celery_pi.flower_login import flower_login, login_file
+from celery_pi.render import from_file
 from celery_pi.secrets import supplied_problems
 from celery_pi.settings import Settings
-from celery_pi.sources import from_file
 from tests.fake import Programs, Run, as_root, mode, run
 
 pytestmark = pytest.mark.fast

@@ -10,8 +10,8 @@ from pyinfra.api import DeployError
 
 from celery_pi import jails_found
 from celery_pi.jails_found import JailFound, OwnersJail
+from celery_pi.render import from_template
 from celery_pi.settings import Settings
-from celery_pi.sources import from_template
 from tasks.bans import JAILS
 from tests.fake import sh
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from celery_pi.on_the_pi import leave as program
 from celery_pi.operations.env_file import with_variables
+from tests.manifest import manifest_text
 
 pytestmark = pytest.mark.fast
 
@@ -27,6 +29,7 @@ def leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(module, "STATE", tmp_path / "state")
     monkeypatch.setattr(module, "BEFORE", tmp_path / "state/before")
     monkeypatch.setattr(module, "UNITS", tmp_path / "units")
+    monkeypatch.setattr(module, "ETC", tmp_path / "etc")
     monkeypatch.setattr(module, "NAMED", ())
     for name in ("state/before", "units"):
         (tmp_path / name).mkdir(parents=True)
@@ -105,6 +108,25 @@ def test_who_gives_work_stops_first_and_the_worker_last(leave: Any) -> None:
     units = leave.our_units()
     assert units[-1] == "celery-worker.service"
     assert set(units) == {*names} - {"other.service"}
+
+
+def test_what_was_started_last_is_stopped_first(leave: Any) -> None:
+    leave.ETC.mkdir()
+    (leave.ETC / "manifest.json").write_text(manifest_text())
+    started = ["redis-memory.service", "celery-worker.service", "celery-beat.service"]
+    timer = "celery-pi-backup.timer"
+    for name in (*started, timer):
+        (leave.UNITS / name).write_text("# Managed by celery-pi.\n")
+    note(leave, *(leave.UNITS / name for name in (*started, timer)))
+    assert leave.our_units() == [timer, *reversed(started)]
+
+
+def test_files_that_the_manifest_names_are_ours(leave: Any, tmp_path: Path) -> None:
+    ours = tmp_path / "ours.conf"
+    ours.write_text("# Managed by celery-pi.\n")
+    leave.ETC.mkdir()
+    (leave.ETC / "manifest.json").write_text(json.dumps({"files": {str(ours): {}}}))
+    assert leave.made() == [ours]
 
 
 def test_python_packages_of_before(leave: Any, tmp_path: Path) -> None:

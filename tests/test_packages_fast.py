@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from celery_pi import sources
+from celery_pi import render
 from celery_pi.operations import extra_files
 from celery_pi.operations.extra_files import extra_files_absent
+from celery_pi.render import ROOT, from_package
 from celery_pi.settings import Settings
-from celery_pi.sources import ROOT, from_package
 from tasks import app, flower
 from tests.fake import run
 
@@ -45,7 +45,7 @@ def test_every_module_of_the_source_is_installed_and_nothing_else(
     (source / "__pycache__/a.cpython-313.pyc").write_bytes(b"\0")
     (source.parent.parent / "tests").mkdir()
     (source.parent.parent / "tests/test_a.py").touch()
-    monkeypatch.setattr(sources, "ROOT", tmp_path)
+    monkeypatch.setattr(render, "ROOT", tmp_path)
     files = from_package("things", to="/opt")
     assert [(file.path, file.mode) for file in files] == [
         ("/opt/things/__init__.py", "0644"),

@@ -241,7 +241,7 @@ def test_names_of_env_are_those_whose_lines_change() -> None:
 
 
 @pytest.mark.parametrize(
-    ("active", "record", "ours", "told"),
+    ("active", "record", "managed", "told"),
     [
         ("inactive", None, True, "Would start: x.service"),
         ("active", "", True, "Would restart: x.service"),
@@ -254,7 +254,7 @@ def test_unit_that_no_deploy_has_started_is_the_owners(
     monkeypatch: pytest.MonkeyPatch,
     active: str,
     record: str | None,
-    ours: bool,
+    managed: bool,
     told: str,
 ) -> None:
     """An empty record is one of a unit that a rollback has to start again."""
@@ -265,7 +265,7 @@ def test_unit_that_no_deploy_has_started_is_the_owners(
     conf.touch()
     if record is not None:
         (tmp_path / "x.service").write_text(record)
-    done = shown(lambda: service(name="Run", unit="x.service", watch=[str(conf)], ours=ours))
+    done = shown(lambda: service(name="Run", unit="x.service", watch=[str(conf)], managed=managed))
     assert " ".join(" ".join(lines_of(done)).split()).startswith(told.format(conf=conf))
 
 

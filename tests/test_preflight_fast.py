@@ -16,7 +16,7 @@ from pyinfra.api.exceptions import PyinfraError
 from pyinfra.operations import server
 
 from celery_pi import machine
-from celery_pi.component import component
+from celery_pi.component import deploys
 from celery_pi.doubt import beyond_doubt
 from celery_pi.machine import Machine, problems
 from celery_pi.preflight import site_data
@@ -49,7 +49,7 @@ def answers(**facts: str | None) -> dict[str, Any]:
     return {"os-release": told, **PIP_AGREES}
 
 
-@component("Thing")
+@deploys("Thing")
 def thing(settings: Settings) -> None:
     server.shell(name="Touch the machine", commands=[f"touch {settings.redis_port}"])
 
@@ -169,7 +169,7 @@ def test_component_alone_is_not_entered_when_something_is_wrong(
     facts: dict[str, str | None], data: dict[str, Any]
 ) -> None:
     entered = []
-    watched = component("Thing")(lambda _settings: entered.append(True))
+    watched = deploys("Thing")(lambda _settings: entered.append(True))
     with pytest.raises(DeployError, match="@fake is left as it was"):
         run(watched, answers=answers(**facts), data=data)
     assert entered == []
@@ -190,7 +190,7 @@ def test_component_gets_a_size_for_a_share_of_the_memory_that_the_machine_may_us
     given: dict[str, str], facts: dict[str, str | None], limit: str
 ) -> None:
     seen: list[Settings] = []
-    task = component("Thing")(seen.append)
+    task = deploys("Thing")(seen.append)
     run(task, answers=answers(**facts), data={**given, "redis_port": 7000})
     assert seen == [Settings(redis_port=7000, redis_maxmemory=limit)]
 

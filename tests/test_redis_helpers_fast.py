@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from celery_pi.render import from_file, from_template
 from celery_pi.secrets import DIRECTORY, SOCKET
 from celery_pi.settings import Settings
-from celery_pi.sources import from_file, from_template
 from tests.fake import Programs, as_root
 
 pytestmark = pytest.mark.fast

@@ -12,12 +12,13 @@ import pytest
 
 from celery_pi import deploy_record, rollback
 from celery_pi.deploy_record import Record
-from celery_pi.operations import absent_units, later_files
-from celery_pi.operations.later_files import later_files_absent
+from celery_pi.operations import prune_files as pruning
+from celery_pi.operations import remove_units
+from celery_pi.operations.prune_files import prune_files
+from celery_pi.render import ROOT
 from celery_pi.rollback import CannotGoBack, given, go_back, target
 from celery_pi.settings import Settings, load_settings
 from celery_pi.source_tree import NoSource, lay_out
-from celery_pi.sources import ROOT
 from tests.fake import Programs, Run, run
 
 pytestmark = pytest.mark.fast
@@ -263,7 +264,7 @@ class Pi:
         self.started.mkdir()
         (directory / "records").mkdir()
         monkeypatch.setattr(deploy_record, "RECORDS", str(directory / "records"))
-        for module in (absent_units, later_files):
+        for module in (remove_units, pruning):
             monkeypatch.setattr(module, "RECORDS", str(self.started))
         self.programs = Programs(directory, monkeypatch)
         self.programs.add("systemctl", "case $1 in show) echo LoadState=not-found ;; esac")
@@ -283,7 +284,7 @@ class Pi:
         return self.started / unit
 
     def go_back(self, to: str = "000001", dry: bool = False) -> Run:
-        return run(lambda: later_files_absent(name="Remove", to=to), dry=dry)
+        return run(lambda: prune_files(name="Remove", to=to), dry=dry)
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from celery_pi.render import from_template
 from celery_pi.settings import Settings
-from celery_pi.sources import from_template
 from tests.harness import APP, deploy, exposure, in_app, pids, prove
 from tests.virtual_pi import VirtualPi
 

@@ -359,8 +359,8 @@ def test_how_long_a_service_may_take_to_finish_is_told_before_it_is_stopped(
     running.say(active=active)
     running.watched.write_text("changed\n")
     words = f"{UNIT} finishes its work first, within 30min 30s"
-    assert words not in running.plan(finishes=True).shown
-    assert (words in running.deploy(finishes=True).shown) == told
+    assert words not in running.plan(drains=True).shown
+    assert (words in running.deploy(drains=True).shown) == told
 
 
 def test_reason_in_the_journal_is_told_and_nothing_else_of_it(running: Systemd) -> None:
@@ -415,7 +415,7 @@ def test_command_that_says_ready_may_end_its_shell(running: Systemd, ready: str)
 @pytest.mark.parametrize("active", ["inactive", "failed", "activating", "deactivating"])
 def test_unit_of_the_site_that_does_not_run_is_left_alone(systemd: Systemd, active: str) -> None:
     systemd.say(active=active, reload="yes")
-    done = systemd.deploy(ours=False)
+    done = systemd.deploy(managed=False)
     assert (done.planned, done.changed, done.error) == ([False], [False], "")
     assert systemd.calls() == []
     assert not systemd.record.exists()
@@ -426,10 +426,10 @@ def test_unit_of_the_site_that_runs_is_started_again_and_never_enabled(
     systemd: Systemd, enabled: str
 ) -> None:
     systemd.say(active="active", enabled=enabled)
-    done = systemd.deploy(ours=False)
+    done = systemd.deploy(managed=False)
     assert (done.planned, done.changed, done.error) == ([True], [True], "")
     assert systemd.calls() == [RELOAD, RESTART]
-    again = systemd.deploy(ours=False)
+    again = systemd.deploy(managed=False)
     assert (again.planned, again.changed) == ([False], [False])
     assert f"{UNIT} runs what is on the disk, or is not to run" in again.shown
     assert systemd.calls() == []
@@ -438,7 +438,7 @@ def test_unit_of_the_site_that_runs_is_started_again_and_never_enabled(
 def test_unit_of_the_site_is_started_again_for_a_write_that_is_planned(running: Systemd) -> None:
     def task() -> None:
         running.configure("changed\n")
-        running.operation(ours=False)
+        running.operation(managed=False)
 
     assert run(task).changed == [True, True]
     assert running.calls() == [RELOAD, RESTART]
@@ -449,7 +449,7 @@ def test_unit_of_the_site_that_needs_no_restart_is_neither_enabled_nor_reloaded(
     running: Systemd, facts: dict[str, str]
 ) -> None:
     running.say(**facts)
-    assert running.deploy(ours=False).changed == [False]
+    assert running.deploy(managed=False).changed == [False]
     assert running.calls() == []
 
 
@@ -470,18 +470,18 @@ def announced(systemd: Systemd, dry: bool, **given: object) -> bool:
     return seen == [True]
 
 
-@pytest.mark.parametrize("ours", [False, True])
-def test_restart_is_announced_where_one_is_planned(running: Systemd, ours: bool) -> None:
-    assert not announced(running, dry=True, ours=ours)
+@pytest.mark.parametrize("managed", [False, True])
+def test_restart_is_announced_where_one_is_planned(running: Systemd, managed: bool) -> None:
+    assert not announced(running, dry=True, managed=managed)
     running.watched.write_text("changed\n")
-    assert announced(running, dry=True, ours=ours)
+    assert announced(running, dry=True, managed=managed)
 
 
 def test_restart_is_not_announced_where_enabling_is_enough(running: Systemd) -> None:
     running.say(enabled="disabled", reload="yes")
     assert not announced(running, dry=True)
     running.say(active="inactive")
-    assert not announced(running, dry=True, ours=False)
+    assert not announced(running, dry=True, managed=False)
 
 
 def test_once_the_run_is_under_way_no_restart_is_announced(running: Systemd) -> None:

@@ -18,6 +18,7 @@ from celery_pi.settings import (
     load_settings,
     of_memory,
     size_in_bytes,
+    with_new_names,
     without_wrong,
 )
 
@@ -93,7 +94,7 @@ BAD_VALUES: dict[str, list[Any]] = {
     "backup_mariadb": ["", "a-b", "a b", "`", "x" * 65, 1],
     "backup_restic_repository": ["", "a b", "é", "rest:https://u:p@host/", 1],
     "backup_restic_password_file": ["/only-the-password", 1, ["a"]],
-    "board": ["", "maybe", 2, None],
+    "raspberry_pi": ["", "maybe", 2, None],
     "updates": ["", "maybe", 2, None],
     "updates_time": ["", "4:00", "24:00", "04:60", "04:00:00", "0400", "04:00\n", 400, None],
     "updates_reboot": ["", "now", "5:00", "24:00", 5],
@@ -452,3 +453,17 @@ def test_it_is_in_no_record_on_no_pi_and_taken_from_none(name: str) -> None:
         assert told["backup_restic_repository"] == "sftp:nas:/b"
     with pytest.raises(CannotGoBack, match=f"its setting {name} is none"):
         given({name: "/root/.ssh/id_ed25519"})
+
+
+def test_old_name_of_a_setting_is_accepted_with_a_sentence_and_not_beside_the_new_one() -> None:
+    settings, sentences = load_settings({"board": False})
+    assert settings == Settings(raspberry_pi=False)
+    assert sentences == []
+    told = ["the setting board is called raspberry_pi now: rename it"]
+    assert with_new_names({"board": False, "flower": True}) == (
+        {"raspberry_pi": False, "flower": True},
+        told,
+    )
+    _, sentences = load_settings({"board": False, "raspberry_pi": True})
+    assert sentences == ["board is no setting"]
+    assert given({"board": False}) == ["--data", "board=false"], "an older source knows it so"

@@ -12,7 +12,7 @@ import click
 import pytest
 
 from celery_pi.deploy_lock import refusal
-from celery_pi.sources import ROOT
+from celery_pi.render import ROOT
 from celery_pi.terminal import printable, shown
 
 pytestmark = pytest.mark.fast

@@ -33,7 +33,7 @@ DEAF = f"/run/systemd/system/{TIMER}.d"
 DEAF_TO_THE_CLOCK = b"[Timer]\nOnClockChange=no\n"
 MAKE = "Redis | TLS | Make the certificates"
 CONFIGURE, RENEW = "Redis | TLS | Configure", "Redis | TLS | Renew them in time"
-REMOVE = "Redis | TLS | Remove the certificates' timer"
+REMOVE = "Redis | TLS | Remove"
 SWITCH = {
     *("Redis | Configure", "Redis | Run", "App | Set the broker in .env"),
     *("Worker | Run", "Beat | Run", "Command | Install celery-pi"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from celery_pi.sources import ROOT
+from celery_pi.render import ROOT
 from tasks import command
 
 pytestmark = pytest.mark.fast

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from celery_pi import packages
-from celery_pi.operations.absent_units import absent_units
-from celery_pi.packages import PackageTroubles
-from celery_pi.sources import from_file
+from celery_pi import package_health
+from celery_pi.operations.remove_units import remove_units
+from celery_pi.package_health import PackageHealth
+from celery_pi.render import from_file
 from tests.fake import Programs, run, sh
 
 pytestmark = pytest.mark.fast
@@ -40,16 +40,20 @@ def test_package_that_is_held_or_half_installed_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shown: str, told: list[str]
 ) -> None:
     Programs(tmp_path, monkeypatch).add("dpkg-query", f"printf '{shown}\\n'")
-    monkeypatch.setattr(packages, "SHOW", packages.SHOW.replace("/run/", f"{tmp_path}/"))
-    fact = PackageTroubles()
+    monkeypatch.setattr(
+        package_health, "SHOW", package_health.SHOW.replace("/run/", f"{tmp_path}/")
+    )
+    fact = PackageHealth()
     assert [line.partition(" (")[0] for line in fact.process(sh(fact.command()))] == told
 
 
 def test_restart_that_is_due_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Programs(tmp_path, monkeypatch).add("dpkg-query")
-    monkeypatch.setattr(packages, "SHOW", packages.SHOW.replace("/run/", f"{tmp_path}/"))
+    monkeypatch.setattr(
+        package_health, "SHOW", package_health.SHOW.replace("/run/", f"{tmp_path}/")
+    )
     (tmp_path / "reboot-required").touch()
-    fact = PackageTroubles()
+    fact = PackageHealth()
     (told,) = fact.process(sh(fact.command()))
     assert "restart of the machine" in told
 
@@ -78,7 +82,7 @@ def test_files_go_without_a_unit_and_no_units_failure_is_forgotten(
     programs.add("systemctl")
     left = tmp_path / "left"
     left.write_text("# Managed by celery-pi.\n")
-    assert run(lambda: absent_units(name="Remove", units=[], files=[str(left)])).changed == [True]
+    assert run(lambda: remove_units(name="Remove", units=[], files=[str(left)])).changed == [True]
     assert not left.exists()
     assert programs.calls() == ["systemctl daemon-reload"]
-    assert run(lambda: absent_units(name="Remove", units=[], files=[str(left)])).changed == [False]
+    assert run(lambda: remove_units(name="Remove", units=[], files=[str(left)])).changed == [False]

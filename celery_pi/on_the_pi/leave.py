@@ -31,6 +31,7 @@ USERS_BEFORE = BEFORE / "redis_users"
 ETC = Path("/etc/celery-pi")
 UNITS = Path("/etc/systemd/system")
 REDIS = "redis-server.service"
+WORKER = "celery-worker.service"
 REDIS_DROPINS = UNITS / f"{REDIS}.d"
 DATA = Path("/var/lib/redis")
 RECORD = ".celery-pi"  # in an environment: what a deploy has installed
@@ -104,9 +105,9 @@ def lines(path: Path) -> list[str]:
 
 def made() -> list[Path]:
     """What a deploy has put where nothing was, and is there."""
-    declared = (line.split("\t")[0] for line in lines(STATE / "declared"))
+    declared = (line.split("\t")[0] for line in lines(STATE / "declared"))  # of older deploys
     named = (path for pattern in NAMED for path in Path("/").glob(pattern))
-    noted = {*map(Path, (*lines(BEFORE / "ours"), *declared)), *named}
+    noted = {*map(Path, (*lines(BEFORE / "ours"), *manifest()["files"], *declared)), *named}
     found = (path for path in noted - set(kept()) if path.name != ".env")  # the app's, to the end
     return sorted(path for path in found if is_there(path) and is_ours(path))
 
@@ -130,14 +131,16 @@ def kept() -> list[Path]:
 
 
 def our_units() -> list[str]:
-    """Those that we have made, or whose place ours have taken; what gives work goes first."""
+    """Those that we have made, or whose place ours have taken; what was started last goes first, so
+    that nothing gives the worker work when its turn comes."""
     found = {*made(), *kept()}
     names = {path.name for path in found if path.parent == UNITS and path.suffix in SUFFIXES}
     present = [name for name in names if is_there(UNITS / name) and is_ours(UNITS / name)]
-    last = {"celery-worker.service": 2}
-    return sorted(
-        present, key=lambda name: last.get(name, 0 if "timer" in name or "beat" in name else 1)
-    )
+    components = list(manifest()["components"].values())
+    started = [str(unit["name"]) for component in components for unit in component["units"]]
+    places = {name: place for place, name in enumerate(reversed(started))}
+    # Older deploys have noted no units.
+    return sorted(present, key=lambda name: (places.get(name, -1), name == WORKER, name))
 
 
 def installed() -> list[str]:
@@ -153,6 +156,13 @@ def earlier_units() -> list[tuple[str, bool, bool]]:
     """Name, and whether it was enabled and running, of each unit that was put aside."""
     found = (line.split() for line in lines(BEFORE / "units"))
     return [(words[0], "enabled" in words[1:], words[-1] == "active") for words in found]
+
+
+def manifest() -> dict[str, dict[str, Any]]:
+    """What the last deploys have noted, if any have."""
+    path = ETC / "manifest.json"
+    found = json.loads(path.read_text()) if path.exists() else {}
+    return {"components": found.get("components", {}), "files": found.get("files", {})}
 
 
 def settings() -> dict[str, Any]:

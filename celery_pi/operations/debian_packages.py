@@ -111,7 +111,7 @@ MARK = "# Managed by celery-pi, and here while it installs packages."
 SAY_NO = """#!/bin/sh
 {mark}
 case $1 in --*) shift ;; esac
-case " {held} " in *" ${1%.service} "*) ;; *) exit 0 ;; esac
+case " {not_starting} " in *" ${1%.service} "*) ;; *) exit 0 ;; esac
 [ "$2" = start ] || exit 0
 flock -n {lock} true || exit 101
 """
@@ -158,10 +158,12 @@ class DebianPackages(FactBase[Packages]):
 
 
 @operation()
-def debian_packages(packages: Sequence[str], held: Sequence[str] = ()) -> Generator[StringCommand]:
+def debian_packages(
+    packages: Sequence[str], no_start: Sequence[str] = ()
+) -> Generator[StringCommand]:
     """The packages are installed; the package lists are fetched when one is missing, once in a run.
 
-    `held` are units that their package does not start, since a component does once they are
+    `no_start` are units that their package does not start, since a component does once they are
     configured.
 
     Those that were not there are noted on the machine before apt is called (`before.INSTALLED`).
@@ -186,7 +188,9 @@ def debian_packages(packages: Sequence[str], held: Sequence[str] = ()) -> Genera
         install = StringCommand(APT, "-o Dpkg::Options::=--force-confold install", *names)
         # Without the lock, which a daemon that a package starts would hold on to.
         noted = StringCommand(_noted(missing), "|| exit 1;")
-        yield StringCommand(noted, *((_held(held), install, "9>&-") if held else (install,)))
+        yield StringCommand(
+            noted, *((_not_starting(no_start), install, "9>&-") if no_start else (install,))
+        )
     elif unrecorded:
         yield _noted(())
     if not now.interrupted and not now.busy and not missing and not unrecorded:
@@ -232,9 +236,9 @@ def _tell_of_dead_sources() -> None:
             host.log(f"apt goes on without a source that is dead: {line}", logger.warning)
 
 
-def _held(units: Sequence[str]) -> StringCommand:
+def _not_starting(units: Sequence[str]) -> StringCommand:
     text = SAY_NO.replace("{mark}", MARK).replace("{lock}", LOCK)
-    text = text.replace("{held}", " ".join(unit.removesuffix(".service") for unit in units))
+    text = text.replace("{not_starting}", " ".join(unit.removesuffix(".service") for unit in units))
     return StringCommand(assign(policy=POLICY, lock=LOCK, mark=MARK, text=text), HOLD)
 
 

@@ -74,7 +74,7 @@ if ! (eval "$check") >&2; then
   exit 1
 fi
 shown=$(systemctl show -p ActiveState -p UnitFileState "$unit")
-case $ours$shown in
+case $managed$shown in
   yes*UnitFileState=enabled* | no*) [ "$check" != true ] || systemctl daemon-reload ;;
   *) systemctl enable --quiet "$unit" ;;  # which has systemd reload too
 esac
@@ -136,8 +136,8 @@ def service(
     watch: Sequence[str],
     check: str = "true",
     ready: str = "true",
-    ours: bool = True,
-    finishes: bool = False,
+    managed: bool = True,
+    drains: bool = False,
     reload_for: Sequence[str] = (),
     limits: Sequence[str] = (),
 ) -> Generator[StringCommand]:
@@ -149,28 +149,28 @@ def service(
     Whether to restart is read from the target and not remembered from this run, so a run that dies
     between a write and the restart is completed by the next.
 
-    Of a unit that `finishes` what it does when it is stopped, it is told how long that may take.
+    A unit that `drains` finishes its work when it is stopped; the log says how long that may take.
     What it reads again when told to reload is in `reload_for`. `limits` are drop-ins with settings
     that systemd changes under a running service; for them alone nothing is restarted.
-    A unit that is not `ours` is started again when it runs, and is otherwise left alone.
+    A unit that is not `managed` is started again when it runs, and is otherwise left alone.
     """
     paths = [*watch, *reload_for]
     running = host.get_fact(ServiceState, unit=unit, watch=paths)
     verb: Literal["restart", "reload"] = "restart" if _reason(running, watch) else "reload"
     reason = _reason(running, paths)
-    if not ours and not (running.active and reason):
+    if not managed and not (running.active and reason):
         host.noop(f"{unit} runs what is on the disk, or is not to run")
         return
     if reason:
         announce_restart(host, unit)
-        _tell(unit, running, verb, reason, ours)
+        _tell(unit, running, verb, reason, managed)
         if state.config.DIFF:
             details(host, f"Will {verb} {unit}: {reason}")
-        if finishes and running.active and state.is_executing:
+        if drains and running.active and state.is_executing:
             host.log(f"{unit} finishes its work first, within {running.patience}", logger.info)
         yield StringCommand(
             _variables(unit, paths),
-            assign(check=check, ready=ready, verb=verb, ours="yes" if ours else "no"),
+            assign(check=check, ready=ready, verb=verb, managed="yes" if managed else "no"),
             SNAPSHOT,
             RESTART,
         )
@@ -187,13 +187,13 @@ def service(
 
 
 def _tell(
-    unit: str, running: Running, verb: Literal["restart", "reload"], reason: str, ours: bool
+    unit: str, running: Running, verb: Literal["restart", "reload"], reason: str, managed: bool
 ) -> None:
     """What runs and was started by no deploy is its owner's, whoever looks after it from now on."""
     if not running.active:
         will(host, "start", unit)
         return
-    theirs = not (ours and running.known) and not is_of_the_system(unit)
+    theirs = not (managed and running.known) and not is_of_the_system(unit)
     will(host, verb, unit, reason if theirs else "", theirs=theirs)
 
 

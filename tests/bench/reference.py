@@ -11,7 +11,8 @@ from tests.virtual_pi import VirtualPi
 BROKER = "broker.env"  # the lines of `.env` that are the deploy's
 LIVE = "etc/celery-pi/redis-live.conf"
 _ARCHIVE = r"""
-{ cut -f 1 /var/lib/celery-pi/declared | sed 's|^/||'
+manifest=/etc/celery-pi/manifest.json
+{ python3 -c "import json; print(*json.load(open('$manifest'))['files'], sep='\\n')" | sed 's|^/||'
   cd /; ls -d etc/celery-pi/secrets/*
 } | sort -u | tar --create --directory=/ --files-from=- | base64
 """

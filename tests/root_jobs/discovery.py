@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import PurePosixPath
 
-from celery_pi.sources import ROOT
+from celery_pi.render import ROOT
 from tests.virtual_pi import VirtualPi
 
 LIBRARY = "/usr/local/lib/celery-pi"

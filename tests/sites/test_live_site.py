@@ -64,7 +64,7 @@ AFTER_LEAVING = (
 
 OURS_BY_ITSELF = (
     Allowed(r"file /var/lib/celery-beat(/.*)?", "Beat saves it when it likes"),
-    Allowed(r"file /var/lib/celery-pi/declared", "what the last deploy declared, and when"),
+    Allowed(r"file /etc/celery-pi/manifest\.json", "the digest of the cache of facts, and when"),
 )
 
 

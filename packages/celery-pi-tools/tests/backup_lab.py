@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 
+from celery_pi.render import ROOT
 from celery_pi.settings import Settings
-from celery_pi.sources import ROOT
 from tests.harness import wait_for
+from tests.manifest import manifest_text
 
 SOURCE = ROOT / "packages/celery-pi-tools/src"
 PROGRAM = ROOT / "files/usr/local/bin/celery-pi"
@@ -37,6 +38,7 @@ MOVED = {
     "/var/backups/celery-pi": "backups",
     "/var/lib/celery-pi": "state",
     "/etc/celery-pi/settings.json": "settings.json",
+    "/etc/celery-pi/manifest.json": "manifest.json",
     "/usr/local/lib/celery-pi/redis-cli": "bin/cli",
     "/usr/local/lib/celery-pi/tools": "lib",
     "/var/lib/redis": "redis",
@@ -90,6 +92,7 @@ class Lab:
     def set(self, **settings: Any) -> None:
         wanted = {"app_dir": str(self.root / "app"), "app_user": USER, **settings}
         (self.root / "settings.json").write_text(Settings(**wanted).model_dump_json())
+        (self.root / "manifest.json").write_text(manifest_text())
 
     def _install(self) -> None:
         for file in SOURCE.rglob("*.py"):

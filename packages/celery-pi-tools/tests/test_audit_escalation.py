@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
+from celery_pi.manifest import merged
 from celery_pi.settings import Settings
-from celery_pi_tools import installed_files
+from celery_pi_tools import installed_files, manifest
 from celery_pi_tools.checks import (
     audit_accounts,
     audit_drift,
@@ -403,14 +404,13 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     source.write_text("def answer():\n    return 42\n")
     compiled = Path(py_compile.compile(str(source), doraise=True) or "")
     (place / "doctor").write_text("#!/usr/bin/python3\n")
-    monkeypatch.setattr(installed_files, "DECLARED", tmp_path / "declared")
+    monkeypatch.setattr(manifest, "FILE", tmp_path / "manifest.json")
     monkeypatch.setattr(installed_files, "LIBRARY", str(place))
 
     def declare() -> None:
-        lines = [
-            [str(path), *installed_files.state(str(path))] for path in (source, place / "doctor")
-        ]
-        (tmp_path / "declared").write_text("".join("\t".join(line) + "\n" for line in lines))
+        paths = (str(source), str(place / "doctor"))
+        files = {path: installed_files.state(path) for path in paths}
+        (tmp_path / "manifest.json").write_text(merged({}, {}, files))
 
     return SimpleNamespace(
         **{"place": place, "source": source, "compiled": compiled},

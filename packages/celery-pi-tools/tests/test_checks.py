@@ -136,7 +136,16 @@ def test_check_that_fails_is_wrong_and_tells_no_secret(error: Exception, evidenc
 @pytest.mark.parametrize("command", ["status", "audit"])
 def test_every_module_on_the_pi_is_run_by_a_command(command: str) -> None:
     found = {path.stem for path in Path(checks.__file__).parent.glob(f"{command}_*.py")}
-    assert set(checks.MODULES[command]) == found
+    assert set(checks.ORDER[command]) == found
+
+
+def test_module_of_a_component_that_was_added_is_run_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("status_redis", "status_added", "audit_added"):
+        (tmp_path / f"{name}.py").touch()
+    monkeypatch.setattr(checks, "__file__", str(tmp_path / "__init__.py"))
+    assert checks.modules("status") == (*checks.ORDER["status"], "status_added")
 
 
 @pytest.mark.parametrize(

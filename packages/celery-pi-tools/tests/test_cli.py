@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from celery_pi.sources import ROOT
+from celery_pi.render import ROOT
 from celery_pi_tools import cli, config, smoke_test
 
 pytestmark = pytest.mark.fast

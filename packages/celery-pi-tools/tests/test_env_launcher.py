@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from celery_pi.sources import ROOT
+from celery_pi.render import ROOT
 from celery_pi_tools import env_launcher
 from celery_pi_tools.env_launcher import variables
 

@@ -14,10 +14,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from celery_pi_tools.config import LIBRARY, STATE
+from celery_pi_tools import manifest
+from celery_pi_tools.config import LIBRARY
 from celery_pi_tools.privileges import foreign_steps, group_name, others_in, user_name
 
-DECLARED = STATE / "declared"
 LARGEST = 16 * 2**20  # bytes; none of ours has a tenth of it
 HEADER = 16  # bytes of a file of bytecode before the code
 BYTECODE = re.compile(r"(.+)\.(\w+-\d+)\.pyc")
@@ -26,17 +26,9 @@ NO_FILE = (errno.ELOOP, errno.EISDIR, errno.ENXIO)
 State = list[str]
 
 
-def deployed() -> dict[str, State]:
-    """Each file's expected mode, user, group and SHA-256, which is a dash for a secret."""
-    if not DECLARED.exists():
-        return {}
-    lines = [line.split("\t") for line in DECLARED.read_text().splitlines()]
-    return {path: state for path, *state in lines}
-
-
 def changed() -> dict[str, str]:
     """The files that differ from what was deployed, and how."""
-    found = {path: difference(path, wanted) for path, wanted in deployed().items()}
+    found = {path: difference(path, wanted) for path, wanted in manifest.files().items()}
     return {path: how for path, how in found.items() if how}
 
 
@@ -89,7 +81,7 @@ def itself(path: str, flags: int) -> int:
 
 def undeclared() -> list[str]:
     """Files where root's Python looks for our modules that no deploy has installed."""
-    known = set(deployed())
+    known = set(manifest.files())
     return sorted(_undeclared(known)) if known else []
 
 

@@ -9,16 +9,17 @@ import re
 import secrets
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
-from celery_pi_tools import worker_sandbox
+from celery_pi_tools import manifest, worker_sandbox
 from celery_pi_tools.config import MAINTENANCE_PAGE, Settings
 from celery_pi_tools.privileges import PYTHON, Refused, attempt
-from celery_pi_tools.system import flower_units
 from celery_pi_tools.text import printable
 
-UNITS = ("redis-server", "celery-worker", "celery-beat")
+# Without these there is no task, or nothing shows it.
+NEEDED = ("redis-server", "celery-worker", "celery-beat", "celery-flower", "nginx")
 MODULE = "celery_redis_guard.smoke_test"
 TASK = "celery.accumulate"  # registered in every Celery app
 TASK_ID = re.compile(r"[0-9a-f-]{36}")
@@ -35,9 +36,13 @@ os.execve(command[0], command, {{name: value for name, equals, value in pairs if
 
 
 def main(settings: Settings) -> int:
-    """Shows the machine, the units and a task; 1 if a unit is not active or the task fails."""
+    """Shows the machine, the units and a task; 1 if a unit is not active or the task fails, 2 where
+    no deploy has noted any unit."""
     print(f"machine        {platform.machine()}, {os_name()}, {platform.node()}")
-    units = {unit: properties(unit) for unit in (*UNITS, *flower_units(settings))}
+    units = {unit: properties(unit) for unit in manifest.units() if unit in NEEDED}
+    if not units:
+        print(f"celery-pi: {manifest.FILE} names no units: deploy again", file=sys.stderr)
+        return 2
     for unit, shown in units.items():
         print(f"{unit:<14} {shown['ActiveState']} ({shown['SubState']}), pid {shown['MainPID']}")
     down = [unit for unit, shown in units.items() if shown["ActiveState"] != "active"]

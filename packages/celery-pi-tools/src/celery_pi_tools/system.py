@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from celery_pi_tools import journal
+from celery_pi_tools import journal, manifest
 from celery_pi_tools.commands import CannotRead, output
 from celery_pi_tools.redis_client import Connection, Refused, Unreadable, login
 from celery_pi_tools.worker_control import Answers, ask_workers
@@ -30,7 +30,6 @@ WORKER_MESSAGES = (
     "celery-pi: |Watchdog timeout"
 )
 CGROUPS = Path("/sys/fs/cgroup")
-NGINX_FLOWER = Path("/etc/nginx/snippets/celery-pi-flower.conf")  # exists while nginx serves Flower
 SSH = 22
 IPV6 = Path("/proc/sys/net/ipv6")
 RESTART_REDIS = "journalctl -u redis-server -n 50; systemctl restart redis-server"
@@ -137,10 +136,13 @@ class System:
 
     @cached_property
     def units(self) -> dict[str, dict[str, str]]:
-        """systemd's properties of each unit of ours, by its name without `.service`."""
-        bans = ("fail2ban",) if self.settings["bans"] else ()
-        ours = ("redis-server", "redis-memory", "celery-worker", "celery-beat")
-        names = (*ours, *flower_units(self.settings), *bans)
+        """systemd's properties of each unit of ours, by its name without `.service`.
+
+        Raises CannotRead where no deploy has noted any.
+        """
+        names = list(manifest.units())
+        if not names:  # without a name, systemd would show its own properties
+            raise CannotRead(f"{manifest.FILE} names no units", "deploy again")
         shown = output("systemctl", "show", "-p", ",".join(PROPERTIES), *names)
         blocks = shown.strip().split("\n\n")
         found = [dict(line.split("=", 1) for line in block.splitlines()) for block in blocks]
@@ -189,10 +191,3 @@ class System:
         if "active" in held.split():
             found += re.findall(r"(\S+) \(Stream\)", held)
         return {int(end.rpartition(":")[2]) for end in found} or {SSH}
-
-
-def flower_units(settings: dict[str, Any]) -> tuple[str, ...]:
-    """The units behind `/flower/`; nginx is not among them where a tunnel serves it."""
-    if not settings["flower"]:
-        return ()
-    return ("celery-flower", "nginx") if NGINX_FLOWER.exists() else ("celery-flower",)

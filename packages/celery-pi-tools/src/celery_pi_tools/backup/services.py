@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 
+from celery_pi_tools import manifest
 from celery_pi_tools.backup.common import BackupError
 from celery_pi_tools.backup.workspace import CLI, run_as_root
 from celery_pi_tools.config import Settings
 from celery_pi_tools.privileges import attempt
 
 REDIS = "redis-server.service"
-OURS = ("celery-beat.service", "celery-worker.service", "celery-flower.service")
 UP = ("active\n", "activating\n", "reloading\n")
 STATE = ("show", "-P", "ActiveState")
 PATIENCE = 660  # seconds until Redis answers, which loads its data first
@@ -20,8 +20,15 @@ TRIES = 3  # of systemd to start Redis, after which it would go on for ever
 
 
 def users(settings: Settings) -> list[str]:
-    """Those of our units and the site's that are running."""
-    named = (*OURS, *(settings["app_units"] or ()))
+    """Those of our units and the site's that are running; ours in the reverse of the order in which
+    they start.
+
+    Raises BackupError where no deploy has noted ours: they would go on with data that is gone.
+    """
+    ours = [f"{unit.name}.service" for unit in manifest.units().values() if unit.uses_data]
+    if not ours:
+        raise BackupError(f"{manifest.FILE} names no units: deploy again")
+    named = (*reversed(ours), *(settings["app_units"] or ()))
     return [unit for unit in named if run_as_root("systemctl", *STATE, unit) in UP]
 
 

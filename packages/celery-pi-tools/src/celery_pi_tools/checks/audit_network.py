@@ -7,11 +7,11 @@ import socket
 import struct
 from pathlib import Path
 
+from celery_pi_tools import manifest
 from celery_pi_tools.checks.registry import Result, check, ok, warn, wrong
 from celery_pi_tools.commands import output
 from celery_pi_tools.system import System
 
-WEB = (80, 443)
 DEPLOYERS = Path("/etc/celery-pi/deployers")
 LISTENS = "0A"
 PROC = Path("/proc")
@@ -42,9 +42,9 @@ def listening(system: System) -> Result:
 
 
 def public_ports(system: System) -> set[int]:
-    """TCP ports that others may reach: the site's, ssh's, and those that the owner allows."""
-    allowed = {port(text) for text in system.settings["firewall_allow"] if "/tcp" in text}
-    return {*system.ssh_ports, *WEB, *allowed}
+    """TCP ports that others may reach: the components', ssh's, and those that the owner allows."""
+    texts = (*manifest.ports(), *system.settings["firewall_allow"])
+    return {*system.ssh_ports, *(port(text) for text in texts if "/tcp" in text)}
 
 
 def port(text: str) -> int:
@@ -86,7 +86,7 @@ def firewall(system: System) -> Result:
 def declared(system: System, version: int) -> set[str]:
     """Ports that are to be open for that version of IP."""
     other = ":" if version == 4 else "."
-    texts = (*(f"{each}/tcp" for each in WEB), *system.settings["firewall_allow"])
+    texts = (*manifest.ports(), *system.settings["firewall_allow"])
     return {text for text in texts if other not in text}
 
 

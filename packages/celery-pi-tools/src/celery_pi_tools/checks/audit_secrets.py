@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from celery_pi_tools import manifest
 from celery_pi_tools.checks.registry import Function, Result, check, ok, wrong
 from celery_pi_tools.file_access import access
 from celery_pi_tools.system import System
@@ -15,33 +16,24 @@ LONGEST = 4 * 2**20  # bytes of a command line; the kernel takes no longer one
 SHORTEST, SHORTEST_TYPED = 32, 16  # characters; the latter of a password that a person types
 
 
-def private(path: str, mode: str, owner: str, group: str) -> Function:
+def private(path: str, wanted: str) -> Function:
     """A check of the file's mode and owners; a missing file is left out."""
 
-    def judge(system: System) -> Result | None:
-        user = {"APP": system.settings["app_user"]}
-        file = Path(path.replace("APP", system.settings["app_dir"]))
+    def judge(_: System) -> Result | None:
+        file = Path(path)
         if not file.exists():
             return None
-        wanted = f"{mode} {user.get(owner, owner)}:{user.get(group, group)}"
         found = access(file)
         return ok(found) if found == wanted else wrong(f"{found}, not {wanted}", "deploy again")
 
     return judge
 
 
-for file, *wanted in (
-    ("APP/.env", "600", "APP", "APP"),
-    (str(STORE), "700", "root", "root"),
-    ("/etc/celery-pi/redis.acl", "640", "root", "redis"),
-    ("/etc/celery-pi/flower.env", "600", "root", "root"),
-    ("/etc/celery-pi/restic.env", "600", "root", "root"),
-    ("/etc/nginx/celery-pi.htpasswd", "640", "root", "www-data"),
-    ("/etc/celery-pi/site.pem", "600", "root", "root"),
-    ("/etc/celery-pi/tls/private/ca.key", "600", "root", "root"),
-    ("/etc/celery-pi/tls/redis.pem", "640", "root", "redis"),
-):
-    check("Secrets", file.replace("APP/", "the app's "))(private(file, *wanted))
+for secret in manifest.secrets():
+    if Path(secret["path"]).parent != STORE:  # `stored` checks those in it
+        shown = "the app's .env" if secret["path"].endswith("/.env") else secret["path"]
+        access_wanted = "{mode} {owner}:{group}".format(**secret)
+        check("Secrets", shown)(private(secret["path"], access_wanted))
 
 
 @check("Secrets", "Stored passwords")

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import time
 
+from celery_pi_tools import manifest
 from celery_pi_tools.checks.registry import Function, Result, check, ok, warn, wrong
 from celery_pi_tools.commands import output
 from celery_pi_tools.system import System
 from celery_pi_tools.table import age, count
 
-UNITS = (
-    *("redis-server", "redis-memory", "celery-worker", "celery-beat", "celery-flower", "nginx"),
-    "fail2ban",
-)
 RECENT = 3600  # seconds
 
 
 def unit(name: str) -> Function:
-    """A check of that unit, left out if the unit was not deployed."""
-    return lambda system: state(name, system.units[name]) if name in system.units else None
+    """A check of that unit."""
+    return lambda system: state(name, system.units[name])
 
 
 def state(name: str, shown: dict[str, str]) -> Result:
@@ -38,7 +35,7 @@ def state(name: str, shown: dict[str, str]) -> Result:
     return warn(evidence, log, **values) if since < RECENT else ok(evidence, **values)
 
 
-for each in UNITS:
+for each in manifest.units():
     check("Units", each)(unit(each))
 
 

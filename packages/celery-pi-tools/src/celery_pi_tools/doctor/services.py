@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from celery_pi_tools import manifest
 from celery_pi_tools.commands import execute, output
 from celery_pi_tools.doctor.registry import Find, Found, problem
 from celery_pi_tools.doctor.repairs import all_of, start
@@ -12,24 +13,15 @@ from celery_pi_tools.system import System
 STARTING = 45  # seconds that a Pi may take to start the worker
 BETWEEN = 2  # seconds for which it may be away when it is started again
 ABOVE = ("Disk", "A process is stopped", "A package is half installed", "Permissions")
-APP = ("Redis", "App", *ABOVE)
-# What each service is for, and what would take it down with it.
-SERVICES = {
-    "redis-memory": ("nobody is warned when Redis fills", ("Redis", *ABOVE)),
-    "celery-worker": ("tasks wait, and no result comes: PENDING", APP),
-    "celery-beat": ("periodic tasks are not sent", APP),
-    "celery-flower": ("/flower/ shows an error", ("Redis", *ABOVE)),
-    "nginx": ("the site and /flower/ cannot be reached", ABOVE),
-    "fail2ban": ("nobody is banned who guesses passwords", ABOVE),
-}
+REDIS = "redis-server"  # redis_server.py has more to check of it
 
 
 def down(name: str, impact: str) -> Find:
-    """A check whether that service is down; one that was not deployed is not looked at."""
+    """A check whether that service is down."""
 
     def find(system: System) -> Found | None:
-        shown = system.units.get(name)
-        if shown is None or shown["ActiveState"] == "active":
+        shown = system.units[name]
+        if shown["ActiveState"] == "active":
             return None
         symptom = f"{name} is {shown['ActiveState']} ({shown['SubState']})"
         if shown["LoadState"] != "loaded":
@@ -56,8 +48,11 @@ def patience(system: System, name: str) -> float:
     return max(0, BETWEEN - system.down_for(name))
 
 
-for each, (reason, causes) in SERVICES.items():
-    problem("Services", f"{each} is down", causes)(down(each, reason))
+for each in manifest.units().values():
+    if each.name != REDIS:
+        problem("Services", f"{each.name} is down", (*each.needs, *ABOVE))(
+            down(each.name, each.why)
+        )
 
 
 @problem("Services", "A service is not enabled")

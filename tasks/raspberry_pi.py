@@ -2,28 +2,32 @@
 
 from pyinfra import host, logger
 
-from celery_pi.board import CMDLINE, COUNTED, SWAP, WATCHDOG, Board, Pi
-from celery_pi.component import component
-from celery_pi.operations.boot_words import BootLine, boot_words, refusal
+from celery_pi.component import Component, deploys
 from celery_pi.operations.config_files import config_files
 from celery_pi.operations.debian_packages import debian_packages
+from celery_pi.operations.kernel_cmdline import KernelCmdline, kernel_cmdline, refusal
 from celery_pi.operations.runtime_watchdog import runtime_watchdog
 from celery_pi.operations.zram_swap import Swaps, on_disk, zram_swap
+from celery_pi.raspberry_pi import CMDLINE, COUNTED, SWAP, WATCHDOG, Pi, RaspberryPi
+from celery_pi.render import from_file, from_template
 from celery_pi.settings import Settings
-from celery_pi.sources import from_file, from_template
+
+RASPBERRY_PI = Component[Settings]("Raspberry Pi")
 
 
-@component("Board")
+@deploys(RASPBERRY_PI)
 def deploy(settings: Settings) -> None:
     """The Pi is set up for a service that runs for years from an SD card.
 
     What the machine has not, or somebody else has seen to, is left alone, and said in one line.
     """
-    if not settings.board:
+    if not settings.raspberry_pi:
         return
-    pi = host.get_fact(Board)
+    pi = host.get_fact(RaspberryPi)
     if pi is None:
-        logger.info(f"{host.name} is no Raspberry Pi: boot line, swap and watchdog are left alone")
+        logger.info(
+            f"{host.name} is no Raspberry Pi: kernel command line, swap and watchdog are left alone"
+        )
         return
     count_memory(pi)
     swap_to_memory(pi)
@@ -34,14 +38,14 @@ def count_memory(pi: Pi) -> None:
     """The kernel counts the memory of services, without which no MemoryMax= holds."""
     if pi.has("counted"):
         return
-    reason = refusal(host.get_fact(BootLine, path=CMDLINE), [COUNTED])
+    reason = refusal(host.get_fact(KernelCmdline, path=CMDLINE), [COUNTED])
     if reason:
         logger.warning(f"{host.name}: {CMDLINE} is left as it is, because {reason}")
     elif pi.has("asked"):
         logger.warning(f"{host.name}: its kernel {pi.kernel} does not go by {COUNTED}: update it")
     else:
         logger.warning(f"{host.name} must be restarted, for {COUNTED} to count services' memory")
-    boot_words(name="Have the memory of services counted", path=CMDLINE, words=[COUNTED])
+    kernel_cmdline(name="Have the memory of services counted", path=CMDLINE, words=[COUNTED])
 
 
 def swap_to_memory(pi: Pi) -> None:

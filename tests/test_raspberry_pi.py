@@ -17,9 +17,9 @@ CONTROLLERS = "/sys/fs/cgroup/cgroup.controllers"
 # Its zram is that of Raspberry Pi OS: ours would be the host's.
 MAKE = f"""
 set -e
-mkdir -p /root/board/devicetree/base /boot/firmware /etc/rpi
-printf 'Raspberry Pi 4 Model B Rev 1.5\\0' >/root/board/devicetree/base/model
-mount --bind /root/board /sys/firmware
+mkdir -p /root/firmware/devicetree/base /boot/firmware /etc/rpi
+printf 'Raspberry Pi 4 Model B Rev 1.5\\0' >/root/firmware/devicetree/base/model
+mount --bind /root/firmware /sys/firmware
 echo 'cpuset cpu io pids' >/root/controllers
 mount --bind /root/controllers {CONTROLLERS}
 echo '{LINE}' >{CMDLINE}
@@ -28,7 +28,7 @@ mknod /dev/watchdog0 c 1 3
 """
 UNMAKE = f"""
 umount /sys/firmware {CONTROLLERS}
-rm -rf /root/board /root/controllers /boot/firmware /etc/rpi /dev/watchdog0
+rm -rf /root/firmware /root/controllers /boot/firmware /etc/rpi /dev/watchdog0
 rm -rf /etc/systemd/system.conf.d
 systemctl daemon-reload
 """
@@ -43,16 +43,18 @@ def looks_like_a_pi(pi: VirtualPi) -> Iterator[None]:
 
 def test_other_machine_is_left_alone_and_told_so(pi: VirtualPi) -> None:
     shown = plan(pi)
-    assert not [name for name in shown.planned if name.startswith("Board")]
-    assert said(shown) == ["is no Raspberry Pi: boot line, swap and watchdog are left alone"]
+    assert not [name for name in shown.planned if name.startswith("Raspberry Pi")]
+    assert said(shown) == [
+        "is no Raspberry Pi: kernel command line, swap and watchdog are left alone"
+    ]
 
 
 @pytest.mark.usefixtures("looks_like_a_pi")
 def test_pi_is_seen_to_and_a_restart_is_asked_for_until_it_has_been(pi: VirtualPi) -> None:
     first = deploy(pi)
     assert first.changed == {
-        *("Board | Have the memory of services counted", "Board | Configure"),
-        "Board | Set the watchdog",
+        *("Raspberry Pi | Have the memory of services counted", "Raspberry Pi | Configure"),
+        "Raspberry Pi | Set the watchdog",
     }
     asked = "must be restarted, for cgroup_enable=memory to count services' memory"
     left = "swaps to zram by other means: its swap is left alone"
@@ -71,7 +73,7 @@ def test_pi_is_seen_to_and_a_restart_is_asked_for_until_it_has_been(pi: VirtualP
 
 
 def said(outcome: Outcome) -> list[str]:
-    """What is told of the board, without the machine's name."""
+    """What is told of the Raspberry Pi, without the machine's name."""
     words = ("Raspberry Pi", "restarted", "zram", "watchdog")
     lines = [line.strip() for line in outcome.stderr.splitlines()]
     told = [line.partition(" ")[2] for line in lines if line.startswith("@docker/")]

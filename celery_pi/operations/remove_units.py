@@ -68,7 +68,7 @@ systemctl daemon-reload
 """
 
 
-class Left(FactBase[list[str]]):
+class Leftovers(FactBase[list[str]]):
     """Units that systemd still knows, and paths that are still there, read in one command."""
 
     default = list
@@ -80,7 +80,7 @@ class Left(FactBase[list[str]]):
         return output
 
 
-def absent_units(
+def remove_units(
     name: str, units: Sequence[str], files: Sequence[str], check: str = "true"
 ) -> OperationMeta:
     """The units, if any, are stopped, disabled and unknown; the files are gone as well.
@@ -90,14 +90,14 @@ def absent_units(
     and runs, under whatever name it has.
     """
     declare(host, dict.fromkeys([*files, *(f"{UNITS}/{unit}" for unit in units)]))
-    return _absent_units(name=name, units=units, files=files, check=check)
+    return _remove_units(name=name, units=units, files=files, check=check)
 
 
 @operation()
-def _absent_units(
+def _remove_units(
     units: Sequence[str], files: Sequence[str], check: str
 ) -> Generator[StringCommand]:
-    left = host.get_fact(Left, units=list(units), files=list(files))
+    left = host.get_fact(Leftovers, units=list(units), files=list(files))
     if not left:
         host.noop(f"there is no {' and no '.join([*units, *files])}")
         return

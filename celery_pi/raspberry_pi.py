@@ -61,7 +61,7 @@ class Pi:
         return self.has("rpi-swap") or (self.has("zram") and not self.has("our-swap"))
 
 
-class Board(FactBase[Pi | None]):
+class RaspberryPi(FactBase[Pi | None]):
     """What there is to know of a Raspberry Pi; None of any other machine. One command."""
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""The Pi itself: its boot line above all, which must boot whatever happens to an edit."""
+"""The Pi itself: its kernel command line above all, which must boot whatever happens to an edit."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 from pyinfra.api import StringCommand
 
-from celery_pi import board
-from celery_pi.board import CMDLINE, COUNTED, Board, Pi
+from celery_pi import raspberry_pi
 from celery_pi.operations import runtime_watchdog as watchdog
 from celery_pi.operations import zram_swap as zram
-from celery_pi.operations.boot_words import WRITE, boot_words, refusal, with_words
+from celery_pi.operations.kernel_cmdline import WRITE, kernel_cmdline, refusal, with_words
 from celery_pi.operations.runtime_watchdog import runtime_watchdog
 from celery_pi.operations.zram_swap import on_disk, zram_swap
+from celery_pi.raspberry_pi import CMDLINE, COUNTED, Pi, RaspberryPi
 from celery_pi.shell import assign
-from tasks import board as task
+from tasks import raspberry_pi as task
 from tests.fake import Programs, Run, inode, run, sh
 
 pytestmark = pytest.mark.fast
@@ -65,7 +65,7 @@ def test_line_that_looks_like_none_is_refused(line: bytes, reason: str) -> None:
 
 
 def edit(path: Path, *words: str, dry: bool = False) -> Run:
-    return run(lambda: boot_words(name="Boot", path=str(path), words=words), dry=dry)
+    return run(lambda: kernel_cmdline(name="Boot", path=str(path), words=words), dry=dry)
 
 
 def test_file_is_edited_once_and_what_it_was_at_first_is_kept(tmp_path: Path) -> None:
@@ -110,12 +110,12 @@ class Machine:
 
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.root = root
-        show = board.SHOW
+        show = raspberry_pi.SHOW
         for tree in ("/sys/", "/proc/", "/etc/", "/dev/watchdog0"):
             show = show.replace(tree, f"{root}{tree}")
         # No device can be made without root: this machine's own stands in.
         show = show.replace(f"[ -c {root}/dev/watchdog0 ]", f"[ -e {root}/dev/watchdog0 ]")
-        monkeypatch.setattr(board, "SHOW", show)
+        monkeypatch.setattr(raspberry_pi, "SHOW", show)
         programs = Programs(root, monkeypatch)
         programs.add("systemctl", "echo 0")
         programs.add("modprobe", "exit 1")
@@ -132,7 +132,7 @@ class Machine:
 
     @property
     def fact(self) -> Pi | None:
-        fact = Board()
+        fact = RaspberryPi()
         lines = sh(fact.command())
         return fact.process(lines) if lines else fact.default()
 

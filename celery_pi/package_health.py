@@ -12,7 +12,7 @@ dpkg-query -W -f '${db:Status-Want} ${db:Status-Status} ${db:Status-Eflag} ${Pac
 """
 
 
-class PackageTroubles(FactBase[list[str]]):
+class PackageHealth(FactBase[list[str]]):
     """A sentence for each kind of trouble, read in one command."""
 
     default = list

@@ -12,12 +12,12 @@ import pytest
 from jinja2 import Environment, FileSystemLoader
 from pyinfra.api import DeployError
 
-from celery_pi import sources
+from celery_pi import render as rendering
 from celery_pi.jails_found import OwnersJail
 from celery_pi.operations import redis_server
+from celery_pi.render import ROOT, from_file, from_template
 from celery_pi.secrets import SOCKET, USERS
 from celery_pi.settings import Settings, of_memory, size_in_bytes
-from celery_pi.sources import ROOT, from_file, from_template
 from tasks.redis import acl
 from tests.fake import Programs, mode
 
@@ -101,9 +101,9 @@ def render(path: str, **settings: Any) -> str:
 @pytest.fixture
 def template(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A template at /etc/x in a tree of its own, with the product's own way of rendering."""
-    ours = sources.TEMPLATES.overlay(loader=FileSystemLoader(tmp_path))
+    ours = rendering.TEMPLATES.overlay(loader=FileSystemLoader(tmp_path))
     assert isinstance(ours, Environment)
-    monkeypatch.setattr(sources, "TEMPLATES", ours)
+    monkeypatch.setattr(rendering, "TEMPLATES", ours)
     (tmp_path / "etc").mkdir()
     return tmp_path / "etc" / "x.j2"
 
@@ -156,7 +156,7 @@ def test_file_goes_to_the_path_it_mirrors_with_its_bytes(path: str) -> None:
 
 
 READERS: list[tuple[str, Any, set[str]]] = [
-    ("board", False, set()),
+    ("raspberry_pi", False, set()),
     ("updates", False, set()),
     ("updates_time", "05:00", TIMERS),
     ("updates_reboot", "05:00", {APT}),

@@ -10,7 +10,7 @@ from pyinfra import host
 from pyinfra.api import OperationError, StringCommand, operation
 
 from celery_pi.deploy_record import DeployRecords
-from celery_pi.operations.absent_units import Left, _absent_units
+from celery_pi.operations.remove_units import Leftovers, _remove_units
 from celery_pi.operations.service import RECORDS
 from celery_pi.plan import will
 from celery_pi.shell import assign
@@ -30,7 +30,7 @@ done
 
 
 @operation()
-def later_files_absent(to: str) -> Generator[StringCommand]:
+def prune_files(to: str) -> Generator[StringCommand]:
     """No file is there that was deployed after the deploy of that number and not by it.
 
     Their units are stopped. What was started with such a file is started again by its component.
@@ -42,7 +42,7 @@ def later_files_absent(to: str) -> Generator[StringCommand]:
     paths = later_files(records, to)
     units = [match[1] for path in paths if (match := UNIT.fullmatch(path))]
     files = [path for path in paths if not UNIT.fullmatch(path)]
-    if not paths or not host.get_fact(Left, units=units, files=files):
+    if not paths or not host.get_fact(Leftovers, units=units, files=files):
         host.noop("later deploys had no other files")
         return
     for unit in units:
@@ -52,7 +52,7 @@ def later_files_absent(to: str) -> Generator[StringCommand]:
     yield StringCommand(assign(notes=RECORDS, gone="\n".join(paths)), FORGET)
     theirs = " ".join(path for path in files if path.startswith(NGINX))
     check = f"[ ! -e {CHECK} ] || {CHECK} --without {theirs}" if theirs else "true"
-    yield from _absent_units._inner(units=units, files=files, check=check)
+    yield from _remove_units._inner(units=units, files=files, check=check)
 
 
 def later_files(records: Mapping[str, Mapping[str, Any]], to: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Words for the kernel on the boot loader's line: with a bad line, nothing boots."""
+"""Words on the kernel's command line: with a bad line, nothing boots."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ sync -f "$path"
 """
 
 
-class BootLine(FactBase[bytes]):
+class KernelCmdline(FactBase[bytes]):
     """The file's bytes; none of a file that is missing or empty."""
 
     @staticmethod
@@ -67,12 +67,12 @@ def with_words(line: bytes, words: Sequence[str]) -> bytes:
 
 
 @operation()
-def boot_words(path: str, words: Sequence[str]) -> Generator[StringCommand]:
+def kernel_cmdline(path: str, words: Sequence[str]) -> Generator[StringCommand]:
     """The boot loader's line has the words; they count from the next start.
 
     What it was at first is kept beside it. A line that looks like none is not touched.
     """
-    line = host.get_fact(BootLine, path=path)
+    line = host.get_fact(KernelCmdline, path=path)
     reason = refusal(line, words)
     wanted = with_words(line, words)
     if reason or wanted == line:
