@@ -8,7 +8,7 @@ the Pi (`manifest.py`) are made of these statements.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial, wraps
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast
@@ -151,19 +151,12 @@ def enabled(settings: Settings) -> Iterator[Component[Any]]:
     return (component for component in components() if component.enabled(settings))
 
 
-def remove(
-    component: Component[S],
-    settings: S,
-    *,
-    name: str = "Remove",
-    keep: Sequence[str] = (),
-    check: str = "true",
-) -> OperationMeta:
-    """Its units are stopped and unknown, and its files are gone, but for those to `keep` and those
-    that a component which is there has too."""
-    kept = {*keep, *(path for other in enabled(settings) for path in other.files)}
+def remove(component: Component[S], settings: S, name: str = "Remove") -> OperationMeta:
+    """Its units are stopped and unknown, and its files are gone, but for those that a component
+    which is there has too."""
+    kept = {path for other in enabled(settings) for path in other.files}
     files = [path for path in component.files if path not in kept]
-    return remove_units(name=name, units=component.own_units, files=files, check=check)
+    return remove_units(name=name, units=component.own_units, files=files)
 
 
 def deploys(
