@@ -30,6 +30,7 @@ WEAKER = b"[Service]\nCapabilityBoundingSet=~\nSystemCallFilter=\nProtectSystem=
 THEIRS = (
     *(APP, "/usr/share/", "/usr/lib/python3/", "/etc/fail2ban/jail.d/"),
     "/var/lib/celery-pi/started/nginx",
+    "/usr/local/lib/celery-pi/guard/",  # the worker's package, of which Flower's app is a module
 )
 # Every kind of character that a configuration file, a shell or Flower could trip over.
 NASTY = "a:b,c'd\"e\\f$g`h i%j{k}#l;m&n|o<p>q!"
