@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from pyinfra.api import StringCommand
+from pyinfra.api.exceptions import PyinfraError
 
 from celery_pi.shell import assign
 
@@ -81,10 +82,17 @@ def update(host: Host, old: str, files: FileStates, whole: bool) -> str:
 
 
 def parsed(text: str, components: Mapping[str, Any]) -> Manifest:
-    """What `read` prints. The list of older deploys names files alone; they had these
-    components."""
+    """What `read` prints. The list of older deploys names files alone; they had these components.
+
+    Raises PyinfraError for a manifest that is damaged; a deploy of everything does not read it.
+    """
     if not text or text.startswith("{"):
-        return cast("Manifest", json.loads(text or "{}"))
+        try:
+            return cast("Manifest", json.loads(text or "{}"))
+        except ValueError as error:
+            raise PyinfraError(
+                f"{FILE} is damaged ({error}); `make deploy` writes it anew"
+            ) from error
     lines = (line.split("\t") for line in text.splitlines())
     files = {path: _file(state) for path, *state in lines}
     return {"components": dict(components), "files": files}

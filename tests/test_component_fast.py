@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from pyinfra import host
 from pyinfra.api import DeployError, StringCommand
+from pyinfra.api.exceptions import PyinfraError
 
 from celery_pi import component, manifest, settings
 from celery_pi.component import Component, Secret, Unit, components, deploys
@@ -213,6 +214,13 @@ def test_first_run_of_one_component_on_a_pi_of_older_deploys_knows_what_those_le
     assert alone["components"] == {"Old": {"units": []}, "New": {}}
     assert alone["files"] == {"/a": A_FILE, "/b": A_FILE}
     assert json.loads(text("", {"New": {}}, {}))["components"] == {"New": {}}, "on a bare Pi"
+
+
+def test_damaged_manifest_is_told_and_a_whole_run_writes_it_anew() -> None:
+    damaged = '{"components": {"Old"'
+    with pytest.raises(PyinfraError, match=r"is damaged .*; `make deploy` writes it anew"):
+        text(damaged, {"A": {}}, {})
+    assert json.loads(text(damaged, {"A": {}}, {}, whole=True))["components"] == {"A": {}}
 
 
 def test_manifest_takes_the_place_of_the_list_of_older_deploys(

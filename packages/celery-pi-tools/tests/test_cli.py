@@ -73,6 +73,28 @@ def test_who_is_not_root_is_told(
     assert capsys.readouterr().err == "celery-pi: must run as root: sudo celery-pi\n"
 
 
+@pytest.mark.parametrize("command", ["status", "audit", "doctor", "smoke-test"])
+def test_manifest_that_cannot_be_read_is_told_in_a_sentence(tmp_path: Path, command: str) -> None:
+    file = tmp_path / "manifest.json"
+    file.write_text('{"components": {"Redis"')  # as a card that is worn out leaves it
+    (tmp_path / "settings.json").write_text("{}")
+    code = (
+        "import os, pathlib, sys; from celery_pi_tools import cli, config, manifest\n"
+        "os.geteuid = lambda: 0\n"
+        f"config.SETTINGS = pathlib.Path({str(tmp_path / 'settings.json')!r})\n"
+        f"manifest.FILE = pathlib.Path({str(file)!r})\n"
+        f"sys.exit(cli.main([{command!r}]))"
+    )
+    environment = {"PYTHONPATH": str(SOURCE), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"celery-pi: {file} cannot be read: ")
+    assert done.stderr.endswith("; deploy again\n")
+    assert done.stderr.count("\n") == 1
+
+
 def test_command_that_lists_deploys_imports_no_checks() -> None:
     code = (
         "import os, sys; from celery_pi_tools import cli; os.geteuid = lambda: 0\n"

@@ -64,10 +64,18 @@ def main(words: Sequence[str] | None = None) -> int:
     if arguments.command not in WITHOUT_SETTINGS:
         try:
             settings = config.load()
-        except config.NoSettings as error:
-            print(f"celery-pi: {error}", file=sys.stderr)
-            return 2
-    return run(arguments, settings)
+        except config.CannotLoad as error:
+            return cannot_look(error)
+    try:
+        return run(arguments, settings)
+    except config.CannotLoad as error:  # the manifest
+        return cannot_look(error)
+
+
+def cannot_look(error: config.CannotLoad) -> int:
+    """Prints the reason; the exit status."""
+    print(f"celery-pi: {error}", file=sys.stderr)
+    return 2
 
 
 def run(arguments: argparse.Namespace, settings: config.Settings) -> int:

@@ -14,14 +14,14 @@ MAINTENANCE_PAGE = STATE / "maintenance/page.html"  # exists while maintenance i
 Settings = dict[str, Any]
 
 
-class NoSettings(Exception):
-    """Why the settings cannot be read, in one sentence."""
+class CannotLoad(Exception):
+    """Why a file that deploys write cannot be read, in one sentence."""
 
 
 def load() -> Settings:
-    """The deployed settings. Raises NoSettings."""
+    """The deployed settings. Raises CannotLoad."""
     try:
         settings: Settings = json.loads(SETTINGS.read_text())
     except (OSError, ValueError) as error:
-        raise NoSettings(f"{SETTINGS} cannot be read: {error}") from error
+        raise CannotLoad(f"{SETTINGS} cannot be read: {error}") from error
     return settings

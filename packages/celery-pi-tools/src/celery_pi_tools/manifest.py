@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from celery_pi_tools.config import CannotLoad
+
 FILE = Path("/etc/celery-pi/manifest.json")
 
 
@@ -24,8 +26,11 @@ class Unit(NamedTuple):
 
 
 def read() -> dict[str, Any]:
-    """The whole manifest; empty before the first deploy that has written one."""
-    return dict(json.loads(FILE.read_text())) if FILE.exists() else {}
+    """The whole manifest; empty before the first deploy that has written one. Raises CannotLoad."""
+    try:
+        return dict(json.loads(FILE.read_text())) if FILE.exists() else {}
+    except (OSError, ValueError) as error:
+        raise CannotLoad(f"{FILE} cannot be read: {error}; deploy again") from error
 
 
 def components() -> Iterator[dict[str, Any]]:

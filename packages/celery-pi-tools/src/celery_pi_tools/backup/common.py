@@ -57,7 +57,7 @@ def load_settings() -> Settings:
     """The deployed settings. Raises BackupError."""
     try:
         return config.load()
-    except config.NoSettings as error:
+    except config.CannotLoad as error:
         raise BackupError(str(error)) from error
 
 

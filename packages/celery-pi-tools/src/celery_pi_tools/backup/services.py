@@ -7,7 +7,7 @@ import time
 from celery_pi_tools import manifest
 from celery_pi_tools.backup.common import BackupError
 from celery_pi_tools.backup.workspace import CLI, run_as_root
-from celery_pi_tools.config import Settings
+from celery_pi_tools.config import CannotLoad, Settings
 from celery_pi_tools.privileges import attempt
 
 REDIS = "redis-server.service"
@@ -25,7 +25,11 @@ def users(settings: Settings) -> list[str]:
 
     Raises BackupError where no deploy has noted ours: they would go on with data that is gone.
     """
-    ours = [f"{unit.name}.service" for unit in manifest.units().values() if unit.uses_data]
+    try:
+        units = manifest.units().values()
+    except CannotLoad as error:
+        raise BackupError(str(error)) from error
+    ours = [f"{unit.name}.service" for unit in units if unit.uses_data]
     if not ours:
         raise BackupError(f"{manifest.FILE} names no units: deploy again")
     named = (*reversed(ours), *(settings["app_units"] or ()))
