@@ -34,10 +34,10 @@ def on_machine(pi: VirtualPi) -> set[str]:
 
 
 def commands(pi: VirtualPi) -> list[str]:
-    """Of `celery-pi`, by its own help."""
-    found = re.search(r"\{([a-z,-]+)\}", pi.run("celery-pi", "--help").stdout)
+    """Of `celery-pi`, by its own help, where old names stand in brackets."""
+    found = re.findall(r"^ {4}([a-z][a-z-]*)", pi.run("celery-pi", "--help").stdout, re.MULTILINE)
     assert found
-    return found[1].split(",")
+    return found
 
 
 def in_source() -> set[str]:

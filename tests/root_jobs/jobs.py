@@ -47,7 +47,6 @@ def restart(unit: str, among: tuple[str, ...] = ("app",), *users: str) -> list[J
 JOBS: dict[str, list[Job] | str] = {
     "command check": [Job("celery-pi check", among=BOTH, users=("www-data",))],
     "command smoke-test": [Job("celery-pi smoke-test", users=("www-data",))],
-    "command prove": "celery-pi smoke-test by its old name",
     "command status": [Job("celery-pi status", among=BOTH, users=("www-data",))],
     "command audit": [Job("celery-pi audit", among=BOTH, users=("www-data",))],
     "command deploys": [Job("celery-pi deploys")],
@@ -55,7 +54,6 @@ JOBS: dict[str, list[Job] | str] = {
         Job("celery-pi dead-letters"),
         Job("celery-pi dead-letters --return"),
     ],
-    "command set-aside": "celery-pi dead-letters by its old name",
     # Before those that put its data in order.
     "unit redis-server.service": restart("redis-server", BOTH, "redis"),
     "command backup": [Job("celery-pi backup", among=BOTH, users=("www-data", "redis"))],
@@ -128,6 +126,7 @@ JOBS: dict[str, list[Job] | str] = {
     "program celery_pi_tools/backup/scratch_server.py": "within celery-pi backup, as user redis",
     "program celery_pi_tools/backup/sqlite_copy.py": "within celery-pi backup, as the app's user",
     "program guard/celery_redis_guard/check_app.py": "within celery-pi check, as the app's user",
+    "program celery_pi_tools/worker_sandbox.py": "within celery-pi check, as the app's user",
     "program guard/celery_redis_guard/smoke_test.py": "within celery-pi smoke-test",
     # Files below /etc that start nothing by themselves.
     **{
