@@ -102,6 +102,6 @@ def test_services_start_it_by_the_path_that_they_had_before(tmp_path: Path) -> N
     program.write_text(text.replace("/usr/local/lib/celery-pi/tools", str(source)))
     program.chmod(0o755)
     (tmp_path / "env").write_text("A=from the file\n")
-    command = [program, tmp_path / "env", "/usr/bin/env"]
+    command = [str(program), str(tmp_path / "env"), "/usr/bin/env"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "A=from the file" in done.stdout.splitlines()
