@@ -194,6 +194,16 @@ def test_state_outlives_a_restart_and_a_damaged_one_is_set_aside(pi: VirtualPi) 
     pi.run("rm", f"{state}.damaged")
 
 
+def test_task_for_which_a_stop_has_waited_is_shown_as_done(pi: VirtualPi) -> None:
+    """Its last event comes after the event loop, which sends events, has ended."""
+    code = "from observations_nids.tasks import sleep; print(sleep.delay(5).id)"
+    task = in_app(pi, code)
+    wait_for("it runs", lambda: (api(pi, "tasks") or {}).get(task, {}).get("state") == "STARTED")
+    pi.run("systemctl", "stop", "celery-worker")
+    wait_for("it is shown as done", lambda: shown(pi, task))
+    pi.run("systemctl", "start", "celery-worker")
+
+
 def test_tasks_are_shown_again_after_redis_was_restarted(pi: VirtualPi) -> None:
     pi.run("systemctl", "restart", "redis-server")
     wait_for("a task is shown", lambda: shown(pi, finished(pi)), 60)

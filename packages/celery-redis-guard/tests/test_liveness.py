@@ -156,3 +156,61 @@ def test_worker_stays_healthy_while_redis_does_not_reply(
     step.check()
     assert sent == ["WATCHDOG=1"]
     assert step.missing_since == {}
+
+
+# -- what a dead worker had
+
+
+class DeadOwner:
+    """Redis with the tasks of one dead worker, each of which takes a while to requeue."""
+
+    def __init__(self, step: Any, clock: Clock, tasks: int, seconds: float) -> None:
+        self.left = [f"tag-{number}" for number in range(tasks)]
+        self.clock, self.seconds = clock, seconds
+        self.turns: list[Any] = []
+        qos = SimpleNamespace(unacked_key="unacked", requeue=self.requeue)
+        connection = SimpleNamespace(default_channel=SimpleNamespace(qos=qos))
+        timer = SimpleNamespace(call_after=lambda delay, what: self.turns.append((delay, what)))
+        step.consumer = SimpleNamespace(connection=connection, timer=timer)
+        step.client = SimpleNamespace(
+            hgetall=lambda _: {tag.encode(): OTHER for tag in self.left},
+            hget=lambda *_: None,
+            pubsub_numsub=lambda channel: [(channel, 0)],
+        )
+        step.missing_since[OTHER.decode()] = clock.now - liveness.GRACE
+
+    def requeue(self, tag: str, owner: bytes) -> None:
+        assert owner == OTHER
+        self.left.remove(tag)
+        self.clock.now += self.seconds
+
+
+def test_tasks_of_a_dead_worker_are_requeued_in_turns_with_the_watchdog_between(
+    module: ModuleType, step: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tens of thousands would take longer than systemd waits, and the event loop waits as well."""
+    pings: list[float] = []
+    monkeypatch.setattr(module, "notify", lambda _: pings.append(clock.now))
+    dead = DeadOwner(step, clock, tasks=40_000, seconds=0.001)
+    turns = 0
+    step.check()
+    while dead.turns:
+        turns += 1
+        delay, check = dead.turns.pop()
+        clock.now += delay
+        check()
+    assert not dead.left
+    assert turns >= 39
+    gaps = [after - before for before, after in zip([1000.0, *pings], pings, strict=False)]
+    assert max(gaps) <= 2 * module.REQUEUE_TIME
+
+
+def test_a_task_that_takes_longer_than_a_turn_is_requeued_all_the_same(
+    module: ModuleType, step: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "notify", lambda _: None)
+    dead = DeadOwner(step, clock, tasks=2, seconds=2 * module.REQUEUE_TIME)
+    step.check()
+    assert len(dead.left) == 1
+    dead.turns.pop()[1]()
+    assert not dead.left

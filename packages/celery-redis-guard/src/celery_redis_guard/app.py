@@ -59,13 +59,13 @@ def via_socket(url: str) -> str:
 def load() -> Any:
     """The owner's app, guarded. Ends the process if the app uses another broker or key prefix."""
     oom_exempt.install()
-    event_batching.install()
     transport.install()
     backend.install()
     pool.install()
     app = find_app(os.environ["CELERY_PI_APP"])
     forced_defaults.apply(app.conf)
     app.Task.Request = ownership.Request
+    event_batching.install(app)
     liveness.install(app)
     maintenance.install(app)
     _require_deployed_broker(app)

@@ -8,7 +8,10 @@ FLUSH_INTERVAL are sent together, in messages of at most Celery's own buffer lim
 from time import monotonic
 from typing import Any
 
+from celery import Celery, bootsteps
 from celery.worker.consumer import Consumer
+from celery.worker.consumer.events import Events
+from kombu.common import ignore_errors
 
 FLUSH_INTERVAL = 0.2  # seconds
 
@@ -22,6 +25,21 @@ def schedule_flush(self: Any) -> None:
         self.hub.call_later(FLUSH_INTERVAL, self._flush_events)
 
 
-def install() -> None:
-    """Batch the events of every worker of this process."""
+class FlushStep(bootsteps.StartStopStep):
+    """Sends what is still buffered when a worker ends: its event loop, which would, has ended.
+
+    A consumer is shut down after the pool, so these are also the events of the tasks for which a
+    warm shutdown has waited (`celery/worker/worker.py`, `WorkController.on_stopped`).
+    """
+
+    requires = (Events,)  # so this one is shut down before the dispatcher is closed
+
+    def shutdown(self, c: Any) -> None:
+        if c.event_dispatcher and c.event_dispatcher.enabled:
+            ignore_errors(c, c.event_dispatcher.flush)  # Redis may be away
+
+
+def install(app: Celery) -> None:
+    """Batch the events of every worker of the app."""
+    app.steps["consumer"].add(FlushStep)
     Consumer.on_send_event_buffered = schedule_flush

@@ -25,6 +25,7 @@ INTERVAL = 5  # seconds between two checks
 GRACE = 15  # seconds that a worker on another machine may be without its connection
 STUCK_AFTER = 20  # seconds without a reply from Redis after which a consumer is stuck
 SOCKET_TIMEOUT = 5  # seconds that Redis may take for a reply
+REQUEUE_TIME = 1  # seconds of one check for requeueing, which the event loop has to wait for
 
 logger = getLogger(__name__)
 
@@ -58,11 +59,17 @@ class LivenessStep(bootsteps.StartStopStep):
             self.client.connection_pool.disconnect()
 
     def check(self) -> None:
-        """Requeue what dead workers had; ping the watchdog if this worker is healthy."""
+        """Requeue what dead workers had; ping the watchdog if this worker is healthy.
+
+        A dead worker may have had tens of thousands of countdowns. The next check, which follows at
+        once, goes on with those for which `REQUEUE_TIME` was too short.
+        """
+        deadline = monotonic() + REQUEUE_TIME
         try:
             for owner, tags in self._tags_of_others().items():
-                if self._is_dead(owner):
-                    self._requeue(owner, tags)
+                if self._is_dead(owner) and not self._requeue(owner, tags, deadline):
+                    self.consumer.timer.call_after(0, self.check)
+                    break
         except RedisTimeoutError:
             logger.warning("celery-pi: Redis has not answered for %d s", SOCKET_TIMEOUT)
             self.missing_since.clear()
@@ -91,16 +98,22 @@ class LivenessStep(bootsteps.StartStopStep):
             return True
         return monotonic() - self.missing_since.setdefault(name, monotonic()) >= GRACE
 
-    def _requeue(self, owner: bytes, tags: list[str]) -> None:
+    def _requeue(self, owner: bytes, tags: list[str], deadline: float) -> bool:
+        """Requeue at least one of the owner's tasks; whether all of them were by the deadline."""
         qos = self.consumer.connection.default_channel.qos
-        logger.warning(
-            "celery-pi: %d tasks go back to their queues: %s has died", len(tags), owner.decode()
-        )
+        done = 0
         for tag in tags:
             entry: Any = self.client.hget(self.prefix + qos.unacked_key, tag)
             if entry and not loads(entry)[0]["headers"].get("eta"):
                 crashed_tags.add(tag)
             qos.requeue(tag, owner)
+            done += 1
+            if monotonic() >= deadline:
+                break
+        logger.warning(
+            "celery-pi: %d tasks go back to their queues: %s has died", done, owner.decode()
+        )
+        return done == len(tags)
 
     def is_healthy(self) -> bool:
         """Whether Redis replies to the consumer, or the consumer has no reason to ask it."""
