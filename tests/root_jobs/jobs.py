@@ -112,7 +112,6 @@ JOBS: dict[str, list[Job] | str] = {
     },
     "program backup-off-site": "within celery-pi backup, and reads what is root's",
     "program celery_pi_tools/__main__.py": "within celery-pi status: it is the command itself",
-    "program celery_pi_tools/worker_sandbox.py": "within celery-pi check, which it runs as another",
     "program celery_pi_tools/checks/http_probe.py": "within celery-pi audit, as nobody",
     "program celery_pi_tools/privileges.py": "within most of the others",
     "program clock-is-set": "unit celery-beat-clock.service",

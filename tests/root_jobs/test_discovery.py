@@ -22,7 +22,6 @@ MADE_UP = {
     "file /etc/cron.d/made-up": ("/etc/cron.d/made-up", ""),
     "program made_up.py": (f"{discovery.LIBRARY}/made_up.py", "if __name__ == '__main__': main()"),
 }
-OLD_NAME = r"celery-pi ([a-z-]+) by its old name"
 PUT = 'mkdir -p "${1%/*}" && cat >"$1"'
 REMOVE = 'rm "$@"; rmdir /etc/systemd/system/cron.service.d; systemctl daemon-reload'
 
@@ -51,8 +50,6 @@ def test_every_option_of_a_command_is_tried(pi: VirtualPi) -> None:
     for name in discovery.commands(pi):
         options = set(re.findall(r"--[a-z]+", pi.run("celery-pi", name, "--help").stdout))
         jobs = JOBS[f"command {name}"]
-        if isinstance(jobs, str) and (named := re.fullmatch(OLD_NAME, jobs)):
-            jobs = JOBS[f"command {named[1]}"]
         assert isinstance(jobs, list)
         tried = {word for job in jobs for word in job.command.split()}
         assert options - tried <= {"--help", "--json", "--only"}, name
