@@ -27,7 +27,7 @@ __all__ = ["old_source"]
 pytestmark = pytest.mark.native
 
 BOTH = "CELERY_PI_TROUBLES"
-UNKNOWN_THEN = {"replace_handmade", "app_venv_dir"}
+UNKNOWN_THEN = {"replace_handmade", "app_venv_dir"}  # it made an environment of its own
 SETTINGS: dict[str, object] = {"app_dir": APP, **OWNERS}
 UNITS = "/etc/systemd/system"
 
@@ -73,8 +73,6 @@ def case(request: pytest.FixtureRequest) -> Iterator[Make]:
     def make(**how: bool) -> Case:
         site = build(name, **how)
         made.append(site)
-        if is_old:  # which knows no other name
-            site.pi.run("ln", "-s", ".venv", f"{APP}/venv")
         return Case(site, source, is_old)
 
     yield make
@@ -132,7 +130,11 @@ def test_4_a_worker_of_his_by_our_name_ends_each_deploy(case: Make) -> None:
 def test_5_6_8_11_12_a_deploy_beside_the_rest_of_the_guide(case: Make) -> None:
     it = case()
     without_his_unit(it)
+    for_all = "sed -i '/^bantime/d; 1i [DEFAULT]\\nbantime = 3600' /etc/fail2ban/jail.local"
+    it.site.pi.run("sh", "-ec", f"{for_all}; fail2ban-client reload")
     before = it.shown("fail2ban-client", "get", "sshd", "bantime")
+    assert before == "3600"
+    assert Client(it.site).send("seen")  # which the site's process knows the broker for, from here
     told = it.deploy(app_units=None)
     assert told.status == 0, told.output
     harms = {
