@@ -70,7 +70,7 @@ class Site:
 
     def runs(self) -> dict[str, Run]:
         """Of every task that has begun, by its id; told by the tasks themselves."""
-        told = self.pi.run("sh", "-c", 'cat -- "$1" || [ ! -e "$1" ]', "sh", RUNS).stdout
+        told = self.pi.run("sh", "-c", '[ ! -e "$1" ] || cat -- "$1"', "sh", RUNS).stdout
         lines = Counter(tuple(line.split()[:2]) for line in told.splitlines())
         tasks = {task for _, task in lines}
         return {task: Run(lines["begun", task], lines["ended", task]) for task in tasks}
