@@ -215,16 +215,75 @@ def test_owner_and_mode_of_before_come_back(
     assert (env.owner(), env.group(), shown.st_mode & 0o7777) == ("nobody", "www-data", 0o640)
 
 
+def test_roots_own_env_comes_back_where_root_alone_has_the_way(
+    leave: Any, theirs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.chown(theirs, "root", "root")
+    env = theirs / ".env"
+    env.write_text("A=1\nCELERY_BROKER_URL=new\n")
+    (leave.BEFORE / "owners").write_text(f"640 root www-data {env}\n")
+    known = {"app_dir": str(theirs), "app_user": "www-data"}
+    monkeypatch.setattr(leave, "settings", lambda: known)
+    leave.restore_env(env, [])
+    shown = env.stat()
+    assert (env.owner(), env.group(), shown.st_mode & 0o7777) == ("root", "www-data", 0o640)
+
+
+def test_root_does_not_read_what_the_way_to_an_earlier_app_leads_to(
+    leave: Any, theirs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Noted as root's, by the same trick; a text that is read there would be written there."""
+    (tmp_path / "shadow").write_text("root's\nCELERY_BROKER_URL=new\n")
+    env = theirs / ".env"
+    env.symlink_to(tmp_path / "shadow")
+    (leave.BEFORE / "owners").write_text(f"644 root root {env}\n")
+    known = {"app_dir": str(tmp_path / "app"), "app_user": "www-data"}
+    monkeypatch.setattr(leave, "settings", lambda: known)
+    assert leave.app_user(env) == "www-data"
+    with pytest.raises(leave.privileges.Refused):
+        leave.restore_env(env, [])
+    assert "CELERY_BROKER_URL" in (tmp_path / "shadow").read_text()
+
+
+def test_redis_that_a_deploy_installed_goes_with_its_configuration_and_is_not_started(
+    leave: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its drop-ins go first: cut off after that, the rest is still to be done, and can be."""
+    dropins = tmp_path / "units/redis-server.service.d"
+    dropins.mkdir()
+    (dropins / "celery-pi.conf").write_text("[Service]\n")
+    note(leave, dropins / "celery-pi.conf")
+    monkeypatch.setattr(leave, "REDIS_DROPINS", dropins)
+    monkeypatch.setattr(leave, "settings", dict)
+    monkeypatch.setattr(leave, "run", lambda *_, **__: "")
+
+    def told(packages: list[str]) -> list[str]:
+        monkeypatch.setattr(leave, "installed", lambda: packages)
+        return [step.text.split(":")[0] for step in leave.steps()]
+
+    start = "start Redis with its own configuration; waiting tasks stay in it"
+    remove, purge = (
+        "remove 1 files of celery-pi's own",
+        "remove the packages that a deploy installed",
+    )
+    ours = told(["redis-server"])
+    assert ours.index(remove) < ours.index(purge)
+    assert start not in ours
+    theirs = told([])
+    assert start in theirs
+    assert remove not in theirs
+
+
 def test_nothing_is_found_by_its_name_through_directories_of_others(
     leave: Any, theirs: Path, tmp_path: Path
 ) -> None:
     """As in Redis' own directory, which may hold files of an earlier deploy."""
     (tmp_path / "celery-pi-notes.txt").write_text("root's")
     (theirs / "x").symlink_to(tmp_path)
-    assert not leave.may_go_by_name(theirs / "x/celery-pi-notes.txt")
+    assert not leave.is_roots_alone(theirs / "x/celery-pi-notes.txt")
     (theirs / "celery-pi.acl").write_text("ours")
-    assert not leave.may_go_by_name(theirs / "celery-pi.acl")
-    assert leave.may_go_by_name(tmp_path / "celery-pi-notes.txt")
+    assert not leave.is_roots_alone(theirs / "celery-pi.acl")
+    assert leave.is_roots_alone(tmp_path / "celery-pi-notes.txt")
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")])

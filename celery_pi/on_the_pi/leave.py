@@ -106,17 +106,15 @@ def lines(path: Path) -> list[str]:
 def made() -> list[Path]:
     """What a deploy has put where nothing was, and is there."""
     declared = (line.split("\t")[0] for line in lines(STATE / "declared"))
-    named = (path for pattern in NAMED for path in Path("/").glob(pattern) if may_go_by_name(path))
+    named = (path for pattern in NAMED for path in Path("/").glob(pattern) if is_roots_alone(path))
     noted = {*map(Path, (*lines(BEFORE / "ours"), *declared)), *named}
     found = (path for path in noted - set(kept()) if path.name != ".env")  # the app's, to the end
     return sorted(path for path in found if is_there(path) and is_ours(path))
 
 
-def may_go_by_name(path: Path) -> bool:
-    """Whether nobody but root can change what is at that path, or where it leads."""
-    return path.parent.resolve() == path.parent and privileges.is_roots_alone(
-        str(path), follow=False
-    )
+def is_roots_alone(path: Path) -> bool:
+    """Whether nobody but root can change what is at that path, or the way there."""
+    return bool(privileges.is_roots_alone(str(path), follow=False))
 
 
 def is_there(path: Path) -> bool:
@@ -198,11 +196,12 @@ def steps() -> Iterator[Step]:
     if outside:
         named = ", ".join(map(str, outside))
         yield Step(f"put back as it was: {named}", lambda: put_all_back(outside))
-    redis = [path for path in ours if REDIS_DROPINS in path.parents]
-    others = [path for path in ours if not {*path.parents} & {LIBRARY, ETC, REDIS_DROPINS}]
+    stays = "redis-server" not in packages
+    redis = [path for path in ours if stays and REDIS_DROPINS in path.parents]
+    others = [path for path in ours if path not in redis and not {*path.parents} & {LIBRARY, ETC}]
     if others:
         yield Step(f"remove {len(others)} files of celery-pi's own", lambda: remove(others))
-    if redis and "redis-server" not in packages:
+    if redis:
         yield Step(
             "start Redis with its own configuration; waiting tasks stay in it",
             lambda: switch_redis(redis),
@@ -225,8 +224,6 @@ def steps() -> Iterator[Step]:
             yield Step(told, partial(pip, venv, changed))
     if packages:
         yield Step(f"remove the packages that a deploy installed: {', '.join(packages)}", purge)
-    if redis and "redis-server" in packages:
-        yield Step("remove what was Redis' configuration", lambda: remove(redis))
     yield Step("remove celery-pi's own directories and users; the backups stay", forget)
 
 
@@ -297,8 +294,19 @@ def env_owner(env: Path) -> list[str]:
 
 def app_user(env: Path) -> str:
     """Who reads it."""
-    current = settings().get("app_user") if is_current(env) else None
-    return str(current or (env_owner(env) or ["", "nobody"])[1])
+    if is_current(env):
+        return str(settings()["app_user"])
+    noted = env_owner(env)
+    if noted and is_believed(noted[1], env):
+        return noted[1]
+    return privileges.sole_owner(str(env)) or "nobody"
+
+
+def is_believed(user: str, env: Path) -> bool:
+    """Whether the file may have been that user's when a deploy noted its owner: who can change the
+    way there could have led the deploy to another's."""
+    known = (settings().get("app_user"), privileges.sole_owner(str(env)))
+    return user in known or is_roots_alone(env)
 
 
 def env_text(env: Path) -> tuple[bytes, bytes]:
@@ -338,8 +346,7 @@ def restore_env(env: Path, site: list[str]) -> None:
     shown = env.stat()
     app = app_user(env)
     mode, user, group = env_owner(env) or [f"{shown.st_mode:o}", app, app]
-    # Who may change the way there could have led the deploy, when it noted them, to another file.
-    if user not in (app, privileges.sole_owner(str(env))):
+    if not is_believed(user, env):
         user, group = app, app
     privileges.replace(str(env), wanted, user=user, group=group, mode=int(mode, 8) & 0o777)
     for unit in site:
@@ -355,7 +362,7 @@ def put_all_back(paths: list[Path]) -> None:
 
 def put_back(path: Path) -> None:
     copy = BEFORE / "files" / str(path).lstrip("/")
-    if not privileges.is_roots_alone(str(path), follow=False):
+    if not is_roots_alone(path):
         raise Trouble(f"others than root may change the way to {path}: its copy stays in {copy}")
     new = path.with_name(f"{path.name}.celery-pi-back")
     run("cp", "-a", "-T", "--", str(copy), str(new))
