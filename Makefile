@@ -77,8 +77,10 @@ walk: .venv/installed ## Run root's jobs among traps in each directory alone, fo
 troubles: .venv/installed ## Show on the commit that did harm to a live site that the tests of it see it
 	@CELERY_PI_TROUBLES=1 $(python) -m pytest tests/sites/test_troubles.py
 
+# With AT, only at the operations whose names have it, such as AT="Redis | Run".
+cut-off: export CELERY_PI_CUT_OFF := $(or $(AT),1)
 cut-off: .venv/installed ## Kill a deploy onto a live site at each of its operations, for an hour and more
-	@CELERY_PI_CUT_OFF=$(or $(AT),1) $(python) -m pytest -rP --numprocesses=2 tests/sites/test_cut_off.py
+	@$(python) -m pytest -rP --numprocesses=2 tests/sites/test_cut_off.py
 
 faults: .venv/installed ## Measure what faults cost, and write the tables of docs/faults.md and README
 	@$(python) -m tests.faults

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
+import shutil
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +158,162 @@ def test_units_that_ran_before(leave: Any) -> None:
         ("old.service", False, False),
         ("link.service", False, True),
     ]
+
+
+# -- where others may change the way
+
+
+@pytest.fixture
+def theirs() -> Iterator[Path]:
+    """A directory of the app's user, which all may enter."""
+    directory = Path(tempfile.mkdtemp(prefix="celery-pi-test-", dir="/srv"))
+    directory.chmod(0o755)
+    shutil.chown(directory, "www-data")
+    yield directory
+    shutil.rmtree(directory)
+
+
+def keep(leave: Any, path: Path, text: str) -> None:
+    copy = Path(f"{leave.BEFORE}/files{path}")
+    copy.parent.mkdir(parents=True)
+    copy.write_text(text)
+
+
+def test_no_link_beside_a_file_of_the_owners_leads_root_astray(
+    leave: Any, theirs: Path, tmp_path: Path
+) -> None:
+    roots, path = tmp_path / "profile", theirs / "their.conf"
+    roots.write_text("root's")
+    (theirs / "their.conf.celery-pi-back").symlink_to(roots)
+    keep(leave, path, "the attacker's")
+    with pytest.raises(leave.Trouble, match="others than root may change the way"):
+        leave.put_back(path)
+    assert roots.read_text() == "root's"
+    keep(leave, tmp_path / "root.conf", "of before")
+    leave.put_back(tmp_path / "root.conf")
+    assert (tmp_path / "root.conf").read_text() == "of before"
+
+
+def test_env_of_each_place_where_the_app_was_is_restored_and_none_put_back(
+    leave: Any, theirs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = theirs / "old/.env", theirs / "new/.env"
+    monkeypatch.setattr(leave, "settings", lambda: {"app_dir": str(new.parent)})
+    keep(leave, old, "A=1\n")
+    assert leave.env_paths() == [new, old]
+
+
+@pytest.mark.parametrize("noted", ["4755 root root", "2750 root root", "640 root nogroup"])
+def test_owner_of_env_who_was_noted_by_a_trick_gets_no_file_of_roots(
+    leave: Any, theirs: Path, monkeypatch: pytest.MonkeyPatch, noted: str
+) -> None:
+    """Such as a set-uid one: who may change the way could have led the deploy elsewhere."""
+    env = theirs / ".env"
+    env.write_text("A=1\nCELERY_BROKER_URL=new\n")
+    env.chmod(0o644)
+    shutil.chown(env, "www-data")
+    (leave.BEFORE / "owners").write_text(f"{noted} {env}\n")
+    known = {"app_dir": str(theirs), "app_user": "www-data"}
+    monkeypatch.setattr(leave, "settings", lambda: known)
+    leave.restore_env(env, [])
+    shown = env.stat()
+    assert env.read_text() == "A=1\n"
+    assert (env.owner(), shown.st_mode & 0o6000) == ("www-data", 0)
+
+
+def test_owner_and_mode_of_before_come_back(
+    leave: Any, theirs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.chown(theirs, "nobody")
+    env = theirs / ".env"
+    env.write_text("A=1\nCELERY_BROKER_URL=new\n")
+    shutil.chown(env, "www-data")
+    env.chmod(0o644)
+    (leave.BEFORE / "owners").write_text(f"640 nobody www-data {env}\n")
+    known = {"app_dir": str(theirs), "app_user": "www-data"}
+    monkeypatch.setattr(leave, "settings", lambda: known)
+    leave.restore_env(env, [])
+    shown = env.stat()
+    assert (env.owner(), env.group(), shown.st_mode & 0o7777) == ("nobody", "www-data", 0o640)
+
+
+def test_roots_own_env_comes_back_where_root_alone_has_the_way(
+    leave: Any, theirs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.chown(theirs, "root", "root")
+    env = theirs / ".env"
+    env.write_text("A=1\nCELERY_BROKER_URL=new\n")
+    (leave.BEFORE / "owners").write_text(f"640 root www-data {env}\n")
+    known = {"app_dir": str(theirs), "app_user": "www-data"}
+    monkeypatch.setattr(leave, "settings", lambda: known)
+    leave.restore_env(env, [])
+    shown = env.stat()
+    assert (env.owner(), env.group(), shown.st_mode & 0o7777) == ("root", "www-data", 0o640)
+
+
+def test_root_does_not_read_what_the_way_to_an_earlier_app_leads_to(
+    leave: Any, theirs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Noted as root's, by the same trick; a text that is read there would be written there."""
+    (tmp_path / "shadow").write_text("root's\nCELERY_BROKER_URL=new\n")
+    env = theirs / ".env"
+    env.symlink_to(tmp_path / "shadow")
+    (leave.BEFORE / "owners").write_text(f"644 root root {env}\n")
+    known = {"app_dir": str(tmp_path / "app"), "app_user": "www-data"}
+    monkeypatch.setattr(leave, "settings", lambda: known)
+    assert leave.app_user(env) == "www-data"
+    with pytest.raises(leave.privileges.Refused):
+        leave.restore_env(env, [])
+    assert "CELERY_BROKER_URL" in (tmp_path / "shadow").read_text()
+
+
+def test_redis_that_a_deploy_installed_goes_with_its_configuration_and_is_not_started(
+    leave: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its drop-ins go first: cut off after that, the rest is still to be done, and can be."""
+    dropins = tmp_path / "units/redis-server.service.d"
+    dropins.mkdir()
+    (dropins / "celery-pi.conf").write_text("[Service]\n")
+    note(leave, dropins / "celery-pi.conf")
+    monkeypatch.setattr(leave, "REDIS_DROPINS", dropins)
+    monkeypatch.setattr(leave, "settings", dict)
+    monkeypatch.setattr(leave, "run", lambda *_, **__: "")
+
+    def told(packages: list[str]) -> list[str]:
+        monkeypatch.setattr(leave, "installed", lambda: packages)
+        return [step.text.split(":")[0] for step in leave.steps()]
+
+    start = "start Redis with its own configuration; waiting tasks stay in it"
+    remove, purge = (
+        "remove 1 files of celery-pi's own",
+        "remove the packages that a deploy installed",
+    )
+    ours = told(["redis-server"])
+    assert ours.index(remove) < ours.index(purge)
+    assert start not in ours
+    theirs = told([])
+    assert start in theirs
+    assert remove not in theirs
+
+
+def test_nothing_is_found_by_its_name_through_directories_of_others(
+    leave: Any, theirs: Path, tmp_path: Path
+) -> None:
+    """As in Redis' own directory, which may hold files of an earlier deploy."""
+    (tmp_path / "celery-pi-notes.txt").write_text("root's")
+    (theirs / "x").symlink_to(tmp_path)
+    assert not leave.is_roots_alone(theirs / "x/celery-pi-notes.txt")
+    (theirs / "celery-pi.acl").write_text("ours")
+    assert not leave.is_roots_alone(theirs / "celery-pi.acl")
+    assert leave.is_roots_alone(tmp_path / "celery-pi-notes.txt")
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_what_is_no_file_is_not_ours_and_does_not_hang(
+    leave: Any, tmp_path: Path, make: Any
+) -> None:
+    make(tmp_path / "venv")
+    assert not leave.is_ours(tmp_path / "venv")
 
 
 def test_machine_without_celery_pi_is_left_alone(

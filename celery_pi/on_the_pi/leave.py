@@ -9,10 +9,12 @@ off, it goes on from there when it is run again. Exit status: 0, or 1 and a sent
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -105,11 +107,16 @@ def lines(path: Path) -> list[str]:
 
 def made() -> list[Path]:
     """What a deploy has put where nothing was, and is there."""
-    declared = (line.split("\t")[0] for line in lines(STATE / "declared"))  # of older deploys
-    named = (path for pattern in NAMED for path in Path("/").glob(pattern))
+    declared = (line.split("	")[0] for line in lines(STATE / "declared"))  # of older deploys
+    named = (path for pattern in NAMED for path in Path("/").glob(pattern) if is_roots_alone(path))
     noted = {*map(Path, (*lines(BEFORE / "ours"), *manifest()["files"], *declared)), *named}
     found = (path for path in noted - set(kept()) if path.name != ".env")  # the app's, to the end
     return sorted(path for path in found if is_there(path) and is_ours(path))
+
+
+def is_roots_alone(path: Path) -> bool:
+    """Whether nobody but root can change what is at that path, or the way there."""
+    return bool(privileges.is_roots_alone(str(path), follow=False))
 
 
 def is_there(path: Path) -> bool:
@@ -120,7 +127,14 @@ def is_ours(path: Path) -> bool:
     """Not what somebody has put in its place since."""
     if "celery-pi" in str(path) or path.is_dir():
         return True
-    return not path.is_symlink() and MARK in path.read_bytes()[:4096]
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link, a socket
+            return False
+        raise
+    with os.fdopen(file, "rb", buffering=0) as content:
+        return stat.S_ISREG(os.fstat(file).st_mode) and MARK in (content.read(4096) or b"")
 
 
 def kept() -> list[Path]:
@@ -175,7 +189,7 @@ def settings() -> dict[str, Any]:
 
 def steps() -> Iterator[Step]:
     """All that is left to do, in its order."""
-    ours, packages, env = made(), installed(), env_path()
+    ours, packages, envs = made(), installed(), env_paths()
     runs = run("systemctl", "is-active", REDIS, check=False) == "active\n"
     if runs and PROGRAM.exists():
         yield Step("make a backup, which stays in /var/backups/celery-pi", backup)
@@ -183,21 +197,22 @@ def steps() -> Iterator[Step]:
         yield Step(f"stop {', '.join(units)}; the worker ends its tasks first", stop_ours)
     if runs and lines(USERS_BEFORE):
         yield Step("let into Redis whom it let in before", let_in)
-    if env and env_differs(env):
-        site = [str(unit) for unit in settings().get("app_units") or ()]
-        again = f", and have {', '.join(site)} read it" if site else ""
+    for env in filter(env_differs, envs):
+        units = [str(unit) for unit in settings().get("app_units") or () if is_current(env)]
+        again = f", and have {', '.join(units)} read it" if units else ""
         yield Step(
-            f"put the lines of before back into {env}{again}", lambda: restore_env(env, site)
+            f"put the lines of before back into {env}{again}", partial(restore_env, env, units)
         )
-    outside = [path for path in kept() if path != env]
+    outside = [path for path in kept() if path not in envs]
     if outside:
         named = ", ".join(map(str, outside))
         yield Step(f"put back as it was: {named}", lambda: put_all_back(outside))
-    redis = [path for path in ours if REDIS_DROPINS in path.parents]
-    others = [path for path in ours if not {*path.parents} & {LIBRARY, ETC, REDIS_DROPINS}]
+    stays = "redis-server" not in packages
+    redis = [path for path in ours if stays and REDIS_DROPINS in path.parents]
+    others = [path for path in ours if path not in redis and not {*path.parents} & {LIBRARY, ETC}]
     if others:
         yield Step(f"remove {len(others)} files of celery-pi's own", lambda: remove(others))
-    if redis and "redis-server" not in packages:
+    if redis:
         yield Step(
             "start Redis with its own configuration; waiting tasks stay in it",
             lambda: switch_redis(redis),
@@ -258,19 +273,25 @@ def switch_redis(ours: list[Path]) -> None:
         if as_admin("SAVE").strip() != "OK":
             raise Trouble("Redis could not save its data; see: journalctl -u redis-server")
         run("systemctl", "stop", REDIS, timeout=PATIENCE)
-    configured = run("runuser", "-u", "redis", "--", "cat", "/etc/redis/redis.conf", check=False)
-    if not re.search(r"^appendonly\s+yes", configured, re.MULTILINE):
-        run("runuser", "-u", "redis", "--", "rm", "-rf", str(DATA / "appendonlydir"))
+    configured = privileges.read("redis", "/etc/redis/redis.conf")
+    if not re.search(rb"^appendonly\s+yes", configured, re.MULTILINE):
+        gone = ("/usr/bin/rm", "-rf", "--", str(DATA / "appendonlydir"))
+        privileges.run("redis", gone, timeout=PATIENCE)
     remove(ours)
     run("systemctl", "daemon-reload")
     run("systemctl", "start", REDIS, timeout=PATIENCE)
 
 
-def env_path() -> Path | None:
-    """The app's `.env`, if a deploy has changed it."""
-    found = [path for path in kept() if path.name == ".env"]
+def env_paths() -> list[Path]:
+    """Each `.env` that a deploy has changed: of the app, and of where it was before."""
     app = settings().get("app_dir")
-    return found[0] if found else Path(str(app), ".env") if app else None
+    current = [Path(str(app), ".env")] if app else []
+    return sorted({*(path for path in kept() if path.name == ".env"), *current})
+
+
+def is_current(env: Path) -> bool:
+    """Whether it is the app's, as it was deployed last."""
+    return str(env.parent) == settings().get("app_dir")
 
 
 def env_owner(env: Path) -> list[str]:
@@ -284,7 +305,19 @@ def env_owner(env: Path) -> list[str]:
 
 def app_user(env: Path) -> str:
     """Who reads it."""
-    return str(settings().get("app_user") or (env_owner(env) or ["", "root"])[1])
+    if is_current(env):
+        return str(settings()["app_user"])
+    noted = env_owner(env)
+    if noted and is_believed(noted[1], env):
+        return noted[1]
+    return privileges.sole_owner(str(env)) or "nobody"
+
+
+def is_believed(user: str, env: Path) -> bool:
+    """Whether the file may have been that user's when a deploy noted its owner: who can change the
+    way there could have led the deploy to another's."""
+    known = (settings().get("app_user"), privileges.sole_owner(str(env)))
+    return user in known or is_roots_alone(env)
 
 
 def env_text(env: Path) -> tuple[bytes, bytes]:
@@ -323,8 +356,10 @@ def restore_env(env: Path, site: list[str]) -> None:
     _, wanted = env_text(env)
     shown = env.stat()
     app = app_user(env)
-    mode, user, group = env_owner(env) or [f"{shown.st_mode & 0o777:o}", app, app]
-    privileges.replace(str(env), wanted, user=user, group=group, mode=int(mode, 8))
+    mode, user, group = env_owner(env) or [f"{shown.st_mode:o}", app, app]
+    if not is_believed(user, env):
+        user, group = app, app
+    privileges.replace(str(env), wanted, user=user, group=group, mode=int(mode, 8) & 0o777)
     for unit in site:
         verb = "reload" if unit == "apache2.service" else "restart"  # as a deploy does it
         if run("systemctl", "is-active", unit, check=False) == "active\n":
@@ -338,6 +373,8 @@ def put_all_back(paths: list[Path]) -> None:
 
 def put_back(path: Path) -> None:
     copy = BEFORE / "files" / str(path).lstrip("/")
+    if not is_roots_alone(path):
+        raise Trouble(f"others than root may change the way to {path}: its copy stays in {copy}")
     new = path.with_name(f"{path.name}.celery-pi-back")
     run("cp", "-a", "-T", "--", str(copy), str(new))
     new.replace(path)
