@@ -33,7 +33,7 @@ rotate: .venv/installed ## Give every user of Redis a new password, while all go
 	@$(pyinfra) -y inventory.py tasks.rotation.deploy
 
 rollback: .venv/installed ## Deploy the source and settings of the deploy before again (TO= another)
-	@$(python) -m celery_pi.rollback $(addprefix --to ,$(TO))
+	@$(python) -m celery_pi.deploys.rollback $(addprefix --to ,$(TO))
 	@$(MAKE) --no-print-directory prove
 
 leave: .venv/installed ## Take celery-pi off again: says what it would do, and asks (YES=1 does not ask)

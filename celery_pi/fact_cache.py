@@ -18,7 +18,7 @@ from uuid import uuid4
 from pyinfra.api import QuoteString, StringCommand
 from pyinfra.connectors.util import CommandOutput, OutputLine
 
-from celery_pi import deploy_lock
+from celery_pi.deploys import lock
 from celery_pi.shell import assign
 
 if TYPE_CHECKING:
@@ -162,9 +162,7 @@ class FactCache:
 
     def _ask_all(self) -> dict[str, Answer]:
         end = uuid4().hex
-        values = assign(
-            file=FILE, directory=deploy_lock.DIRECTORY, end=end, known=",".join(self._done)
-        )
+        values = assign(file=FILE, directory=lock.DIRECTORY, end=end, known=",".join(self._done))
         _, output = self._run(NoFact(values, ASK_ALL), self._arguments)
         self._kept = next(iter(output.stdout_lines), "").partition(" ")[0]
         out = _parts(output.stdout_lines[1:], end)

@@ -98,8 +98,8 @@ def known(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(component, "components", lambda: everything)
     monkeypatch.setattr(component.plan, "begin", lambda _: None)
     monkeypatch.setattr(component.plan, "show", lambda: None)
-    monkeypatch.setattr(component.deploy_run, "begin", lambda *_: None)
-    monkeypatch.setattr(component.deploy_run, "end", lambda: None)
+    monkeypatch.setattr(component.run, "begin", lambda *_: None)
+    monkeypatch.setattr(component.run, "end", lambda: None)
     return iter(())
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from pyinfra import host
 from pyinfra.api import OperationError, StringCommand, operation
 
-from celery_pi.deploy_record import DeployRecords
+from celery_pi.deploys.history import DeployRecords
 from celery_pi.operations.remove_units import Leftovers, _remove_units
 from celery_pi.operations.service import RECORDS
 from celery_pi.plan import will

@@ -7,8 +7,8 @@ from collections.abc import Generator, Sequence
 from pyinfra import host
 from pyinfra.api import FactBase, StringCommand, operation
 
-from celery_pi import deploy_lock
 from celery_pi.before import DIRECTORY, KEEP
+from celery_pi.deploys import lock
 from celery_pi.handmade import CRON, UNITS, Found, described
 from celery_pi.plan import will
 from celery_pi.shell import assign
@@ -135,8 +135,8 @@ def take_over(found: Sequence[Found], patience: int) -> Generator[StringCommand]
         running=RUNNING,
         units=UNITS,
         before=DIRECTORY,
-        directory=deploy_lock.DIRECTORY,
-        lease=str(deploy_lock.LEASE + 10),
+        directory=lock.DIRECTORY,
+        lease=str(lock.LEASE + 10),
         guard=GUARD,
         watch=WATCH,
         patience=str(patience),

@@ -23,8 +23,10 @@ from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS
 from pyinfra.api.command import PyinfraCommand
 from pyinfra.api.exceptions import PyinfraError
 
-from celery_pi import deploy_lock, deploy_record, manifest
+from celery_pi import manifest
 from celery_pi.connector import PersistentShell
+from celery_pi.deploys import history, lock
+from celery_pi.deploys.source import DIRTY, NoSource, deployed_source
 from celery_pi.fact_cache import FILE as FACTS
 from celery_pi.fact_cache import NoFact
 from celery_pi.plan import in_words
@@ -32,7 +34,6 @@ from celery_pi.preflight import GIVEN, NEWEST_DEPLOY
 from celery_pi.settings import Settings
 from celery_pi.shell import declared
 from celery_pi.site.look import to_note
-from celery_pi.source_tree import DIRTY, NoSource, deployed_source
 
 RUN = "celery_pi_run"
 TAKE, CLOSE = "Take the lock of deploys", "Close the record of this deploy"
@@ -47,7 +48,7 @@ class DeployRun:
         self.host = host
         self.token = uuid4().hex
         self.what: list[str] = []
-        self.record: deploy_record.Record | None = None
+        self.record: history.Record | None = None
         self.number = ""
         self.refusal = ""
         self.arguments: dict[str, Any] = {}
@@ -67,13 +68,13 @@ class DeployRun:
         given = cast("dict[str, Any]", self.host.current_op_global_arguments)
         self.arguments = {key: given[key] for key in CONNECTOR_ARGUMENT_KEYS if key in given}
         settings: Settings = self.host.connector_data[GIVEN]
-        self.record = deploy_record.begun(self.what, settings)
+        self.record = history.begun(self.what, settings)
         self.record.planned = in_words(self.host)
-        holder = deploy_lock.Holder(self.record.who, self.record.started, ", ".join(self.what))
+        holder = lock.Holder(self.record.who, self.record.started, ", ".join(self.what))
         seen = self.host.connector_data[NEWEST_DEPLOY]
-        command = deploy_lock.take(self.token, seen)
+        command = lock.take(self.token, seen)
         printed = self._run(command, json.dumps(holder._asdict()) + "\n")
-        self.refusal = deploy_lock.refusal(printed, self.host.name)
+        self.refusal = lock.refusal(printed, self.host.name)
         self.holds = not self.refusal
         if self.holds:
             gevent.spawn(self._renew)
@@ -93,15 +94,13 @@ class DeployRun:
         self.holds = False
         try:
             if self.number:
-                self.record.result, self.record.ended = result, deploy_record.now()
+                self.record.result, self.record.ended = result, history.now()
                 self.record.files = self._files()
-                self._run(deploy_record.closed(self.number), self.record.text)
-            self._write_manifest(result == deploy_record.COMPLETED)
-            if result == deploy_record.COMPLETED and (
-                note := to_note(self.host, bool(self.number))
-            ):
+                self._run(history.closed(self.number), self.record.text)
+            self._write_manifest(result == history.COMPLETED)
+            if result == history.COMPLETED and (note := to_note(self.host, bool(self.number))):
                 self._run(note)
-            self._run(deploy_lock.give_back(self.token))
+            self._run(lock.give_back(self.token))
         except (OSError, SSHException, PyinfraError) as error:
             logger.warning(f"{self.host.name}: the end of this deploy is not recorded: {error}")
 
@@ -120,14 +119,14 @@ class DeployRun:
             if not state.get_op_data_for_host(self.host, op_hash).operation_meta.is_complete()
         )
         first = next(undone, None)
-        self.finish(f"failed: {_name(state, first)}" if first else deploy_record.COMPLETED)
+        self.finish(f"failed: {_name(state, first)}" if first else history.COMPLETED)
 
     def _write_manifest(self, completed: bool) -> None:
         """Write what is on the Pi into the manifest, the fact cache among it.
 
         Which files a run that failed has written is unknown, but its units are to be checked.
         """
-        whole = completed and deploy_record.WHOLE in self.what
+        whole = completed and history.WHOLE in self.what
         files, connector = declared(self.host) if completed else {}, self.host.connector
         cache = connector.facts if isinstance(connector, PersistentShell) else None
         if whole and cache and cache.digest:
@@ -146,16 +145,16 @@ class DeployRun:
 
     def _renew(self) -> None:
         while True:
-            gevent.sleep(deploy_lock.INTERVAL)
+            gevent.sleep(lock.INTERVAL)
             if self.refusal or not self.holds:
                 return
             try:
-                printed = self._run(deploy_lock.renew(self.token))
+                printed = self._run(lock.renew(self.token))
             except (OSError, SSHException, PyinfraError):
                 continue  # the operation that meets the same trouble reports it
             if printed == "lost":
                 self.refusal = (
-                    f"{self.host.name} was not reached for {deploy_lock.LEASE} s, and another "
+                    f"{self.host.name} was not reached for {lock.LEASE} s, and another "
                     "deploy has begun: run this one again"
                 )
 
@@ -187,7 +186,7 @@ class DeployRun:
         if self.record.commit.endswith(DIRTY):
             logger.warning(f"{NO_WAY_BACK}: its source is changed; commit it and deploy again")
         self.record.files = self._files()
-        self.number = self._run(deploy_record.opened(), self.record.text)
+        self.number = self._run(history.opened(), self.record.text)
 
     def _run(self, command: StringCommand, sent: str = "") -> str:
         """Output of the command. Raises PyinfraError if it fails."""
@@ -219,7 +218,7 @@ def close_record() -> Generator[StringCommand]:
     run = _run_of(current_host)
     is_last = current_host.current_op_hash == current_host.op_hash_order[-1]
     if run and is_last and current_host.state.is_executing:
-        run.finish(deploy_record.COMPLETED)
+        run.finish(history.COMPLETED)
     yield from ()
 
 

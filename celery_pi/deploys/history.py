@@ -12,7 +12,7 @@ from typing import Any
 
 from pyinfra.api import FactBase, StringCommand
 
-from celery_pi.deploy_lock import RECORDS
+from celery_pi.deploys.lock import RECORDS
 from celery_pi.settings import Settings
 from celery_pi.shell import assign
 

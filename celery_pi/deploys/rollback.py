@@ -21,10 +21,10 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from celery_pi.deploy_record import DeployRecords, Record
+from celery_pi.deploys.history import DeployRecords, Record
+from celery_pi.deploys.source import DIRTY, NoSource, lay_out
 from celery_pi.render import ROOT
 from celery_pi.settings import RENAMED, model
-from celery_pi.source_tree import DIRTY, NoSource, lay_out
 from celery_pi.terminal import printable
 
 PYINFRA = (str(Path(sys.executable).with_name("pyinfra")),)  # as `-m` its own connectors win
