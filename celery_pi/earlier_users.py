@@ -20,7 +20,7 @@ from celery_pi.operations.redis_server import CLI as ADMIN
 from celery_pi.operations.redis_server import UNIT
 from celery_pi.operations.service import RECORDS
 from celery_pi.secrets import DIRECTORY, USERS
-from celery_pi.shell import announce_write, assign, read_quietly, replace_file
+from celery_pi.shell import announce_write, assign, read_quietly, replace_file, script
 
 if TYPE_CHECKING:
     from pyinfra.api.host import Host
@@ -28,16 +28,7 @@ if TYPE_CHECKING:
 FILE = f"{DIRECTORY}/redis_earlier_users"
 KNOWN = "celery_pi_earlier_users"
 
-# What a server that we have not started knows. One that does not answer, or is too old for ACLs,
-# has none.
-READ = r"""
-if [ -e "$file" ]; then
-  echo kept
-  cat "$file"
-elif [ ! -e "$record" ] && [ "$(systemctl is-active "$unit")" = active ]; then
-  theirs acl list 2>/dev/null | grep '^user ' || true
-fi
-"""
+READ = script("redis_users_before")
 
 
 def earlier_users(host: Host) -> list[str]:

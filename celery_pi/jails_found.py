@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pyinfra.api import DeployError, FactBase, StringCommand
 
-from celery_pi.shell import assign
+from celery_pi.shell import assign, script
 
 DIRECTORY = "/etc/fail2ban"
 SSH = "sshd"
@@ -15,21 +15,7 @@ SSH = "sshd"
 STOCK = {"bantime": "10m", "findtime": "10m", "maxretry": "5"}
 OF_STOCK = (*STOCK, "ignoreip")
 
-# In the order in which fail2ban reads them, but for Debian's and ours; of each only what is said of
-# all jails and of ssh's.
-SHOW = r"""
-set --
-for file in "$directory/jail.conf" "$directory/jail.d/"*.conf "$directory/jail.local" \
-  "$directory/jail.d/"*.local; do
-  case ${file##*/} in defaults-debian.conf | zz-celery-pi.conf) continue ;; esac
-  [ ! -f "$file" ] || set -- "$@" "$file"
-done
-[ $# = 0 ] || timeout 5 awk '
-  FNR == 1 { print "file " FILENAME; on = 0 }
-  /^\[/ { on = /^\[(DEFAULT|sshd)\]/ }
-  on && NF && !/^[#;]/
-' "$@"
-"""
+SHOW = script("ssh_jail")
 
 
 @dataclass(frozen=True)

@@ -9,44 +9,13 @@ from pyinfra.api import FactBase, StringCommand
 
 from celery_pi import before
 from celery_pi.settings import Settings
-from celery_pi.shell import assign
+from celery_pi.shell import assign, script
 
 CONF = "/etc/nginx"
 DEFAULT = f"{CONF}/sites-enabled/default"
 MARK = "# Managed by celery-pi"
 
-# What is enabled is ours by its first line, Debian's while it is a configuration file that nobody
-# has changed since dpkg has put it there, and the owner's otherwise. What leads out of nginx'
-# directory is his too, and is not read: others may write there.
-SHOW = r"""
-packages=$(dpkg-query -W -f '${Package} ${db:Status-Status}\n${Conffiles}\n' nginx nginx-common \
-  2>/dev/null)
-case $(printf '%s\n' "$packages" | sed -n 's/^nginx //p') in
-  '' | not-installed | config-files) ;;
-  *) echo installed ;;
-esac
-! installed_by_us | grep -qxF nginx || echo by-us
-case $(systemctl show -p ActiveState -p UnitFileState nginx) in
-  *=active* | *=enabled*) echo runs ;;
-esac
-for file in "$conf/nginx.conf" "$conf/conf.d/"*.conf "$conf/sites-enabled/"*; do
-  [ -e "$file" ] || [ -L "$file" ] || continue
-  real=$(readlink -f "$file") whose=owner
-  case $real in
-    "$conf"/*) if [ -f "$real" ]; then
-      sum=$(md5sum <"$real")
-      ! printf '%s\n' "$packages" | grep -qF " $real ${sum%% *}" || whose=debian
-      ! head -n 1 "$real" | grep -q "^$mark" || whose=ours
-      # Whoever has set something else in it has no site there.
-      if [ "$file" = "$conf/nginx.conf" ]; then
-        grep -qE '^[[:space:]]*(server|stream|mail)[[:space:]]*\{' "$real" || whose=debian
-      fi
-    fi ;;
-  esac
-  echo "enabled $whose $file"
-done
-true  # nothing to say is an answer
-"""
+SHOW = script("nginx")
 
 
 @dataclass(frozen=True)

@@ -7,26 +7,14 @@ from dataclasses import dataclass
 
 from pyinfra.api import FactBase, StringCommand
 
+from celery_pi.shell import assign, script
+
 CMDLINE = "/boot/firmware/cmdline.txt"
 COUNTED = "cgroup_enable=memory"
 SWAP = "/etc/systemd/zram-generator.conf.d/celery-pi.conf"
 WATCHDOG = "/etc/systemd/system.conf.d/celery-pi.conf"
 
-# The kernel's own path: /proc/device-tree leads there.
-SHOW = rf"""
-model=$(tr -d '\0' </sys/firmware/devicetree/base/model 2>/dev/null)
-case $model in "Raspberry Pi"*) echo "model $model" ;; *) exit 0 ;; esac
-echo "kernel $(uname -r)"
-grep -qsw memory /sys/fs/cgroup/cgroup.controllers && echo counted
-grep -qw {COUNTED} /proc/cmdline && echo asked
-grep -q ^/dev/zram /proc/swaps && echo zram
-[ -e /sys/class/zram-control ] || modprobe -nq zram 2>/dev/null && echo able
-[ -e /etc/rpi/swap.conf ] && echo rpi-swap
-[ -e {SWAP} ] && echo our-swap
-[ -c /dev/watchdog0 ] && echo watchdog
-[ -e {WATCHDOG} ] && echo our-watchdog
-echo "watched $(systemctl show -p RuntimeWatchdogUSec --value)"
-"""
+SHOW = script("raspberry_pi")
 
 LONG_TIMEOUTS = (6, 8)  # the first kernel whose driver takes more than the hardware's 15 s
 
@@ -69,7 +57,7 @@ class RaspberryPi(FactBase[Pi | None]):
         return None
 
     def command(self) -> StringCommand:
-        return StringCommand(SHOW)
+        return StringCommand(assign(counted=COUNTED, swap=SWAP, watchdog=WATCHDOG), SHOW)
 
     def process(self, output: list[str]) -> Pi:
         told = dict(line.partition(" ")[::2] for line in output)

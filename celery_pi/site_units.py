@@ -6,32 +6,10 @@ from collections.abc import Sequence
 
 from pyinfra.api import FactBase, StringCommand
 
-from celery_pi.before import IS_OURS
 from celery_pi.handmade import UNITS
-from celery_pi.shell import assign
+from celery_pi.shell import assign, script
 
-# Read from what is configured and not from what runs, so that one deploy finds what the next does.
-SHOW = (
-    IS_OURS
-    + r"""
-for file in "$units"/*.service; do
-  [ -f "$file" ] && ! is_ours "$file" || continue
-  grep -qE '^[[:space:]]*ExecStart=.*celery' -- "$file" && continue
-  grep -qE "^[[:space:]]*(ExecStart|WorkingDirectory|EnvironmentFile)=-?(.*[ =])?$app(/|\$| )" \
-    -- "$file" || continue
-  name=${file##*/}
-  case $(systemctl show -p Type -p UnitFileState -p ActiveState "$name") in
-    *Type=oneshot*) ;;
-    *=enabled* | *ActiveState=active*) echo "$name" ;;
-  esac
-done
-for server in apache2 uwsgi; do
-  grep -RqsF -e "$app" /etc/$server/*-enabled/ && systemctl -q is-enabled $server.service \
-    2>/dev/null && echo "$server.service"
-done
-true  # none is an answer
-"""
-)
+SHOW = script("is_ours", "site_units")
 
 
 class SiteUnits(FactBase[list[str]]):

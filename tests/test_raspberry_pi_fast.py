@@ -116,6 +116,9 @@ class Machine:
         # No device can be made without root: this machine's own stands in.
         show = show.replace(f"[ -c {root}/dev/watchdog0 ]", f"[ -e {root}/dev/watchdog0 ]")
         monkeypatch.setattr(raspberry_pi, "SHOW", show)
+        for name in ("SWAP", "WATCHDOG"):
+            path = getattr(raspberry_pi, name)
+            monkeypatch.setattr(raspberry_pi, name, f"{root}{path}")
         programs = Programs(root, monkeypatch)
         programs.add("systemctl", "echo 0")
         programs.add("modprobe", "exit 1")

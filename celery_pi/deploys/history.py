@@ -14,38 +14,14 @@ from pyinfra.api import FactBase, StringCommand
 
 from celery_pi.deploys.lock import RECORDS
 from celery_pi.settings import Settings
-from celery_pi.shell import assign
+from celery_pi.shell import assign, script
 
 KEPT = 20
 RUNNING, COMPLETED = "running", "completed"
 WHOLE = "deploy.py"
 
-# The number is given here, because machines that deploy have clocks of their own.
-OPEN = r"""
-set -e
-umask 022; mkdir -p "${records%/*}"  # nginx and the worker read what is beside it
-umask 077; mkdir -p "$records"
-rm -f "$records"/*.new
-for last in "$records"/*.json; do :; done
-number=${last##*/}
-number=${number%.json}
-case $number in [0-9]*) number=$((1$number - 999999)) ;; *) number=1 ;; esac
-number=$(printf %06d "$number")
-cat >"$records/$number.new"
-sync "$records/$number.new"
-mv "$records/$number.new" "$records/$number.json"
-set -- "$records"/*.json
-while [ $# -gt "$kept" ]; do rm -f "$1"; shift; done
-echo "$number"
-"""
-
-CLOSE = r"""
-set -e
-umask 077
-cat >"$records/$number.new"
-sync "$records/$number.new"
-mv "$records/$number.new" "$records/$number.json"
-"""
+OPEN = script("record_open")
+CLOSE = script("record_close")
 
 SHOW = r"""
 for file in "$records"/*.json; do

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from pyinfra.api import StringCommand
 
-from celery_pi.shell import assign
+from celery_pi.shell import assign, script
 
 DIRECTORY = "/run/celery-pi"  # in memory: a reboot frees the lock
 RECORDS = "/var/lib/celery-pi/deploys"
@@ -19,19 +19,7 @@ INTERVAL = 5  # seconds between two renewals
 LONGEST = 200  # characters of a holder's name, time and purpose in a message
 LEASE = 20  # seconds without a renewal after which a holder counts as dead
 
-# Times are seconds since boot, because a Pi's clock may be set while a deploy runs.
-LOOK = r"""
-umask 077
-[ -d "$directory" ] || mkdir -p "$directory"
-exec 9>"$directory/lock"
-now() { read -r up _ </proc/uptime; up=${up%%.*}; }
-look() {
-  holder= at=0
-  [ ! -e "$directory/beat" ] || read -r holder at <"$directory/beat"
-  now
-}
-is_dead() { [ -z "$holder" ] || [ $((up - at)) -ge "$lease" ] || [ "$at" -gt "$up" ]; }
-"""
+LOOK = script("lock_look")
 
 # Name and inode of the newest record. Its inode changes when its run ends.
 NEWEST = r"""
@@ -39,16 +27,7 @@ for last in "$records"/*.json; do :; done
 newest=$(ls -i "$last" 2>/dev/null)
 """
 
-# A holder that died a moment ago looks alive: wait until it renews its lease, or the lease ends.
-WAIT = r"""
-sent=$(cat)
-first=
-while flock 9 && look && ! is_dead; do
-  [ "${first:=$holder $at}" = "$holder $at" ] || { echo "held $(cat "$directory/holder")"; exit; }
-  flock -u 9
-  sleep 1
-done
-"""
+WAIT = script("lock_wait")
 
 TAKE = r"""
 [ "$newest" = "$seen" ] || { echo overtaken; exit; }

@@ -8,7 +8,7 @@ from pyinfra.api import FactBase, StringCommand
 
 from celery_pi import before
 from celery_pi.firewall_rules import Rule
-from celery_pi.shell import assign
+from celery_pi.shell import assign, script
 
 UNIT = "ufw.service"
 BEFORE = f"{before.DIRECTORY}/ufw"  # what is shown here, as it was at our first change
@@ -16,57 +16,8 @@ CONF = "/etc/ufw"
 DEFAULT = "/etc/default/ufw"
 IPV6 = "/proc/sys/net/ipv6"  # what ufw goes by too
 
-# In force is what each chain of ufw's holds as many rules of as its files, and to which the
-# kernel's own chains lead. Beside what the files say, ufw leads from its own to the user's chains.
-IN_FORCE = r"""
-holds() {
-  {
-    cat "$conf/before$1.rules" "$conf/user$1.rules" "$conf/after$1.rules"
-    echo kernel
-    "ip$1tables-save" -t filter
-  } 2>/dev/null | awk '
-    $0 == "kernel" { kernel = 1 }
-    !kernel && /^-[AI] ufw/ { wanted[$2]++ }
-    kernel && /^-A ufw/ { held[$2]++ }
-    kernel && /^:INPUT DROP|^:FORWARD DROP|^:OUTPUT ACCEPT/ { policies++ }
-    kernel && /^-A (INPUT|FORWARD|OUTPUT) -j ufw/ { ways[$2]++ }
-    END {
-      for (chain in wanted) {
-        to_users = chain ~ /-before-(input|output|forward)$/
-        if (held[chain] != wanted[chain] + to_users) exit 1
-      }
-      exit policies != 3 || ways["INPUT"] != 6 || ways["FORWARD"] != 6 || ways["OUTPUT"] != 6
-    }
-  '
-}
-in_force() { holds "" && { [ ! -e "$ipv6" ] || holds 6; }; }
-"""
-
-# Before ufw is installed there is nothing to read, which is an answer. The ports of ssh are those
-# that its server listens on, by itself or by systemd, and that of the session which asks: sudo
-# takes that out of the environment, but not out of its parents'.
-SHOW = r"""
-sed -n 's/^\([A-Z0-9_]*\)="\{0,1\}\([A-Za-z]\{1,\}\)"\{0,1\}$/setting \1 \2/p' \
-  "$default" "$conf/ufw.conf" 2>/dev/null
-sed -n 's/^### tuple ### */rule /p' "$conf/user.rules" "$conf/user6.rules" 2>/dev/null
-case $(systemctl show -p ActiveState -p UnitFileState "$unit") in
-  *ActiveState=active*UnitFileState=enabled*) echo boot ;;
-esac
-! in_force || echo loaded
-[ ! -e "$ipv6" ] || echo ipv6
-[ ! -e "$before" ] || sed 's/^/before /' "$before"
-listening=$(ss -Hltnp) || exit 1
-printf '%s\n' "$listening" | awk '/"(sshd|dropbear)"/ { sub(/.*:/, "", $4); print "ssh", $4 }'
-if systemctl is-active --quiet ssh.socket; then
-  systemctl show -P Listen ssh.socket | sed -n 's/^.*:\([0-9]*\) (Stream)$/ssh \1/p'
-fi
-pid=$$
-while [ "$pid" -gt 1 ]; do
-  tr '\0' '\n' <"/proc/$pid/environ" \
-    | sed -n 's/^SSH_CONNECTION=\([^ ]*\) [^ ]* [^ ]* \([0-9]*\)$/session \1 \2/p'
-  pid=$(awk '/^PPid:/ { print $2 }' "/proc/$pid/status")
-done
-"""
+IN_FORCE = script("ufw_in_force")
+SHOW = script("ufw_state")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pyinfra.api import FactBase, StringCommand
 
 from celery_pi.settings import Settings
-from celery_pi.shell import assign
+from celery_pi.shell import assign, script
 
 # Only what has a package that shuts others out, each with a file of it.
 ALWAYS = ("redis-server:/usr/bin/redis-server", "logrotate:/usr/sbin/logrotate")
@@ -18,21 +18,7 @@ BY_SETTING = {
 }
 OTHER_FIREWALLS = {"iptables-persistent", "netfilter-persistent", "firewalld", "shorewall", "ferm"}
 
-# Its cache stays in memory, so that not even that is written. Without lists nothing is known yet,
-# and what dpkg has left unfinished, the deploy completes.
-SHOW = r"""
-missing=
-for p in $packages; do [ -e "${p#*:}" ] || missing="$missing ${p%%:*}"; done
-[ -n "$missing" ] || exit 0
-inode=$(stat -c %i /var/lib/dpkg/lock-frontend 2>/dev/null) || inode=none
-pid=$(awk -v end=":$inode" 'substr($6, length($6) - length(end) + 1) == end { print $5; exit }' \
-  /proc/locks)
-[ -z "$pid" ] || echo "busy $(cat "/proc/$pid/comm" 2>/dev/null)"
-LC_ALL=C timeout 120 apt-get -s -q -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= \
-  install $missing 2>&1 </dev/null |
-  sed -n 's/^Remv \([^ ]*\).*/removes \1/p; s/^E: /error /p'
-true
-"""
+SHOW = script("apt_plan")
 LATER = ("Unable to locate package", "has no installation candidate", "dpkg was interrupted")
 
 

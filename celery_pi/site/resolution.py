@@ -26,6 +26,7 @@ from celery_pi.operations.python_packages import (
 )
 from celery_pi.privileges import privileged
 from celery_pi.settings import DYING
+from celery_pi.shell import script
 from celery_pi.site.requirements import (
     Contradiction,
     contradictions,
@@ -62,33 +63,7 @@ while left and len(found) < 20:
 print(json.dumps(found))
 """
 
-# Without an environment the pip that would be put into a new one, which Debian keeps as a wheel,
-# resolves for a directory that is never made; Debian's own Python is the one of the environment.
-RESOLVE = (
-    PACKAGES
-    + r"""
-collect=$1 requirements=$2 ours=$3
-shift 3
-cd "${venv%/*}"
-/usr/bin/python3 -I -S -c "$collect" "$requirements"
-scratch=$(mktemp -d) || exit 1
-trap 'rm -rf "$scratch"' EXIT
-export TMPDIR="$scratch"
-for wheel in /usr/share/python-wheels/pip-*.whl; do :; done
-set -- ${ours:+--only-binary "$ours"} "$@"
-if ready; then
-  set -- "$venv/bin/python" -I -m pip install $words --dry-run "$@"
-elif [ -e "$wheel" ]; then
-  set -- /usr/bin/python3 -I "$wheel/pip" install $words --dry-run --target "$scratch/none" "$@"
-else
-  echo "pip none"
-  exit 0
-fi
-"$@" >"$scratch/said" 2>&1 </dev/null
-echo "pip $?"
-cat "$scratch/said"
-"""
-)
+RESOLVE = PACKAGES + script("pip_resolve")
 
 
 class Resolution(NamedTuple):

@@ -1,48 +1,42 @@
-"""Shell on the target: run without echo, and replace a file in one step."""
+"""Shell on the target: its texts, run without echo, and the replacement of a file in one step.
+
+The texts are the `.sh` files beside this module, which `make lint` has shellcheck see. Several of
+them may make one command. What they go by, such as a path, stands before them as assignments
+(`assign`); the comment at the head of a file names nothing that is sent.
+"""
 
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from pyinfra.api import QuoteString, StringCommand
 from pyinfra.api.arguments import CONNECTOR_ARGUMENT_KEYS, pop_global_arguments
 from pyinfra.api.exceptions import OperationError
 
-from celery_pi.before import KEEP
-
 if TYPE_CHECKING:
     from pyinfra.api.host import Host
+
+TEXTS = Path(__file__).parent
+HEAD = re.compile(r"\A(?:#.*\n)*")
+DIRECTIVE = re.compile(r"^ *# shellcheck .*\n", re.MULTILINE)
+
+
+def script(*names: str) -> str:
+    """Texts of these `.sh` files, one after the other, without their heads and without directives
+    for shellcheck."""
+    texts = ((TEXTS / f"{name}.sh").read_text(encoding="utf-8") for name in names)
+    return "".join(f"\n{DIRECTIVE.sub('', HEAD.sub('', text))}" for text in texts)
+
 
 ANNOUNCED = "celery_pi_announced_writes"
 DECLARED = "celery_pi_declared_files"
 SENTENCE = "celery-pi: "  # begins what a program of ours says of why it has failed; no secret
 
-# The candidate lies beside its target, so that the last step is a rename and never a copy, and
-# in a folder of its own, so that it bears the target's name: checkers go by names (`.service`).
-# What a run that was cut off has left there, the next one removes. What was cut off on its way has
-# another size.
-REPLACE = (
-    "set -e\n"
-    + KEEP
-    + r"""
-trap 'rm -rf "$new"' EXIT
-replace() {
-umask 022; mkdir -p "${path%/*}"; umask 077
-new=${path%/*}/.celery-pi.new
-rm -rf "$new"; mkdir "$new"
-NEW=$new/${path##*/}
-head -c "$sent" | base64 -d >"$NEW"
-[ "$(stat -c %s "$NEW")" = "$size" ] || { echo "$path was cut off on its way" >&2; exit 1; }
-chown "$owner" "$NEW"; chmod "$mode" "$NEW"
-eval "$check" </dev/null >&2 || exit 1
-keep "$path"
-sync "$NEW"; mv -fT "$NEW" "$path"
-rm -rf "$new"
-}
-"""
-)
+REPLACE = "set -e\n" + script("is_ours", "keep", "replace_files")
 
 
 def assign(**values: str) -> StringCommand:

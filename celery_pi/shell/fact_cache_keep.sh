@@ -1,0 +1,5 @@
+set -e
+umask 022; mkdir -p "${file%/*}"
+umask 077
+cat >"$file.new"
+mv "$file.new" "$file"
