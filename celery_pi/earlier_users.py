@@ -15,7 +15,7 @@ from pyinfra import logger, state
 from pyinfra.api import FactBase, StringCommand, operation
 
 from celery_pi.before import DIRECTORY as BEFORE
-from celery_pi.operations.redis_data import CLI, CONFIG
+from celery_pi.operations.migrate_to_aof import CLI, CONFIG
 from celery_pi.operations.redis_server import CLI as ADMIN
 from celery_pi.operations.redis_server import UNIT
 from celery_pi.operations.service import RECORDS

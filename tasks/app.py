@@ -12,8 +12,8 @@ from celery_pi.operations.env_file import env_file
 from celery_pi.operations.extra_files import extra_files_absent
 from celery_pi.operations.owned_directory import owned_directory
 from celery_pi.operations.python_packages import (
+    prefetch_python_packages,
     python_packages,
-    python_packages_begun,
     record,
 )
 from celery_pi.operations.service import service
@@ -63,7 +63,7 @@ URL_VARIABLES = (
 @deploys(APP)
 def begin(settings: Settings) -> None:
     """pip begins, and goes on while apt installs; `deploy` completes it."""
-    python_packages_begun(
+    prefetch_python_packages(
         name="Begin with the pinned packages",
         venv=settings.app_venv,
         pins=settings.app_pins,

@@ -138,7 +138,7 @@ def python_packages(
 
 
 @operation()
-def python_packages_begun(
+def prefetch_python_packages(
     venv: str, pins: Sequence[str], requirements: str, locked: Sequence[Locked] = ()
 ) -> Generator[StringCommand]:
     """Where there is no environment, pip begins with one, beside the operations that come next.

@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterator, Sequence
 from pyinfra import host, logger, state
 from pyinfra.api import OperationError, QuoteString, StringCommand, operation
 
-from celery_pi.deployers import deployers
+from celery_pi.facts.admin_addresses import admin_addresses
 from celery_pi.firewall_rules import ANYWHERE, MARK, Delta, Opening, Rule, delta
 from celery_pi.operations.ufw_state import (
     CONF,
@@ -145,7 +145,7 @@ def _with_ssh(
     limited = {text for text in theirs if text.startswith("limit")}
     matches = {Rule(text).match for opening in ssh for text in opening.texts()}
     if limits or matches & {Rule(text).match for text in limited}:
-        known = deployers(host)
+        known = admin_addresses(host)
         ssh += [Opening(port, "tcp", source=address) for port in ports for address in known]
     found = {(opening.port, opening.protocol, opening.source): opening for opening in ssh}
     for opening in openings:

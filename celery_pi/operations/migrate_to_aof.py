@@ -40,7 +40,7 @@ class UnsafeData(FactBase[bool]):
 
 
 @operation()
-def redis_data_kept() -> Generator[StringCommand]:
+def migrate_to_aof() -> Generator[StringCommand]:
     """What a server that we did not start holds will be there when we have started it.
 
     Fails, with that server left running, when its data cannot be written where ours will look.

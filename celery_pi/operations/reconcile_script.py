@@ -11,7 +11,7 @@ from celery_pi.operations.config_files import ConfigFile
 from celery_pi.plan import details
 
 
-class ToMend(FactBase[list[str]]):
+class PendingChanges(FactBase[list[str]]):
     """What a shell script would do, as its `--check` tells it: a line each.
 
     The text itself is run and not what lies on the target, so that a plan tells the truth also
@@ -28,9 +28,9 @@ class ToMend(FactBase[list[str]]):
 
 
 @operation()
-def mending_script(script: ConfigFile) -> Generator[StringCommand]:
+def reconcile_script(script: ConfigFile) -> Generator[StringCommand]:
     """The script, which is in place by now, finds nothing to mend."""
-    reasons = host.get_fact(ToMend, script=script.path, text=script.content)
+    reasons = host.get_fact(PendingChanges, script=script.path, text=script.content)
     if not reasons:
         host.noop(f"{script.path} has nothing to do")
         return

@@ -22,7 +22,7 @@ echo "now ${SSH_CONNECTION%% *}"
 """
 
 
-class Deployers(FactBase[list[str]]):
+class AdminAddresses(FactBase[list[str]]):
     """Addresses on the Pi's list, and this machine's, as the Pi sees it, at its end."""
 
     default = list
@@ -34,13 +34,13 @@ class Deployers(FactBase[list[str]]):
         return with_this([line for line in output[:-1] if line], output[-1].partition(" ")[2])
 
 
-def deployers(host: Host) -> list[str]:
+def admin_addresses(host: Host) -> list[str]:
     """What the list is to be: as it was, and with this machine, if it comes over ssh.
 
     A deploy from a machine that is on it changes nothing.
     """
     # sudo would take SSH_CONNECTION away.
-    return host.get_fact(Deployers, path=PATH, _sudo=False)
+    return host.get_fact(AdminAddresses, path=PATH, _sudo=False)
 
 
 def with_this(known: list[str], connection: str) -> list[str]:
