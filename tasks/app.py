@@ -6,6 +6,7 @@ from pyinfra import host
 
 from celery_pi.app_packages import Locked, locked
 from celery_pi.component import Component, Secret, deploys
+from celery_pi.facts.site_units import reloads
 from celery_pi.operations.config_files import config_files
 from celery_pi.operations.debian_packages import debian_packages
 from celery_pi.operations.env_file import env_file
@@ -20,7 +21,6 @@ from celery_pi.operations.service import service
 from celery_pi.render import from_package
 from celery_pi.secrets import passwords, redis_url
 from celery_pi.settings import Settings
-from celery_pi.site_units import reloads
 
 APP = Component[Settings](
     "App",

@@ -7,7 +7,7 @@ from pyinfra import host
 from celery_pi.component import Component, Unit, deploys, remove
 from celery_pi.facts.admin_addresses import PATH as ADMIN_ADDRESSES
 from celery_pi.facts.admin_addresses import admin_addresses
-from celery_pi.jails_found import SSH, JailFound
+from celery_pi.facts.ssh_jail import SSH, JailFound
 from celery_pi.operations.config_files import config_files
 from celery_pi.operations.debian_packages import debian_packages
 from celery_pi.operations.package_service import left_to_its_package

@@ -7,9 +7,9 @@ from pyinfra import host, logger
 from pyinfra.facts.files import File, FindInFile
 from pyinfra.facts.server import Hostname
 
-from celery_pi import nginx_found
 from celery_pi.component import Component, Secret, Unit, deploys
-from celery_pi.nginx_found import NginxFound
+from celery_pi.facts import nginx as nginx_facts
+from celery_pi.facts.nginx import NginxFound
 from celery_pi.operations.config_files import config_files
 from celery_pi.operations.debian_packages import debian_packages
 from celery_pi.operations.idle_service import idle_service
@@ -35,12 +35,12 @@ SELF_SIGNED = "/etc/celery-pi/site.pem"
 RELOAD = "nginx-certificate.service"
 WATCH = "nginx-certificate.path"
 GOOD = "nginx -t -q"
-NO_DEFAULT = from_file(nginx_found.DEFAULT)
+NO_DEFAULT = from_file(nginx_facts.DEFAULT)
 
 
 def is_needed(settings: Settings) -> bool:
     """Whether nginx is to be there, on this machine."""
-    return nginx_found.is_needed(settings, host.get_fact(NginxFound))
+    return nginx_facts.is_needed(settings, host.get_fact(NginxFound))
 
 
 def without_debians_site() -> None:

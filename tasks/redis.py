@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from pyinfra import host, logger
 
 from celery_pi.component import Component, Secret, Unit, deploys
-from celery_pi.earlier_users import (
+from celery_pi.operations.config_files import ConfigFile, config_files
+from celery_pi.operations.debian_packages import debian_packages
+from celery_pi.operations.earlier_users import (
     default_forgotten,
     earlier_users,
     earlier_users_kept,
     has_default,
 )
-from celery_pi.operations.config_files import ConfigFile, config_files
-from celery_pi.operations.debian_packages import debian_packages
 from celery_pi.operations.migrate_to_aof import migrate_to_aof
 from celery_pi.operations.redis_server import UNIT, ready, redis_server
 from celery_pi.operations.remove_units import remove_units

@@ -46,9 +46,7 @@ def test_every_component_is_deployed_by_deploy_py_or_by_a_task_that_is() -> None
     assert len({each.name for each in components()}) == len(components())
 
 
-def test_no_unit_and_no_file_is_stated_by_two_components_but_for_admin_addresses() -> (
-    None
-):
+def test_no_unit_and_no_file_is_stated_by_two_components_but_for_admin_addresses() -> None:
     paths = [path for each in components() for path in each.files]
     assert {path for path in paths if paths.count(path) > 1} == {"/etc/celery-pi/deployers"}
     units = [unit.name for each in components() for unit in each.units]

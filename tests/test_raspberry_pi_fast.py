@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from pyinfra.api import StringCommand
 
-from celery_pi import raspberry_pi
+from celery_pi.facts import raspberry_pi
+from celery_pi.facts.raspberry_pi import CMDLINE, COUNTED, Pi, RaspberryPi
 from celery_pi.operations import runtime_watchdog as watchdog
 from celery_pi.operations import zram_swap as zram
 from celery_pi.operations.kernel_cmdline import WRITE, kernel_cmdline, refusal, with_words
 from celery_pi.operations.runtime_watchdog import runtime_watchdog
 from celery_pi.operations.zram_swap import on_disk, zram_swap
-from celery_pi.raspberry_pi import CMDLINE, COUNTED, Pi, RaspberryPi
 from celery_pi.shell import assign
 from tasks import raspberry_pi as task
 from tests.fake import Programs, Run, inode, run, sh

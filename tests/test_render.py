@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader
 from pyinfra.api import DeployError
 
 from celery_pi import render as rendering
-from celery_pi.jails_found import OwnersJail
+from celery_pi.facts.ssh_jail import OwnersJail
 from celery_pi.operations import redis_server
 from celery_pi.render import ROOT, from_file, from_template
 from celery_pi.secrets import SOCKET, USERS

@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 
+from celery_pi.facts.ufw import Firewall
 from celery_pi.firewall_rules import MARK, Opening, Rule
-from celery_pi.operations.ufw_state import Firewall
-from celery_pi.settings import Settings
-from celery_pi.site import checkers
-from celery_pi.site.apt import AptPlan, apt_problems, apt_told, wanted
-from celery_pi.site.checkers import Checks, OwnersChecks, checks_found, rotation
-from celery_pi.site.listeners import (
+from celery_pi.preflight import checkers
+from celery_pi.preflight.apt import AptPlan, apt_problems, apt_told, wanted
+from celery_pi.preflight.checkers import Checks, OwnersChecks, checks_found, rotation
+from celery_pi.preflight.listeners import (
     Listener,
     cut_off,
     cut_off_told,
@@ -22,13 +21,14 @@ from celery_pi.site.listeners import (
     tunnel_problems,
     web_problems,
 )
-from celery_pi.site.redis_clients import Client, RedisUsers, Users, users_told
-from celery_pi.site.surroundings import (
+from celery_pi.preflight.redis_clients import Client, RedisUsers, Users, users_told
+from celery_pi.preflight.surroundings import (
     Surroundings,
     SurroundingsOf,
     filter_problems,
     ground_problems,
 )
+from celery_pi.settings import Settings
 from tests.fake import Programs, sh
 
 pytestmark = pytest.mark.fast

@@ -31,9 +31,9 @@ from celery_pi.fact_cache import FILE as FACTS
 from celery_pi.fact_cache import NoFact
 from celery_pi.plan import in_words
 from celery_pi.preflight import GIVEN, NEWEST_DEPLOY
+from celery_pi.preflight.site import to_note
 from celery_pi.settings import Settings
 from celery_pi.shell import declared
-from celery_pi.site.look import to_note
 
 RUN = "celery_pi_run"
 TAKE, CLOSE = "Take the lock of deploys", "Close the record of this deploy"

@@ -9,7 +9,7 @@ from pyinfra.api import FactBase, StringCommand, operation
 
 from celery_pi.before import DIRECTORY
 from celery_pi.deploys import lock
-from celery_pi.handmade import CRON, UNITS, Found, described
+from celery_pi.facts.handmade import CRON, UNITS, Found, described
 from celery_pi.plan import will
 from celery_pi.shell import assign, script
 

@@ -8,8 +8,7 @@ from pyinfra import host, logger, state
 from pyinfra.api import OperationError, QuoteString, StringCommand, operation
 
 from celery_pi.facts.admin_addresses import admin_addresses
-from celery_pi.firewall_rules import ANYWHERE, MARK, Delta, Opening, Rule, delta
-from celery_pi.operations.ufw_state import (
+from celery_pi.facts.ufw import (
     CONF,
     DEFAULT,
     IN_FORCE,
@@ -17,6 +16,7 @@ from celery_pi.operations.ufw_state import (
     FirewallState,
     variables,
 )
+from celery_pi.firewall_rules import ANYWHERE, MARK, Delta, Opening, Rule, delta
 from celery_pi.plan import details, will
 from celery_pi.shell import assign, script
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pyinfra.api import FactBase, StringCommand
 
 from celery_pi.deploys.lock import NEWEST, RECORDS
-from celery_pi.nginx_found import port_problem
+from celery_pi.facts.nginx import port_problem
 from celery_pi.privileges import READ_AS
 from celery_pi.settings import (
     LARGEST_SHARE,

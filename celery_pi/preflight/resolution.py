@@ -24,19 +24,19 @@ from celery_pi.operations.python_packages import (
     names_of,
     record,
 )
-from celery_pi.privileges import privileged
-from celery_pi.settings import DYING
-from celery_pi.shell import script
-from celery_pi.site.requirements import (
+from celery_pi.preflight.requirements import (
     Contradiction,
     contradictions,
     named,
     pinned,
     with_the_owners_versions,
 )
+from celery_pi.privileges import privileged
+from celery_pi.settings import DYING
+from celery_pi.shell import script
 
 if TYPE_CHECKING:
-    from celery_pi.site.ask import Ask
+    from celery_pi.preflight.ask import Ask
 
 RESOLVING = 900  # seconds: what comes without a wheel has to be built to be asked what it needs
 WHERE = "group_data/all.py"

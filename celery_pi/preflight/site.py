@@ -8,31 +8,31 @@ from typing import TYPE_CHECKING
 from pyinfra.api import StringCommand
 
 from celery_pi.app_packages import locked
+from celery_pi.facts.site_units import SiteUnits
+from celery_pi.facts.ufw import FirewallState
 from celery_pi.firewall_rules import opening
 from celery_pi.operations.python_packages import environment
-from celery_pi.operations.ufw_state import FirewallState
-from celery_pi.settings import Settings
-from celery_pi.site.apt import AptPlan, apt_problems, apt_told, wanted
-from celery_pi.site.ask import asker
-from celery_pi.site.checkers import OwnersChecks, checks_found, noted, rotation
-from celery_pi.site.findings import Findings
-from celery_pi.site.listeners import (
+from celery_pi.preflight.apt import AptPlan, apt_problems, apt_told, wanted
+from celery_pi.preflight.ask import asker
+from celery_pi.preflight.checkers import OwnersChecks, checks_found, noted, rotation
+from celery_pi.preflight.findings import Findings
+from celery_pi.preflight.listeners import (
     cut_off,
     cut_off_told,
     redis_problems,
     tunnel_problems,
     web_problems,
 )
-from celery_pi.site.redis_clients import RedisUsers, users_told
-from celery_pi.site.resolution import resolution_problems
-from celery_pi.site.surroundings import (
+from celery_pi.preflight.redis_clients import RedisUsers, users_told
+from celery_pi.preflight.resolution import resolution_problems
+from celery_pi.preflight.surroundings import (
     Surroundings,
     SurroundingsOf,
     filter_problems,
     ground_problems,
     web_servers_told,
 )
-from celery_pi.site_units import SiteUnits
+from celery_pi.settings import Settings
 
 if TYPE_CHECKING:
     from pyinfra.api.host import Host
@@ -41,7 +41,7 @@ WEB = ("80/tcp", "443/tcp")
 TO_NOTE = "celery_pi_site_to_note"
 
 
-def look(
+def inspect_site(
     host: Host,
     settings: Settings,
     *,

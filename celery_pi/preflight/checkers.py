@@ -14,10 +14,10 @@ from pathlib import PurePosixPath
 
 from pyinfra.api import FactBase, StringCommand
 
+from celery_pi.preflight.findings import Findings
 from celery_pi.render import from_template
 from celery_pi.settings import Settings
 from celery_pi.shell import assign, script
-from celery_pi.site.findings import Findings
 
 STAMP = "/var/lib/celery-pi/checked"
 ROTATION = "/etc/logrotate.d/celery-pi"

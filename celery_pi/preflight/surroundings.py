@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 from pyinfra.api import FactBase, StringCommand
 
-from celery_pi.operations.ufw_state import Firewall
+from celery_pi.facts.ufw import Firewall
+from celery_pi.preflight.listeners import Listener, listener
 from celery_pi.settings import Settings
 from celery_pi.shell import assign, script
-from celery_pi.site.listeners import Listener, listener
 
 WEB_SERVERS = ("nginx", "apache2", "caddy", "lighttpd")
 OTHERS = ("apache2", "caddy", "lighttpd")

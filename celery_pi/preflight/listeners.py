@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import ip_address, ip_interface
 from typing import NamedTuple
 
+from celery_pi.facts.ufw import Firewall
 from celery_pi.firewall_rules import Opening, Rule
-from celery_pi.operations.ufw_state import Firewall
 from celery_pi.settings import FOR_THIS_PI, Settings
 
 REDIS = "redis-server"

@@ -1,4 +1,10 @@
-"""Refuse early: every problem of settings, secrets and machine, before anything is touched."""
+"""Refuse early: every problem of settings, secrets and machine, before anything is touched.
+
+`machine` is what must be true of any machine. `site` looks at all of the owner's that a deploy
+could harm; the modules beside it each look at one thing of it and give sentences: `apt`, `checkers`
+(the owner's configurations), `listeners` and `surroundings` (ports, tunnels, other firewalls),
+`redis_clients`, `resolution` with `requirements` (pip). `doubt` drops what a wrong setting causes.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +15,15 @@ from pyinfra import logger
 from pyinfra.api import DeployError
 from pyinfra.api.arguments import all_argument_meta
 
-from celery_pi import handmade, nginx_found
-from celery_pi.doubt import beyond_doubt
-from celery_pi.machine import Machine, is_one_of_ours, problems
+from celery_pi.facts import handmade, nginx
+from celery_pi.facts.site_units import SiteUnits, chosen
 from celery_pi.operations.kernel import GOOD, HOSTS, KernelSettings, unfit
+from celery_pi.preflight.doubt import beyond_doubt
+from celery_pi.preflight.findings import Findings
+from celery_pi.preflight.machine import Machine, is_one_of_ours, problems
+from celery_pi.preflight.site import inspect_site
 from celery_pi.secrets import supplied_problems
 from celery_pi.settings import Settings, of_memory, with_new_names, without_wrong
-from celery_pi.site.findings import Findings
-from celery_pi.site.look import look
-from celery_pi.site_units import SiteUnits, chosen
 
 if TYPE_CHECKING:
     from pyinfra.api.host import Host
@@ -57,15 +63,17 @@ def preflight(host: Host) -> Settings:
             found.append("it could not be looked at")
         else:
             theirs: list[handmade.Found] = host.get_fact(handmade.HandMade, app=assumed.app_dir)
-            nginx = host.get_fact(nginx_found.NginxFound)
+            web_server = host.get_fact(nginx.NginxFound)
             if is_one_of_ours(machine):
                 aside = [each.name for each in theirs if each.what == "logrotate"]
                 is_inside = machine["container"] != "none"
-                site = look(host, assumed, is_container=is_inside, doubtful=doubtful, aside=aside)
+                site = inspect_site(
+                    host, assumed, is_container=is_inside, doubtful=doubtful, aside=aside
+                )
             for of_a_kind in (
                 partial(problems, machine),
                 partial(handmade.problems, theirs),
-                partial(nginx_found.problems, nginx=nginx),
+                partial(nginx.problems, nginx=web_server),
                 lambda _: site.problems,
             ):
                 found += beyond_doubt(assumed, doubtful, of_a_kind)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pyinfra.api import FactBase, StringCommand
 
-from celery_pi.handmade import UNITS
+from celery_pi.facts.handmade import UNITS
 from celery_pi.shell import assign, script
 
 SHOW = script("is_ours", "site_units")
