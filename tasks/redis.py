@@ -16,9 +16,10 @@ from celery_pi.operations.earlier_users import (
 from celery_pi.operations.migrate_to_aof import migrate_to_aof
 from celery_pi.operations.redis_server import UNIT, ready, redis_server
 from celery_pi.operations.remove_units import remove_units
+from celery_pi.operations.secret_files import no_old_secrets, secret_files
 from celery_pi.operations.service import CHECK_UNIT, service
 from celery_pi.render import from_file, from_template
-from celery_pi.secrets import DIRECTORY, no_old_secrets, passwords, secret_files
+from celery_pi.secrets import DIRECTORY, passwords
 from celery_pi.settings import Settings, size_in_bytes
 from tasks import tls
 

@@ -1,8 +1,8 @@
 """Shell on the target: its texts, run without echo, and the replacement of a file in one step.
 
-The texts are the `.sh` files beside this module, which `make lint` has shellcheck see. Several of
-them may make one command. What they go by, such as a path, stands before them as assignments
-(`assign`); the comment at the head of a file names nothing that is sent.
+A text of more than four lines is a `.sh` file beside this module, which `make lint` has shellcheck
+check. `script` reads them; several of them may make one command. Values, such as a path, stand
+before them as assignments (`assign`). The comment at the head of a file is not sent.
 """
 
 from __future__ import annotations

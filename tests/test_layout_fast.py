@@ -1,4 +1,4 @@
-"""Shell texts stand in `.sh` files, where shellcheck sees them."""
+"""Where things stand: shell texts in `.sh` files, which shellcheck sees; facts and operations."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ pytestmark = pytest.mark.fast
 
 LONGEST = 4  # lines of shell in a Python string
 SOURCES = [*sorted((ROOT / "celery_pi").rglob("*.py")), *sorted((ROOT / "tasks").glob("*.py"))]
+CODE = [path for path in SOURCES if path.is_relative_to(ROOT / "celery_pi")]
 PYTHON = re.compile(r"^import ", re.MULTILINE)
 
 
@@ -46,6 +47,20 @@ def test_every_text_is_used() -> None:
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_long_shell_text_is_a_python_string(path: Path) -> None:
     assert [text for text in texts(path) if text.strip().count("\n") >= LONGEST] == []
+
+
+def test_operations_stand_in_one_package_where_each_module_has_one() -> None:
+    found = {path for path in CODE if "\n@operation" in path.read_text()}
+    hooks = ROOT / "celery_pi/deploys/run.py"  # first and last of a run
+    modules = set((ROOT / "celery_pi/operations").glob("[!_]*.py"))
+    assert found == {hooks, *modules}
+
+
+def test_facts_stand_beside_their_operation_or_with_preflight_or_in_one_package() -> None:
+    homes = {"facts", "operations", "preflight"}
+    found = {path for path in CODE if "(FactBase[" in path.read_text()}
+    others = {path for path in found if path.relative_to(ROOT / "celery_pi").parts[0] not in homes}
+    assert others == {ROOT / "celery_pi/deploys/history.py"}  # the records, which `run` writes
 
 
 def texts(path: Path) -> Iterator[str]:
