@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Generator
-from pathlib import Path
 
 from pyinfra import host, logger, state
 from pyinfra.api import FactBase, QuoteString, StringCommand, operation
 
-from celery_pi import privileges
+from celery_pi import on_the_pi, privileges
 from celery_pi.shell import script
-
-PROGRAM = Path(__file__).parent.parent / "on_the_pi/leave.py"
 
 RUN = script("leave")
 
@@ -47,7 +44,7 @@ def leave() -> Generator[StringCommand]:
 
 def _program(*words: str) -> StringCommand:
     files = {
-        "leave.py": PROGRAM.read_bytes(),
+        "leave.py": on_the_pi.program("leave").encode(),
         "celery_pi_tools/privileges.py": privileges.text().encode(),
     }
     puts = [

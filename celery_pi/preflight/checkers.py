@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 
 from pyinfra.api import FactBase, StringCommand
 
+from celery_pi import on_the_pi
 from celery_pi.preflight.findings import Findings
 from celery_pi.render import from_template
 from celery_pi.settings import Settings
@@ -30,33 +31,7 @@ LOOKED_AT = (
 PATIENCE = 60  # seconds for each checker; an emulated fail2ban needs ten
 LINES = 20  # of what a checker says
 
-# fail2ban's own test does not compile what its server then stumbles over, and ends for.
-FAIL2BAN = r"""
-import ast, sys
-from fail2ban.server.filter import Filter
-filters = {}
-for line in sys.stdin:
-    try:
-        said = ast.literal_eval(line)
-    except (SyntaxError, ValueError):
-        print(line.rstrip())
-        continue
-    if said[0] not in ("set", "multi-set") or len(said) < 4:
-        continue
-    many, jail, what, given = said[0] == "multi-set", *said[1:4]
-    one = filters.setdefault(jail, Filter(None))
-    try:
-        if what == "maxlines":
-            one.setMaxLines(given)
-        elif what == "prefregex":
-            one.prefRegex = given
-        elif what in ("addfailregex", "addignoreregex"):
-            add = one.addFailRegex if what == "addfailregex" else one.addIgnoreRegex
-            for regex in given if many else [given]:
-                add(regex)
-    except Exception as error:
-        sys.exit(f"jail {jail}: {error}")
-"""
+FAIL2BAN = on_the_pi.program("fail2ban_filters")
 
 LISTING = script("owners_checks_digest")
 CHECK = script("owners_checks")

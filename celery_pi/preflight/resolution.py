@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from pyinfra.api import StringCommand
 
+from celery_pi import on_the_pi
 from celery_pi.app_packages import Locked
 from celery_pi.operations.python_packages import (
     PACKAGES,
@@ -41,27 +42,7 @@ if TYPE_CHECKING:
 RESOLVING = 900  # seconds: what comes without a wheel has to be built to be asked what it needs
 WHERE = "group_data/all.py"
 
-# The file and what it includes, as its owner reads them: twenty files of 1 MiB at most.
-COLLECT = r"""
-import json, os, re, stat, sys
-found, left = {}, [sys.argv[1]]
-while left and len(found) < 20:
-    path = os.path.normpath(left.pop(0))
-    if path in found:
-        continue
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
-    except OSError:
-        continue
-    with open(fd, errors="replace") as file:
-        is_file = stat.S_ISREG(os.fstat(fd).st_mode)
-        found[path] = file.read(2**20) if is_file else ""
-    for line in found[path].splitlines():
-        included = re.match(r"\s*(?:-r|-c|--requirement|--constraint)[\s=]*([^\s#]+)", line)
-        if included:
-            left.append(os.path.join(os.path.dirname(path), included[1]))
-print(json.dumps(found))
-"""
+COLLECT = on_the_pi.program("requirement_files")
 
 RESOLVE = PACKAGES + script("pip_resolve")
 
