@@ -81,7 +81,7 @@ def preflight(host: Host) -> Settings:
             listed = "".join(f"\n    - {problem}" for problem in found)
             raise DeployError(f"{host.name} is left as it was, because{listed}")
         host.connector_data[CONTAINER] = machine["container"] != "none"
-        for sentence in site.told:
+        for sentence in site.warnings:
             logger.warning(f"{host.name}: {sentence}")
         _warn_of_the_hosts_kernel(host)
         if assumed.celery_memory_max and "counted" not in machine:

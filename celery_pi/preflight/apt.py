@@ -54,7 +54,7 @@ def apt_problems(plan: Sequence[str]) -> Iterator[str]:
         yield f"apt can install nothing ({'; '.join(errors)}): run `apt-get -f install` on it"
 
 
-def apt_told(plan: Sequence[str]) -> Iterator[str]:
+def apt_warnings(plan: Sequence[str]) -> Iterator[str]:
     """A line when somebody else is installing."""
     for line in plan:
         if line.startswith("busy "):

@@ -48,7 +48,7 @@ class Checks:
     """What each checker says of what it refuses; which of the owner's files name which logs. `good`
     when nothing has changed since all was good: nothing was looked at then."""
 
-    said: dict[str, list[str]]
+    complaints: dict[str, list[str]]
     names: tuple[tuple[str, str], ...] = ()
     good: bool = False
 
@@ -67,15 +67,15 @@ class OwnersChecks(FactBase[Checks]):
         return StringCommand(_watched(candidate), words, LISTING, CHECK)
 
     def process(self, output: list[str]) -> Checks:
-        said: dict[str, list[str]] = {}
+        found: dict[str, list[str]] = {}
         for name, _, rest in (line.partition(" ") for line in output):
-            said.setdefault(name, []).append(rest)
-        named = (text.replace('"', "").partition(" ") for text in said.pop("names", []))
-        is_good = "good" in said
+            found.setdefault(name, []).append(rest)
+        named = (text.replace('"', "").partition(" ") for text in found.pop("names", []))
+        is_good = "good" in found
         for word in ("good", "checked"):
-            said.pop(word, None)
+            found.pop(word, None)
         return Checks(
-            said,
+            found,
             tuple((file, path) for file, _, paths in named for path in paths.split()),
             is_good,
         )
@@ -101,17 +101,17 @@ def _watched(candidate: str) -> StringCommand:
 
 def checks_found(checks: Checks, settings: Settings) -> Findings:
     """A sentence for each daemon whose configuration is not good: a refusal where the deploy would
-    start it again, else told."""
-    problems, told = [], []
-    for name, said in checks.said.items():
+    start it again, else a warning."""
+    problems, warnings = [], []
+    for name, lines in checks.complaints.items():
         if name == "logrotate":
-            told += [
+            warnings += [
                 f"logrotate has an error of its own each night: {line}"
-                for line in said
+                for line in lines
                 if not _is_ours(line, settings)
             ]
             continue
-        why = _reason(said)
+        why = _reason(lines)
         setting = BY_SETTING.get(name)
         if setting and getattr(settings, setting):
             problems.append(
@@ -124,14 +124,14 @@ def checks_found(checks: Checks, settings: Settings) -> Findings:
                 "names it: mend it"
             )
         else:
-            told.append(f"{NAMES.get(name, name)} finds its own configuration wrong: {why}")
+            warnings.append(f"{NAMES.get(name, name)} finds its own configuration wrong: {why}")
     problems += _doubled(checks, settings)
-    return Findings(problems, told)
+    return Findings(problems, warnings)
 
 
-def _reason(said: Sequence[str]) -> str:
+def _reason(output: Sequence[str]) -> str:
     """The lines that say what is wrong, without what leads to them."""
-    lines = [" ".join(CLOCK.sub("", line).split()) for line in said if line.strip()]
+    lines = [" ".join(CLOCK.sub("", line).split()) for line in output if line.strip()]
     wrong = [
         line
         for line in lines
@@ -154,7 +154,7 @@ def _rotated_by_us(path: str, settings: Settings) -> bool:
 def _doubled(checks: Checks, settings: Settings) -> Iterator[str]:
     """A sentence for each file of the owner's that rotates what ours does: to logrotate that is an
     error, as soon as there is such a log."""
-    lines = checks.said.get("logrotate", [])
+    lines = checks.complaints.get("logrotate", [])
     doubled = {match[1] for line in lines if (match := DUPLICATE.search(line))}
     ours = [path for path in doubled if _rotated_by_us(path, settings)]
     ours.append(f"{settings.app_dir}/logs/celery.log")  # as soon as there is one

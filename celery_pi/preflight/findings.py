@@ -1,4 +1,4 @@
-"""What a look at the machine has found."""
+"""What preflight has found."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Findings(NamedTuple):
-    """A sentence for each thing: `problems` keep us from deploying; `told` is said, and no more."""
+    """A sentence for each thing: `problems` keep us from deploying, `warnings` do not."""
 
     problems: list[str]
-    told: list[str]
+    warnings: list[str]

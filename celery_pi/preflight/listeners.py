@@ -144,7 +144,7 @@ def _lets_in(rule: Rule, one: Listener) -> bool:
     return ports == "any" or any(int(end[0]) <= one.port <= int(end[-1]) for end in ends)
 
 
-def cut_off_told(found: Sequence[Listener]) -> Iterator[str]:
+def cut_off_warnings(found: Sequence[Listener]) -> Iterator[str]:
     """A line for each."""
     for one in found:
         who = one.process or "the kernel (WireGuard?)"

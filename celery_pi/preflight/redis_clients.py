@@ -75,7 +75,7 @@ def _client(client: dict[str, str], known: dict[str, dict[str, Any]]) -> Client:
     return Client(int(client.get("db", "0")), **(known.get(address) or named))
 
 
-def users_told(users: Users, settings: Settings, site: Collection[str] = ()) -> Iterator[str]:
+def users_warnings(users: Users, settings: Settings, site: Collection[str] = ()) -> Iterator[str]:
     """A line for each other database, and one for whoever else uses the app's; not for the `site`,
     whose units start again with the new URL."""
     if users.closed:

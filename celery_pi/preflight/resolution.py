@@ -49,12 +49,12 @@ RESOLVE = PACKAGES + script("pip_resolve")
 
 class Resolution(NamedTuple):
     """The owner's requirement files by path; whether pip was there, what it has ended with, and
-    what it has said."""
+    its output."""
 
     files: dict[str, str]
     has_pip: bool
     is_good: bool
-    said: list[str]
+    output: list[str]
 
 
 def resolution(lines: Sequence[str]) -> Resolution:
@@ -109,24 +109,26 @@ def resolution_problems(
             proposed = chosen(pins, again, now) if again.is_good else []
             if proposed:
                 break
-    why = contradicted(against) or reason(found.said)
+    why = contradicted(against) or reason(found.output)
     if proposed and proposed != list(pins):
         listed = ", ".join(f'"{pin}"' for pin in proposed)
         yield f"{why}: set app_pins = ({listed}) in {WHERE}"
     else:
-        besides = f"; and whatever the pins are, {reason(again.said)}" if against and again else ""
+        besides = (
+            f"; and whatever the pins are, {reason(again.output)}" if against and again else ""
+        )
         yield f"pip finds no set of packages for the app: {why}{besides}; change {requirements}"
 
 
 def contradicted(against: Sequence[Contradiction]) -> str:
     """What each file asks for that the pins do not allow."""
-    said = []
+    parts = []
     for file in dict.fromkeys(line.file for _, line in against):
         here = [(pin, line) for pin, line in against if line.file == file]
         asked_for = ", ".join(f"{line.requirement} (line {line.number})" for _, line in here)
         pinned_to = ", ".join(dict.fromkeys(str(pin) for pin, _ in here))
-        said.append(f"{file} asks for {asked_for}, where app_pins has {pinned_to}")
-    return "; ".join(said)
+        parts.append(f"{file} asks for {asked_for}, where app_pins has {pinned_to}")
+    return "; ".join(parts)
 
 
 def _loose(pin: str) -> str:
@@ -138,7 +140,7 @@ def _loose(pin: str) -> str:
 def chosen(pins: Sequence[str], again: Resolution, now: Environment) -> list[str]:
     """The pins in the versions that pip has found to go with the owner's requirements."""
     versions = {package.name: str(package.version) for package in now.installed if package.version}
-    for line in again.said:
+    for line in again.output:
         if line.startswith("Would install "):
             for word in line.split()[2:]:
                 name, _, version = word.rpartition("-")
@@ -146,16 +148,16 @@ def chosen(pins: Sequence[str], again: Resolution, now: Environment) -> list[str
     return [pinned(pin, versions.get(canonicalize_name(Requirement(pin).name), "")) for pin in pins]
 
 
-def reason(said: Sequence[str]) -> str:
+def reason(output: Sequence[str]) -> str:
     """What pip says is wrong, in one line."""
-    causes = list(said)
+    causes = list(output)
     if "The conflict is caused by:" in causes:
         block = causes[causes.index("The conflict is caused by:") + 1 :]
         return "; ".join(line.strip() for line in _until_empty(block))
-    if any("NewConnectionError" in line or "Retrying (" in line for line in said):
+    if any("NewConnectionError" in line or "Retrying (" in line for line in output):
         return "it does not reach the package index"
-    errors = [line.removeprefix("ERROR: ").strip() for line in said if "ERROR: " in line]
-    return "; ".join(errors[:2]) or (said[-1].strip() if said else "it ends without a word")
+    errors = [line.removeprefix("ERROR: ").strip() for line in output if "ERROR: " in line]
+    return "; ".join(errors[:2]) or (output[-1].strip() if output else "it ends without a word")
 
 
 def _until_empty(lines: Sequence[str]) -> Iterator[str]:

@@ -12,25 +12,25 @@ from celery_pi.facts.site_units import SiteUnits
 from celery_pi.facts.ufw import FirewallState
 from celery_pi.firewall_rules import opening
 from celery_pi.operations.python_packages import environment
-from celery_pi.preflight.apt import AptPlan, apt_problems, apt_told, wanted
+from celery_pi.preflight.apt import AptPlan, apt_problems, apt_warnings, wanted
 from celery_pi.preflight.ask import asker
 from celery_pi.preflight.checkers import OwnersChecks, checks_found, noted, rotation
 from celery_pi.preflight.findings import Findings
 from celery_pi.preflight.listeners import (
     cut_off,
-    cut_off_told,
+    cut_off_warnings,
     redis_problems,
     tunnel_problems,
     web_problems,
 )
-from celery_pi.preflight.redis_clients import RedisUsers, users_told
+from celery_pi.preflight.redis_clients import RedisUsers, users_warnings
 from celery_pi.preflight.resolution import resolution_problems
 from celery_pi.preflight.surroundings import (
     Surroundings,
     SurroundingsOf,
     filter_problems,
     ground_problems,
-    web_servers_told,
+    web_servers_warnings,
 )
 from celery_pi.settings import Settings
 
@@ -70,16 +70,16 @@ def inspect_site(
         *checked.problems,
         *_packages(host, settings, doubtful),
     ]
-    told = [
-        *web_servers_told(seen, settings),
-        *walled.told,
-        *apt_told(plan),
-        *checked.told,
-        *users_told(users, settings, settings.app_units or site_units),
+    warnings = [
+        *web_servers_warnings(seen, settings),
+        *walled.warnings,
+        *apt_warnings(plan),
+        *checked.warnings,
+        *users_warnings(users, settings, settings.app_units or site_units),
     ]
-    is_good = not (checked.problems or checked.told)
+    is_good = not (checked.problems or checked.warnings)
     host.connector_data[TO_NOTE] = (noted(settings), checks.good) if is_good else None
-    return Findings(problems, told)
+    return Findings(problems, warnings)
 
 
 def to_note(host: Host, has_changed: bool) -> StringCommand | None:
@@ -97,7 +97,7 @@ def _firewall(host: Host, seen: Surroundings, settings: Settings) -> Findings:
         *filter_problems(seen, now),
         *tunnel_problems(cut, seen.tunnels, seen.wireguard, now),
     ]
-    return Findings(problems, list(cut_off_told(cut)))
+    return Findings(problems, list(cut_off_warnings(cut)))
 
 
 def _packages(host: Host, settings: Settings, doubtful: Collection[str]) -> Iterator[str]:

@@ -59,24 +59,24 @@ class SurroundingsOf(FactBase[Surroundings]):
     def process(self, output: list[str]) -> Surroundings:
         lines = [line.partition(" ") for line in output]
 
-        def told(word: str) -> list[str]:
+        def values(word: str) -> list[str]:
             return [rest for first, _, rest in lines if first == word]
 
         tunnels: dict[str, list[str]] = {}
-        for name, address in map(str.split, told("tunnel")):
+        for name, address in map(str.split, values("tunnel")):
             tunnels.setdefault(name, []).append(address)
-        units = (line.partition(" ") for line in told("unit"))
+        units = (line.partition(" ") for line in values("unit"))
         return Surroundings(
-            listeners=tuple(filter(None, map(listener, told("socket")))),
+            listeners=tuple(filter(None, map(listener, values("socket")))),
             units={pid: unit for pid, _, unit in units},
             tunnels=tunnels,
-            wireguard={name: int(port) for name, port in map(str.split, told("wireguard"))},
-            web_servers=tuple(told("installed")),
-            enabled=tuple(name for name in told("enabled") if name in OTHERS),
-            filters=tuple(told("filters")),
-            forwarding=tuple(told("forwards")),
+            wireguard={name: int(port) for name, port in map(str.split, values("wireguard"))},
+            web_servers=tuple(values("installed")),
+            enabled=tuple(name for name in values("enabled") if name in OTHERS),
+            filters=tuple(values("filters")),
+            forwarding=tuple(values("forwards")),
             docker="docker" in output,
-            root="".join(told("root")),
+            root="".join(values("root")),
             has_modules="no-modules" not in output,
         )
 
@@ -119,7 +119,7 @@ def filter_problems(seen: Surroundings, now: Firewall) -> Iterator[str]:
         )
 
 
-def web_servers_told(seen: Surroundings, settings: Settings) -> Iterator[str]:
+def web_servers_warnings(seen: Surroundings, settings: Settings) -> Iterator[str]:
     """Which web servers there are, where that says more than that nginx is alone."""
     listening = {one.process for one in seen.listeners}
     others = [name for name in seen.web_servers if name in OTHERS]
