@@ -1,3 +1,6 @@
+# Print what apt would remove for the packages that are missing, its errors, and who holds its lock.
+# Uses: packages
+#
 # Its cache stays in memory, so that not even that is written. Without lists nothing is known yet,
 # and what dpkg has left unfinished, the deploy completes.
 missing=

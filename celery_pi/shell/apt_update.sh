@@ -1,3 +1,6 @@
+# Fetch the package lists; `update_lists` calls apt.
+# Uses: said, waiting
+#
 # `update` does not know the lock's time-out: another apt makes it fail at once. After any other
 # failure it is tried three times. One dead source, where others answer, keeps nobody from what
 # those have.

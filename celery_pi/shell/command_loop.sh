@@ -1,3 +1,6 @@
+# The persistent shell: run each command that standard input brings, until it ends.
+# Uses: end
+#
 # Per command, standard input has a line with the sizes of its text and of its input, in bytes, and
 # then both. Input that the command leaves unread is discarded. A line with the end marker follows
 # its output, on standard output with the exit status, and on standard error.

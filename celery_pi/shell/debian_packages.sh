@@ -1,3 +1,6 @@
+# Print which packages are missing, and whether dpkg was interrupted or is at work.
+# Uses: installed, locks, packages
+#
 # dpkg keeps its unfinished steps in `updates`; until they are done, apt refuses to do anything.
 # While another process holds the lock, those are its steps, and nothing was interrupted.
 unfinished=

@@ -1,3 +1,6 @@
+# Complete what dpkg left unfinished, once no other process holds its lock.
+# Uses: said, waiting
+#
 # dpkg takes its lock itself, but does not wait for it. Debian 12's says that "another" process has
 # it, and Debian 13's which. Its output goes to a file, as a daemon that a package starts may keep
 # it open.

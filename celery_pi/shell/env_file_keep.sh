@@ -1,3 +1,6 @@
+# Keep `.env`, which is standard input in base64, as it was before the first deploy.
+# Uses: before, copy, path
+#
 # Who may read it is noted beside it. The copy is root's, where only root goes.
 sent=$(cat)
 if [ ! -e "$copy" ] && ! grep -qsxF -e "$path" "$before/ours"; then

@@ -1,3 +1,5 @@
+# Head of the file of facts: `ask DIGEST COMMAND` prints the answer to one fact.
+#
 # Each fact runs in a shell of its own, without arguments and input, as it would by itself. A line
 # with the end marker follows its output, on standard output with digest and exit status, and on
 # standard error. Facts that this run has used already are left out, since they are rarely used

@@ -1,3 +1,6 @@
+# Print the answers to all facts of the last deploy.
+# Uses: directory, end, file, known
+#
 # The first line is the digest of the file. Answers may hold secrets, so they are kept in memory.
 [ -e "$file" ] || exit 0
 sha256sum <"$file"

@@ -1,3 +1,5 @@
+# Replace the file of facts by standard input.
+# Uses: file
 set -e
 umask 022; mkdir -p "${file%/*}"
 umask 077

@@ -1,3 +1,6 @@
+# Print what of Celery somebody has set up by hand for this app.
+# Uses: app, cron, names, units
+#
 # A line each: what it is, its name or path, and a word more. Of a unit: what it runs. The files are
 # root's, in directories of root's.
 cd /

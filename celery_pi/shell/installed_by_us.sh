@@ -1,3 +1,6 @@
+# `installed_by_us` prints the Debian packages that deploys have installed.
+# Uses: history, installed
+#
 # A Pi that older deploys have made has no record. apt's own log then tells what they installed: no
 # other command line has our lock's time-out. What it does not tell was there before us.
 installed_by_us() {

@@ -1,3 +1,5 @@
+# `is_ours PATH`: whether a deploy has made the file.
+#
 # Shell. A deploy of an older version has kept no list: of what it made, the name tells, or the
 # text.
 before=/var/lib/celery-pi/before

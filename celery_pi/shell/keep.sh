@@ -1,3 +1,6 @@
+# `keep PATH`: copy a file of the owner's before it is changed for the first time.
+# Uses: before
+#
 # `keep PATH` before it is changed; in directories of root's.
 keep() {
   case $1 in /run/*) return ;; esac

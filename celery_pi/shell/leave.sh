@@ -1,3 +1,5 @@
+# Make a directory in memory for the program of `make leave`; `put NAME BASE64` fills it.
+#
 # In memory, so that a plan changes nothing.
 umask 022
 scratch=$(mktemp -d /run/celery-pi-leave.XXXXXX)

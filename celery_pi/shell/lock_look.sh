@@ -1,3 +1,6 @@
+# Functions of the lock of deploys: `look` reads its holder, `is_dead` tells whether he lives.
+# Uses: directory, lease
+#
 # Times are seconds since boot, because a Pi's clock may be set while a deploy runs.
 umask 077
 [ -d "$directory" ] || mkdir -p "$directory"

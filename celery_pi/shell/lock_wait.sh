@@ -1,3 +1,6 @@
+# Wait for a dead holder's lease to end; print `held` and the holder if he lives.
+# Uses: directory
+#
 # A holder that died a moment ago looks alive: wait until it renews its lease, or the lease ends.
 # shellcheck disable=SC2034  # what follows uses it
 sent=$(cat)

@@ -1,3 +1,5 @@
+# Print `name=value` of each thing that preflight wants to know of a machine.
+# Uses: app, files, module, newest, units, user, venv
 echo "newest=$newest"
 # shellcheck disable=SC1091  # it is the machine's own
 . /etc/os-release

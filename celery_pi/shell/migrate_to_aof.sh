@@ -1,3 +1,6 @@
+# Have a Redis that kept snapshots only write all that it holds into an append-only file.
+# Uses: data
+#
 # Switched on in the running server, the append-only file begins with all that the server holds;
 # switched on by a restart, it would begin empty. Where CONFIG has been renamed, a snapshot does,
 # which redis-before-start turns into an append-only file.

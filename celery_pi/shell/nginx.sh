@@ -1,3 +1,6 @@
+# Print whether nginx is there, who brought it, and whose files it would read.
+# Uses: conf, mark
+#
 # What is enabled is ours by its first line, Debian's while it is a configuration file that nobody
 # has changed since dpkg has put it there, and the owner's otherwise. What leads out of nginx'
 # directory is his too, and is not read: others may write there.

@@ -1,3 +1,6 @@
+# `note_installed` adds packages that are about to be installed to the record.
+# Uses: installed, new
+#
 # Before apt is called, so that what cuts it off leaves no package that nobody remembers.
 note_installed() (
   set -e

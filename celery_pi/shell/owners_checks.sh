@@ -1,3 +1,6 @@
+# Print what the checkers of the owner's daemons say of his configurations.
+# Uses: aside, candidate, fail2ban, most, patience, rotation, stamp
+#
 # A checker that goes well says nothing. nginx makes its file of a process where there is none.
 [ ! -e "$stamp" ] || [ "$(cat "$stamp")" != "$(digest)" ] || { echo good; exit 0; }
 scratch=$(mktemp -d) || exit 1

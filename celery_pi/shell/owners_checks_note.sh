@@ -1,3 +1,6 @@
+# Note the digest of configurations that were found good.
+# Uses: stamp
+#
 # Where nothing has changed, nothing is written.
 now=$(digest)
 if [ ! -e "$stamp" ] || [ "$(cat "$stamp")" != "$now" ]; then

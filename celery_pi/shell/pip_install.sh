@@ -1,3 +1,6 @@
+# Install the app's packages with pip; standard input has our wheels and their digests.
+# Uses: record, venv, words
+#
 # What is ours comes first, by the digests of its wheels; what it needs in which version beside the
 # owner's, pip finds out as without it, and refuses what contradicts itself: where there is an
 # environment already, before anything in it is changed.

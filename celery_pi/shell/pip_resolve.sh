@@ -1,3 +1,6 @@
+# Print the owner's requirement files, and what pip would install.
+# Uses: venv, words
+#
 # Without an environment the pip that would be put into a new one, which Debian keeps as a wheel,
 # resolves for a directory that is never made; Debian's own Python is the one of the environment.
 collect=$1 requirements=$2 ours=$3

@@ -1,3 +1,5 @@
+# Wait for a pip that works beside other operations.
+# Uses: lock, waiting
 holders() {
   find /proc/[0-9]*/fd -lname "$lock" 2>/dev/null | cut -d / -f 3 | sort -nu | while read -r pid; do
     echo "$(cat "/proc/$pid/comm" 2>/dev/null) ($pid)"

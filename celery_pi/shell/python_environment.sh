@@ -1,3 +1,5 @@
+# Paths of a virtual environment; `ready` tells whether it has a Python and pip.
+#
 # All of this is done as the owner of the environment: what lies there is his, and a link or a FIFO
 # of his must lead nobody else anywhere.
 # Names and versions come from the folders that pip itself goes by: no Python has to start, which

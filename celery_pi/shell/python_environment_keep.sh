@@ -1,3 +1,6 @@
+# Note what an environment of the owner's held before the first deploy.
+# Uses: before, copy, venv
+#
 # An environment that we make is ours.
 if [ ! -e "$copy" ] && ! grep -qsxF -e "$venv" "$before/ours"; then
   umask 077

@@ -1,3 +1,5 @@
+# Print the state of a virtual environment and the digest of the app's requirements.
+# Uses: packages, record
 requirements=$1
 refuse() { echo "celery-pi: $requirements $1" >&2; exit 1; }
 # Without ensurepip, which is Debian's python3-venv, none can be made: an answer, and no error.

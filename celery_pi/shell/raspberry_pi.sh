@@ -1,3 +1,6 @@
+# Print model, kernel, swap and watchdog of a Raspberry Pi; nothing on any other machine.
+# Uses: counted, swap, watchdog
+#
 # The kernel's own path: /proc/device-tree leads there.
 model=$(tr -d '\0' </sys/firmware/devicetree/base/model 2>/dev/null)
 case $model in "Raspberry Pi"*) echo "model $model" ;; *) exit 0 ;; esac

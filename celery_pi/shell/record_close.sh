@@ -1,3 +1,5 @@
+# Replace the record of a deploy by standard input.
+# Uses: number, records
 set -e
 umask 077
 cat >"$records/$number.new"

@@ -1,3 +1,6 @@
+# Keep standard input as a new record of a deploy, remove the oldest, print its number.
+# Uses: kept, records
+#
 # The number is given here, because machines that deploy have clocks of their own.
 set -e
 umask 022; mkdir -p "${records%/*}"  # nginx and the worker read what is beside it

@@ -1,3 +1,5 @@
+# Change settings of the running Redis; the arguments are names and values.
+# Uses: work
 as_admin config set "$@" >"$work/replies" 2>&1
 [ "$(cat "$work/replies")" = OK ] || { cat "$work/replies" >&2; exit 1; }
 while [ $# -gt 0 ]; do

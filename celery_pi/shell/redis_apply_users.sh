@@ -1,3 +1,6 @@
+# Have the running Redis go by the users of the ACL file.
+# Uses: acl, work
+#
 # A user's rules are replaced as a whole and in one step; ACL LOAD would cut every connection.
 while read -r word name rules; do
   [ "$word" != user ] || printf 'acl setuser %s reset %s\n' "$name" "$rules"

@@ -1,3 +1,6 @@
+# Client of a Redis that was here before the first deploy: `theirs COMMAND`.
+# Uses: config
+#
 # The password of such a server stands in its configuration, as a word or in quotes. It is read by
 # the server's user, whose directory that is, so that he cannot lead root elsewhere.
 configured() {

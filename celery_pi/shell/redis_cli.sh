@@ -1,3 +1,6 @@
+# Client of our Redis, as its admin: `as_admin COMMAND`; `users` prints a digest of its users.
+# Uses: acl
+#
 # While passwords change, the server may know only the old one. Of the users' list only a digest
 # is shown, because it holds hashes of passwords; without a default that ACL SETUSER leaves in the
 # list and a start of the server does not, and in an order of our own: that of Redis 7.0's rules

@@ -1,3 +1,6 @@
+# Print the databases of a Redis that was here before us, and who is connected to it.
+# Uses: acl, app
+#
 # The password is in the environment of redis-cli, which only root can look into; its own file is
 # read as Redis, since that user can put something else in its place.
 [ ! -e "$acl" ] && command -v redis-cli >/dev/null || exit 0

@@ -1,3 +1,6 @@
+# Print Redis' users from before the first deploy, as lines of its ACL.
+# Uses: file, record, unit
+#
 # What a server that we have not started knows. One that does not answer, or is too old for ACLs,
 # has none.
 if [ -e "$file" ]; then

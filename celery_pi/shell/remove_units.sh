@@ -1,3 +1,6 @@
+# Stop, disable and remove units and files, unless `$check` fails.
+# Uses: check, paths
+#
 # The files go last but for the reload: while one is left, the next run finds something to do.
 set -e
 (eval "$check") >&2 || exit 1

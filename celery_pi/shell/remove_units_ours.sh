@@ -1,3 +1,6 @@
+# Reduce `units` and `paths` to what is there and was made by a deploy.
+# Uses: directory, made
+#
 # Of what is there, what is ours. A unit is somebody else's when its file is, or when its package
 # has one: that stays, whatever its name is.
 is_theirs() {

@@ -1,3 +1,6 @@
+# `replace` puts what standard input brings at `$path`, whole or not at all.
+# Uses: check, mode, owner, path, sent, size
+#
 # The candidate lies beside its target, so that the last step is a rename and never a copy, and
 # in a folder of its own, so that it bears the target's name: checkers go by names (`.service`).
 # What a run that was cut off has left there, the next one removes. What was cut off on its way has

@@ -1,3 +1,6 @@
+# Start a unit again, wait until it is ready, and record what it was started with.
+# Uses: check, managed, ready, record, unit, verb
+#
 # The record is written after the service is up, from what lay on the disk before it started:
 # whatever cuts the run off in between, the next run finds them different and starts again.
 # systemd is not asked whether it needs the reload: NeedDaemonReload says no for a drop-in whose

@@ -1,3 +1,6 @@
+# `snapshot` prints time and digest of each of the watched paths.
+# Uses: watch
+#
 # Of all paths at once: processes are what costs time on a Pi. What is missing has no line, what is
 # no regular file only a time, as a directory has. Times are kept to the second because a copy of
 # the system may drop what is below it. Some of the paths are in others' directories, where root

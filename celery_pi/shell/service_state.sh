@@ -1,3 +1,6 @@
+# Print the state of a unit, the watched paths now, and those it was started with.
+# Uses: record, unit
+#
 # A unit that is about to start, as one that goes down and up with another is when that one has just
 # been started again, is waited for, up to 10 s.
 show() {

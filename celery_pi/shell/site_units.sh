@@ -1,3 +1,6 @@
+# Print the units of the site that have to start again when `.env` changes.
+# Uses: app, units
+#
 # Read from what is configured and not from what runs, so that one deploy finds what the next does.
 for file in "$units"/*.service; do
   # shellcheck disable=SC2015  # either one that is not so

@@ -1,3 +1,6 @@
+# Print the lines in which the owner configures fail2ban's jail for ssh.
+# Uses: directory
+#
 # In the order in which fail2ban reads them, but for Debian's and ours; of each only what is said of
 # all jails and of ssh's.
 set --

@@ -1,3 +1,6 @@
+# Print listeners, tunnels, web servers and other firewalls of the machine.
+# Uses: forwarding, port, servers, tls
+#
 # The unit of a process is where systemd has put it; of whoever has the ports of Redis alone, since
 # for each another file is read.
 sockets=$(ss -Hltnup) || exit 1

@@ -1,3 +1,6 @@
+# Stop workers that somebody set up by hand, warm, and put their files aside.
+# Uses: before, cron, directory, files, guard, lease, patience, running, tables, taken, units, watch
+#
 # Beat first. Each worker ends its tasks and gives back what it holds: its main process alone is
 # told to stop. What the unit says of that does not count.
 # shellcheck disable=SC2174  # its parent is there

@@ -1,3 +1,6 @@
+# Start what was put aside again if the deploy that did it is gone.
+# Uses: before, directory, lease, running, units
+#
 # Who deploys may be gone at any time. Then the queue has its old worker again, which the next
 # deploy takes over anew.
 while sleep 2; do

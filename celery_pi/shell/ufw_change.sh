@@ -1,3 +1,5 @@
+# Functions that change ufw's settings and rules, and clear its chains.
+# Uses: conf
 set -e
 put() {
   if grep -q "^$2=" "$1"; then sed -i "s/^$2=.*/$2=$3/" "$1"; else echo "$2=$3" >>"$1"; fi

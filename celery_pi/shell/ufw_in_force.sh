@@ -1,3 +1,6 @@
+# `in_force`: whether the kernel holds the rules that ufw has written down.
+# Uses: conf, ipv6
+#
 # In force is what each chain of ufw's holds as many rules of as its files, and to which the
 # kernel's own chains lead. Beside what the files say, ufw leads from its own to the user's chains.
 holds() {

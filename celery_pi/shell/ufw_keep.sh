@@ -1,3 +1,6 @@
+# Keep ufw's settings and rules as they were before the first change.
+# Uses: before, found
+#
 # Before anything is changed, and never again: what is there later is ours too.
 if [ ! -e "$before" ]; then
   (

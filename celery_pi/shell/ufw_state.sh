@@ -1,3 +1,6 @@
+# Print ufw's settings and rules, whether they are in force, and where ssh comes in.
+# Uses: before, conf, default, ipv6, unit
+#
 # Before ufw is installed there is nothing to read, which is an answer. The ports of ssh are those
 # that its server listens on, by itself or by systemd, and that of the session which asks: sudo
 # takes that out of the environment, but not out of its parents'.
