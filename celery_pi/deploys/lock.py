@@ -97,8 +97,8 @@ def refusal(printed: str, host: str) -> str:
 def _holder(text: str) -> Holder:
     """The holder as the Pi names it, which may send anything."""
     try:
-        told = json.loads(text)
-        return Holder(*(str(told[name])[:LONGEST] for name in Holder._fields))
+        holder = json.loads(text)
+        return Holder(*(str(holder[name])[:LONGEST] for name in Holder._fields))
     except (ValueError, LookupError, TypeError, RecursionError):
         return Holder("somebody", "an unknown time", "something")
 

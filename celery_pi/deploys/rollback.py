@@ -35,7 +35,7 @@ FACT = f"{DeployRecords.__module__}.{DeployRecords.__name__}"
 
 
 class CannotGoBack(Exception):
-    """Why there is no way back, as a sentence for who asked for it."""
+    """Why there is no way back, in a sentence."""
 
 
 def main() -> int:
@@ -65,13 +65,13 @@ def read_records() -> tuple[str, dict[str, Record]]:
     if len(hosts) != 1:
         raise CannotGoBack(f"the inventory has {len(hosts)} machines: name one, HOST=pi@address")
     ((host, shown),) = hosts.items()
-    return host, {number: _record(number, told) for number, told in shown.items()}
+    return host, {number: _record(number, sent) for number, sent in shown.items()}
 
 
-def _record(number: str, told: object) -> Record:
-    """What the Pi tells of a deploy, if it could be ours."""
+def _record(number: str, sent: object) -> Record:
+    """The record that the Pi sends of a deploy, if it could be one of ours."""
     try:
-        record = TypeAdapter(Record).validate_json(json.dumps(told), strict=True)
+        record = TypeAdapter(Record).validate_json(json.dumps(sent), strict=True)
     except ValidationError:
         record = None
     if (
@@ -136,8 +136,8 @@ def go_back(number: str, record: Record, host: str, directory: Path) -> int:
     if (others := hosts_of(directory)) != [host]:
         names = ", ".join(others) or "no machine"
         raise CannotGoBack(f"the inventory of that source has {names}, and not {host} alone")
-    told = f"Back to deploy {int(number)} of {record.started}, commit {record.commit}"
-    print(printable(told, ""), flush=True)
+    line = f"Back to deploy {int(number)} of {record.started}, commit {record.commit}"
+    print(printable(line, ""), flush=True)
     command = [*PYINFRA, *given(record.given), "inventory.py", "rollback.py", "deploy.py"]
     environment = os.environ | {"CELERY_PI_ROLLBACK_TO": number}
     for how in ("--dry", "-y"):

@@ -1,8 +1,8 @@
 """A run of pyinfra as one deploy: its first operation takes the lock, its last closes the record.
 
 Both operations change nothing that a plan shows. The record is opened before the first command that
-changes something, so a run that is cut off leaves one that says `running`; the lock tells whether
-it still does.
+changes something, so a run that is cut off leaves one with the result `running`. A run that lasts
+holds the lock.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class DeployRun:
             self.what.append(name)
 
     def take(self) -> None:
-        """Take the lock and keep it until `finish`; `refusal` says why if another run has it.
+        """Take the lock and keep it until `finish`; `refusal` is the reason if another run has it.
 
         Raises PyinfraError if the machine does not answer.
         """
@@ -108,7 +108,7 @@ class DeployRun:
         """The connection ends: finish what no last operation has finished.
 
         An operation that was interrupted may still run on the machine, so then the lock is left to
-        its lease, and the record says `cut off`.
+        its lease, and `celery-pi deploys` shows it as cut off.
         """
         if not self.holds or self.host.executing_op_hash is not None:
             return

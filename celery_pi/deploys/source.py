@@ -71,6 +71,6 @@ def _run(root: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
     except OSError as error:
         raise NoSource(f"git cannot be run: {error.strerror}") from error
     if done.returncode:
-        said = done.stderr.decode(errors="replace").strip().splitlines()
-        raise NoSource(said[-1] if said else f"git {arguments[0]} ended with {done.returncode}")
+        errors = done.stderr.decode(errors="replace").strip().splitlines()
+        raise NoSource(errors[-1] if errors else f"git {arguments[0]} ended with {done.returncode}")
     return done

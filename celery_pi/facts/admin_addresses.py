@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 PATH = "/etc/celery-pi/deployers"
 KEPT = 8  # who has not deployed for so many machines is one whose address may be another's now
 
-# The known ones, and whence this connection comes, by what sshd says of it.
+# The known addresses, and the one that this connection comes from, which sshd has in a variable.
 SHOW = r"""
 [ ! -e "$path" ] || cat "$path" || exit 1
 echo "now ${SSH_CONNECTION%% *}"
@@ -52,7 +52,7 @@ def with_this(known: list[str], connection: str) -> list[str]:
 
 
 def _is_address(text: str) -> bool:
-    """Not of a connection without ssh, nor of one by a pipe (sshd says UNKNOWN)."""
+    """Not of a connection without ssh, nor of one by a pipe (UNKNOWN to sshd)."""
     try:
         ipaddress.ip_address(text)
     except ValueError:

@@ -20,7 +20,7 @@ SHOW = script("nginx")
 
 @dataclass(frozen=True)
 class Nginx:
-    """`by_us` says that it was not there before us, `runs` that it does or will after a boot.
+    """`by_us`: a deploy has installed it. `runs`: it does, or will after a boot.
 
     `default` is whose the site is that Debian calls so: "debian", "owner", "ours" or "" for none.
     `theirs` are the files of the owner's that it would read.

@@ -25,11 +25,11 @@ class PackageHealth(FactBase[list[str]]):
         held = [name for want, _, _, name in packages if want == "hold"]
         broken = [name for _, state, flaw, name in packages if (state, flaw) != ("installed", "ok")]
         return [
-            *_told(held, "held back, from security updates too (apt-mark unhold)"),
-            *_told(broken, "not fully installed (dpkg --configure -a)"),
+            *_sentence(held, "held back, from security updates too (apt-mark unhold)"),
+            *_sentence(broken, "not fully installed (dpkg --configure -a)"),
             *(["an update waits for a restart of the machine"] if "restart" in output else []),
         ]
 
 
-def _told(names: list[str], what: str) -> list[str]:
+def _sentence(names: list[str], what: str) -> list[str]:
     return [f"{', '.join(names)}: {what}"] if names else []

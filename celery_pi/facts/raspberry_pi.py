@@ -60,5 +60,5 @@ class RaspberryPi(FactBase[Pi | None]):
         return StringCommand(assign(counted=COUNTED, swap=SWAP, watchdog=WATCHDOG), SHOW)
 
     def process(self, output: list[str]) -> Pi:
-        told = dict(line.partition(" ")[::2] for line in output)
-        return Pi(told["kernel"], told["watched"], frozenset(told))
+        values = dict(line.partition(" ")[::2] for line in output)
+        return Pi(values["kernel"], values["watched"], frozenset(values))

@@ -1,4 +1,4 @@
-"""What the owner has said of fail2ban's jail for ssh, by himself and before us."""
+"""How the owner has configured fail2ban's jail for ssh."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from celery_pi.shell import assign, script
 
 DIRECTORY = "/etc/fail2ban"
 SSH = "sshd"
-# What Debian's own file says; another value in it is the owner's.
+# Values in Debian's own file; another one in it is the owner's.
 STOCK = {"bantime": "10m", "findtime": "10m", "maxretry": "5"}
 OF_STOCK = (*STOCK, "ignoreip")
 
@@ -37,16 +37,16 @@ class JailFound(FactBase[OwnersJail]):
         return StringCommand(assign(directory=DIRECTORY), SHOW)
 
     def process(self, output: list[str]) -> OwnersJail:
-        said: dict[str, dict[str, str]] = {"DEFAULT": {}, SSH: {}}
+        found: dict[str, dict[str, str]] = {"DEFAULT": {}, SSH: {}}
         for path, text in _files(output).items():
             for section, values in _sections(path, text).items():
-                said[section] |= values
-        all_of_it = {**said["DEFAULT"], **said[SSH]}
+                found[section] |= values
+        all_of_it = {**found["DEFAULT"], **found[SSH]}
         ignored = all_of_it.get("ignoreip", "").replace(",", " ").split()
         return OwnersJail(
-            keys=frozenset(said[SSH]) | (frozenset(said["DEFAULT"]) - {"enabled"}),
-            # Debian's own file has it on, whatever is said of all jails.
-            enabled=said[SSH].get("enabled", "true").lower() in ("true", "yes", "on", "1"),
+            keys=frozenset(found[SSH]) | (frozenset(found["DEFAULT"]) - {"enabled"}),
+            # Debian's own file enables it, whatever all jails have.
+            enabled=found[SSH].get("enabled", "true").lower() in ("true", "yes", "on", "1"),
             ignored=tuple(ignored),
         )
 
@@ -78,5 +78,5 @@ def _sections(path: str, text: str) -> dict[str, dict[str, str]]:
 
 
 def _not_stock(values: dict[str, str]) -> dict[str, str]:
-    told = {key: values[key] for key in OF_STOCK if key in values}
-    return {key: value for key, value in told.items() if value != STOCK.get(key)}
+    given = {key: values[key] for key in OF_STOCK if key in values}
+    return {key: value for key, value in given.items() if value != STOCK.get(key)}

@@ -24,8 +24,8 @@ SHOW = script("ufw_state")
 class Firewall:
     """What ufw is set to, whether that is in force, and where ssh comes in.
 
-    `session` is the address and the port of the ssh session that asks, if there is one. `before` is
-    what was there at our first change; nothing before that, and on a machine where a deploy that
+    `session` is the address and the port of the ssh session of this run, if there is one. `before`
+    is what was there at our first change; nothing before that, and on a machine where a deploy that
     kept no such record has made it.
     """
 
@@ -69,14 +69,14 @@ class FirewallState(FactBase[Firewall]):
         kept = [line.removeprefix("before ") for line in output if line.startswith("before ")]
         lines = [line.partition(" ") for line in output]
 
-        def told(word: str) -> list[str]:
+        def values(word: str) -> list[str]:
             return [rest for first, _, rest in lines if first == word]
 
-        sessions = [(peer, int(port)) for peer, port in map(str.split, told("session"))]
-        ports = {*map(int, told("ssh")), *(port for _, port in sessions)}
-        texts = [text.partition(" comment=") for text in told("rule")]
+        sessions = [(peer, int(port)) for peer, port in map(str.split, values("session"))]
+        ports = {*map(int, values("ssh")), *(port for _, port in sessions)}
+        texts = [text.partition(" comment=") for text in values("rule")]
         return Firewall(
-            settings=dict(pair.split() for pair in told("setting")),
+            settings=dict(pair.split() for pair in values("setting")),
             rules=tuple(Rule(text, comment.strip()) for text, _, comment in texts),
             loaded="loaded" in output,
             at_boot="boot" in output,

@@ -42,8 +42,8 @@ def preflight(host: Host) -> Settings:
     machine is asked once a run. Raises DeployError with a sentence for every problem.
     """
     if CHECKED not in host.connector_data:
-        # Defaults stand in for what is wrong, so that what is wrong with the machine is told in the
-        # same breath, but nothing that would come of those defaults alone.
+        # Defaults stand in for what is wrong, so that one run lists the problems of settings and
+        # machine, but nothing that would come of those defaults alone.
         data, renamed = with_new_names(site_data(host))
         for sentence in renamed:
             logger.warning(f"{host.name}: {sentence}")

@@ -1,5 +1,4 @@
-"""A slow question to the machine, asked where it must be: unlike a fact's, it is not among what the
-next deploy asks again in one go."""
+"""Commands that are too slow for a fact, which the fact cache would run in each later deploy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Problems that are none once a wrong setting is put right are not told."""
+"""Problems that may be gone once a wrong setting is put right are left out."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Watched:
         return getattr(self._settings, name)
 
     def seen(self) -> set[str]:
-        """What was looked at since this was last asked."""
+        """What was looked at since the last call."""
         seen, self._seen = self._seen, set()
         return seen
 

@@ -28,7 +28,7 @@ SHOW = NEWEST + READ_AS + script("machine")
 
 
 class Machine(FactBase[dict[str, str]]):
-    """Name and value of each thing preflight asks about, read in one command."""
+    """Name and value of each thing preflight wants to know, read in one command."""
 
     default = dict
 

@@ -34,7 +34,7 @@ def script(*names: str) -> str:
 
 ANNOUNCED = "celery_pi_announced_writes"
 DECLARED = "celery_pi_declared_files"
-SENTENCE = "celery-pi: "  # begins what a program of ours says of why it has failed; no secret
+SENTENCE = "celery-pi: "  # begins the line with the reason of a program of ours that fails
 
 REPLACE = "set -e\n" + script("is_ours", "keep", "replace_files")
 
@@ -109,7 +109,7 @@ def announce_write(host: Host, path: str) -> None:
 def is_announced(host: Host, path: str) -> bool:
     """Whether this run has planned to write the file and has not come to it yet.
 
-    Once the run is under way, the disk tells.
+    Once the run is under way, the disk decides.
     """
     return not host.state.is_executing and path in host.connector_data.get(ANNOUNCED, ())
 
@@ -128,7 +128,7 @@ def read_quietly(host: Host, command: StringCommand) -> str:
     """Output of a command that prints secrets; it is shown at no verbosity.
 
     A fact would echo it at `-vvv` and whenever the command fails. Raises OperationError when the
-    command fails, with no more of the output than the sentence that a program of ours says.
+    command fails, with no more of the output than the sentence of a program of ours (`SENTENCE`).
     """
     wanted = dict(cast("dict[str, Any]", host.current_op_global_arguments or {}))
     known, _ = pop_global_arguments(host.state, host, wanted)
@@ -140,7 +140,8 @@ def read_quietly(host: Host, command: StringCommand) -> str:
         **{**arguments, **command.connector_arguments},
     )
     if not done:
-        told = [line for line in output.stderr_lines if line.startswith(SENTENCE)]
-        reason = told[-1].removeprefix(SENTENCE) if told else "a command that reads secrets failed"
+        reasons = [line for line in output.stderr_lines if line.startswith(SENTENCE)]
+        last = reasons[-1] if reasons else "a command that reads secrets failed"
+        reason = last.removeprefix(SENTENCE)
         raise OperationError(f"{host.name}: {reason}")
     return output.stdout
