@@ -34,7 +34,7 @@ def script(*names: str) -> str:
 
 ANNOUNCED = "celery_pi_announced_writes"
 DECLARED = "celery_pi_declared_files"
-SENTENCE = "celery-pi: "  # begins the line with the reason of a program of ours that fails
+SENTENCE = "celery-pi: "  # begins the reason of a program of ours that fails, which holds no secret
 
 REPLACE = "set -e\n" + script("is_ours", "keep", "replace_files")
 
