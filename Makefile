@@ -33,7 +33,7 @@ rotate: .venv/installed ## Give every user of Redis a new password, while all go
 	@$(pyinfra) -y inventory.py tasks.rotation.deploy
 
 rollback: .venv/installed ## Deploy the source and settings of the deploy before again (TO= another)
-	@$(python) -m celery_pi.rollback $(addprefix --to ,$(TO))
+	@$(python) -m celery_pi.deploys.rollback $(addprefix --to ,$(TO))
 	@$(MAKE) --no-print-directory prove
 
 leave: .venv/installed ## Take celery-pi off again: says what it would do, and asks (YES=1 does not ask)
@@ -94,7 +94,8 @@ bench-quick: .venv/installed ## See that all of it can be measured; writes nothi
 lint: .venv/installed
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
 	@command -v shellcheck >/dev/null || { apt-get -q update && apt-get -q -y install shellcheck; }
-	@shellcheck $$(grep -rlE '^#!(/usr)?/bin/(env )?(ba)?sh' files tests/virtual_pi/image .ci)
+	@shellcheck $$(grep -rlE '^#!(/usr)?/bin/(env )?(ba)?sh' files tests/virtual_pi/image .ci) \
+	  celery_pi/shell/*.sh
 
 # Keeps the versions that are in it, as far as pyproject.toml allows; UPGRADE=1 takes the newest. The
 # lock of what is installed on the Pi is another: `python -m celery_pi.app_packages`.

@@ -1,6 +1,7 @@
 """Redis and Celery for a Django project on a Raspberry Pi: the components, in order."""
 
-from celery_pi import deploy_run, plan
+from celery_pi import plan
+from celery_pi.deploys import run
 from tasks import (
     app,
     backup,
@@ -45,4 +46,4 @@ backup.deploy()
 command.prune()  # once no unit starts them
 updates.deploy()  # a timer that was missed starts them at once
 plan.show()
-deploy_run.end()
+run.end()

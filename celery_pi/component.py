@@ -17,8 +17,9 @@ from pyinfra import host, state
 from pyinfra.api import DeployError, deploy
 from pyinfra.api.operation import OperationMeta
 
-from celery_pi import deploy_run, manifest, plan
+from celery_pi import manifest, plan
 from celery_pi.before import INSTALLED
+from celery_pi.deploys import run
 from celery_pi.operations.package_service import left_to_its_package
 from celery_pi.operations.remove_units import UNITS, remove_units
 from celery_pi.preflight import preflight
@@ -193,11 +194,11 @@ def deploys(
         @wraps(task)
         def locked(*args: P.args, **kwargs: P.kwargs) -> None:
             # Before pyinfra's deploy, so that the lock is not named after one component.
-            deploy_run.begin(state.current_deploy_filename, name)
+            run.begin(state.current_deploy_filename, name)
             named(*args, **kwargs)
             if not (host.current_deploy_name or state.current_deploy_filename):
                 plan.show()  # of a component that is run alone; else the file says when
-                deploy_run.end()
+                run.end()
 
         return locked
 

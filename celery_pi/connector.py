@@ -29,31 +29,12 @@ from pyinfra.connectors.ssh import SSHConnector
 from pyinfra.connectors.util import CommandOutput, OutputLine, make_unix_command_for_host
 
 from celery_pi.fact_cache import FactCache
-from celery_pi.shell import assign
+from celery_pi.shell import assign, script
 
 Answer = tuple[bool, CommandOutput]
 Streams = tuple[IO[bytes], IO[bytes], IO[bytes]]  # of standard input, output and error
 
-# Per command, standard input has a line with the sizes of its text and of its input, in bytes, and
-# then both. Input that the command leaves unread is discarded. A line with the end marker follows
-# its output, on standard output with the exit status, and on standard error.
-LOOP = r"""
-finish() {
-  printf '\n%s %s\n' "$end" "$1"
-  printf '\n%s\n' "$end" >&2
-}
-finish 0
-while read -r size sent; do
-  asked=$(head -c "$size"; echo .)
-  head -c "$sent" | {
-    sh -c "${asked%.}"
-    status=$?
-    cat >/dev/null
-    exit "$status"
-  }
-  finish "$?"
-done
-"""
+LOOP = script("command_loop")
 
 MAX_OUTPUT = 64 * 2**20  # bytes of one command; a machine in other hands may never end
 LOST = "the connection to the machine was lost in the midst of this command"

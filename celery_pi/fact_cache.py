@@ -18,8 +18,8 @@ from uuid import uuid4
 from pyinfra.api import QuoteString, StringCommand
 from pyinfra.connectors.util import CommandOutput, OutputLine
 
-from celery_pi import deploy_lock
-from celery_pi.shell import assign
+from celery_pi.deploys import lock
+from celery_pi.shell import assign, script
 
 if TYPE_CHECKING:
     from pyinfra.api import State
@@ -37,47 +37,9 @@ class NoFact(StringCommand):
     """A command that changes nothing a fact reads, such as those of lock and record."""
 
 
-# Each fact runs in a shell of its own, without arguments and input, as it would by itself. A line
-# with the end marker follows its output, on standard output with digest and exit status, and on
-# standard error. Facts that this run has used already are left out, since they are rarely used
-# again. Two of these scripts work beside each other, each on every other fact.
-ASK = r"""ask() {
-  celery_pi_turn=$((1 - celery_pi_turn))
-  case $celery_pi_part in $celery_pi_turn | "") ;; *) return ;; esac
-  case $celery_pi_done in *$1*) return ;; esac
-  celery_pi_digest=$1 celery_pi_asked=$2
-  set --
-  (eval "$celery_pi_asked") </dev/null
-  celery_pi_status=$?
-  printf '\n%s %s %s\n' "$celery_pi_end" "$celery_pi_digest" "$celery_pi_status"
-  printf '\n%s\n' "$celery_pi_end" >&2
-}
-celery_pi_end=$1 celery_pi_done=${2-} celery_pi_part=${3-} celery_pi_turn=0
-"""
-
-# The first line is the digest of the file. Answers may hold secrets, so they are kept in memory.
-ASK_ALL = r"""
-[ -e "$file" ] || exit 0
-sha256sum <"$file"
-umask 077
-mkdir -p "$directory"
-aside=$(mktemp -d "$directory/facts.XXXXXX") || exit 1
-trap 'rm -r "$aside"' EXIT
-umask 022
-sh "$file" "$end" "$known" 1 >"$aside/out" 2>"$aside/err" </dev/null &
-sh "$file" "$end" "$known" 0
-wait
-cat "$aside/out"
-cat "$aside/err" >&2
-"""
-
-KEEP = r"""
-set -e
-umask 022; mkdir -p "${file%/*}"
-umask 077
-cat >"$file.new"
-mv "$file.new" "$file"
-"""
+ASK = script("fact_cache_ask")
+ASK_ALL = script("fact_cache_ask_all")
+KEEP = script("fact_cache_keep")
 
 
 class FactCache:
@@ -162,9 +124,7 @@ class FactCache:
 
     def _ask_all(self) -> dict[str, Answer]:
         end = uuid4().hex
-        values = assign(
-            file=FILE, directory=deploy_lock.DIRECTORY, end=end, known=",".join(self._done)
-        )
+        values = assign(file=FILE, directory=lock.DIRECTORY, end=end, known=",".join(self._done))
         _, output = self._run(NoFact(values, ASK_ALL), self._arguments)
         self._kept = next(iter(output.stdout_lines), "").partition(" ")[0]
         out = _parts(output.stdout_lines[1:], end)

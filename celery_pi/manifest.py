@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 from pyinfra.api import StringCommand
 from pyinfra.api.exceptions import PyinfraError
 
-from celery_pi.shell import assign
+from celery_pi.shell import assign, script
 
 if TYPE_CHECKING:
     from pyinfra.api.host import Host
@@ -35,15 +35,7 @@ READ = r"""
 if [ -e "$file" ]; then cat "$file"; elif [ -e "$legacy" ]; then cat "$legacy"; fi
 """
 
-WRITE = r"""
-set -e
-umask 022; mkdir -p "${file%/*}"  # Redis reads what is beside it
-umask 077
-cat >"$file.new"
-sync "$file.new"
-mv "$file.new" "$file"
-rm -f "$legacy"
-"""
+WRITE = script("manifest_write")
 
 Manifest = dict[str, dict[str, Any]]
 FileStates = Mapping[str, "list[str] | None"]

@@ -71,8 +71,8 @@ class Plan:
     counted: set[str] = field(default_factory=set)
     """Paths of files of our own."""
     details: list[str] = field(default_factory=list)
-    told: set[str | None] = field(default_factory=set)
-    """Operations of which something is said in the above."""
+    covered: set[str | None] = field(default_factory=set)
+    """Operations of which the above has an entry."""
     also: list[str] = field(default_factory=list)
     """Names of the others that change something."""
     is_begun: bool = False
@@ -145,7 +145,7 @@ def will(host: Host, verb: Verb, what: str, why: str = "", *, theirs: bool | Non
     plan = _plan(host)
     is_theirs = verb in ("replace", "put aside") if theirs is None else theirs
     plan.add(verb, Item(what, why, is_theirs))
-    plan.told.add(host.current_op_hash)
+    plan.covered.add(host.current_op_hash)
 
 
 def will_write(host: Host, path: str, is_new: bool) -> bool:
@@ -160,7 +160,7 @@ def will_write(host: Host, path: str, is_new: bool) -> bool:
             plan.counted.add(path)
         elif path not in plan.items.get("replace", {}):
             plan.add("change", Item(path, "", theirs=False))
-        plan.told.add(host.current_op_hash)
+        plan.covered.add(host.current_op_hash)
     return own and plan.is_begun and not is_full()
 
 
@@ -194,7 +194,7 @@ def show() -> None:
     plan.also = []
     for op_hash in host.op_hash_order:
         changes = state.get_op_data_for_host(host, op_hash).operation_meta.will_change
-        if changes and op_hash not in plan.told:
+        if changes and op_hash not in plan.covered:
             plan.also += sorted(state.get_op_meta(op_hash).names)
     if not state.check_for_changes:
         plan.details.clear()  # they are told when each is done

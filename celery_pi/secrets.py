@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import base64
 import secrets
-from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 from urllib.parse import quote
 
-from pyinfra import host as current_host
-from pyinfra.api import OperationError, StringCommand, operation
+from pyinfra.api import StringCommand
 
 from celery_pi.settings import Settings
-from celery_pi.shell import assign, read_quietly, replace_file
+from celery_pi.shell import assign, read_quietly
 
 if TYPE_CHECKING:
     from pyinfra.api.host import Host
@@ -112,7 +110,7 @@ def passwords(host: Host, settings: Settings) -> Passwords:
     """
     known = host.connector_data.get("celery_pi_passwords")
     if known is None:
-        found = _read(host)
+        found = stored(host)
         known = Passwords(
             found, {user: kept(found.password(user)) or new_password() for user in users(settings)}
         )
@@ -179,43 +177,7 @@ def _problems(setting: str, path: str | None, shortest: int) -> list[str]:
     return []
 
 
-@operation()
-def secret_files(known: Passwords) -> Generator[StringCommand]:
-    """Every user's password is on the Pi, 0600 root, and the one it replaces is beside it.
-
-    Fails when what this run found there is no longer what is there.
-    """
-    stored = _read(current_host)
-    stale = not stored.closed
-    if stale:
-        yield StringCommand("install -d -m 0700 -o root -g root", DIRECTORY)
-    for user, wanted in known.wanted.items():
-        current = stored.password(user)
-        if current == wanted and stored[secret(user)][0] == "600:root:root":
-            continue
-        if current not in (wanted, known.found.password(user)):
-            raise OperationError(f"{secret(user)} was set by another deploy: run this one again")
-        stale = True
-        if current not in ("", wanted):
-            yield _write(f"{secret(user)}.old", [*stored.old(user), current])
-        yield _write(secret(user), [wanted])
-    if not stale:
-        current_host.noop("all passwords are stored")
-
-
-@operation()
-def no_old_secrets() -> Generator[StringCommand]:
-    """No old password is kept."""
-    yield StringCommand("rm -f", *(f"{DIRECTORY}/{secret(user)}.old" for user in USERS))
-
-
-def _write(name: str, lines: Sequence[str]) -> StringCommand:
-    # One password has no line end behind it, so that `$(cat)` and every other reader get it whole.
-    content = "\n".join(lines).encode()
-    return replace_file(f"{DIRECTORY}/{name}", content, user="root", group="root", mode="0600")
-
-
-def _read(host: Host) -> Stored:
+def stored(host: Host) -> Stored:
     """What is stored. A line end behind it, which an editor may have put there, is no part of it;
     all else is, as it is for the shell that reads the file."""
     found = Stored()

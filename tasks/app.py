@@ -6,21 +6,21 @@ from pyinfra import host
 
 from celery_pi.app_packages import Locked, locked
 from celery_pi.component import Component, Secret, deploys
+from celery_pi.facts.site_units import reloads
 from celery_pi.operations.config_files import config_files
 from celery_pi.operations.debian_packages import debian_packages
 from celery_pi.operations.env_file import env_file
 from celery_pi.operations.extra_files import extra_files_absent
 from celery_pi.operations.owned_directory import owned_directory
 from celery_pi.operations.python_packages import (
+    prefetch_python_packages,
     python_packages,
-    python_packages_begun,
     record,
 )
 from celery_pi.operations.service import service
 from celery_pi.render import from_package
 from celery_pi.secrets import passwords, redis_url
 from celery_pi.settings import Settings
-from celery_pi.site_units import reloads
 
 APP = Component[Settings](
     "App",
@@ -63,7 +63,7 @@ URL_VARIABLES = (
 @deploys(APP)
 def begin(settings: Settings) -> None:
     """pip begins, and goes on while apt installs; `deploy` completes it."""
-    python_packages_begun(
+    prefetch_python_packages(
         name="Begin with the pinned packages",
         venv=settings.app_venv,
         pins=settings.app_pins,

@@ -5,9 +5,9 @@ from pathlib import PurePath
 from pyinfra import host
 
 from celery_pi.component import Component, Unit, deploys, remove
-from celery_pi.deployers import PATH as DEPLOYERS
-from celery_pi.deployers import deployers
-from celery_pi.jails_found import SSH, JailFound
+from celery_pi.facts.admin_addresses import PATH as ADMIN_ADDRESSES
+from celery_pi.facts.admin_addresses import admin_addresses
+from celery_pi.facts.ssh_jail import SSH, JailFound
 from celery_pi.operations.config_files import config_files
 from celery_pi.operations.debian_packages import debian_packages
 from celery_pi.operations.package_service import left_to_its_package
@@ -37,7 +37,7 @@ BANS = Component[Settings](
             debian=True,
         ),
     ),
-    writes=(CHECK.path, FLOWER.path, JAILS, DEPLOYERS),
+    writes=(CHECK.path, FLOWER.path, JAILS, ADMIN_ADDRESSES),
 )
 LOOPBACK = ("127.0.0.0/8", "::1")
 GOOD = "fail2ban-client -t"
@@ -71,7 +71,7 @@ def deploy(settings: Settings) -> None:
 
 def _ban(settings: Settings) -> None:
     debian_packages(name="Install fail2ban", packages=BANS.packages, no_start=BANS.no_start)
-    known = deployers(host)
+    known = admin_addresses(host)
     jail_of_ssh = host.get_fact(JailFound)
     filters = [FLOWER] if settings.flower else []
     jails = from_template(
@@ -81,7 +81,7 @@ def _ban(settings: Settings) -> None:
         ignored=[*LOOPBACK, *settings.ban_ignore, *known],
         jail_of_ssh=jail_of_ssh,
     )
-    kept = [from_template(DEPLOYERS, addresses=known)] if known else []
+    kept = [from_template(ADMIN_ADDRESSES, addresses=known)] if known else []
     config_files(name="Configure", files=[CHECK, SANDBOX, *filters, *kept, jails])
     service(
         name="Run",

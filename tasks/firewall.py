@@ -3,8 +3,8 @@
 from pyinfra import host
 
 from celery_pi.component import Component, deploys, enabled
-from celery_pi.deployers import PATH as DEPLOYERS
-from celery_pi.deployers import deployers
+from celery_pi.facts.admin_addresses import PATH as ADMIN_ADDRESSES
+from celery_pi.facts.admin_addresses import admin_addresses
 from celery_pi.firewall_rules import opening
 from celery_pi.operations.config_files import config_files
 from celery_pi.operations.debian_packages import debian_packages
@@ -16,7 +16,7 @@ FIREWALL = Component[Settings](
     "Firewall",
     enabled=lambda settings: settings.firewall,
     packages=("ufw",),
-    writes=(DEPLOYERS,),
+    writes=(ADMIN_ADDRESSES,),
 )
 
 
@@ -32,8 +32,8 @@ def deploy(settings: Settings) -> None:
     # fail2ban keeps guessers from ssh by logins that have failed, which nobody can fake in the name
     # of another address. A limit goes by first packets, which anybody can, so it stands in where
     # there are no bans; the machines that deploy, which it must not shut out, are noted then too.
-    if not settings.bans and (known := deployers(host)):
-        listed = from_template(DEPLOYERS, addresses=known)
+    if not settings.bans and (known := admin_addresses(host)):
+        listed = from_template(ADMIN_ADDRESSES, addresses=known)
         config_files(name="Note the machines that deploy", files=[listed])
     firewall(
         name="Close all ports but the declared",

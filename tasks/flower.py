@@ -5,8 +5,8 @@ from base64 import b64encode
 from pyinfra import host
 from pyinfra.operations import files
 
-from celery_pi import flower_login
 from celery_pi.component import Component, Secret, Unit, deploys, remove
+from celery_pi.operations import flower_login
 from celery_pi.operations.config_files import ConfigFile, config_files
 from celery_pi.operations.python_packages import record
 from celery_pi.operations.service import CHECK_UNIT, service

@@ -7,13 +7,13 @@ from pyinfra import host, logger
 from pyinfra.facts.files import File, FindInFile
 from pyinfra.facts.server import Hostname
 
-from celery_pi import nginx_found
 from celery_pi.component import Component, Secret, Unit, deploys
-from celery_pi.nginx_found import NginxFound
+from celery_pi.facts import nginx as nginx_facts
+from celery_pi.facts.nginx import NginxFound
 from celery_pi.operations.config_files import config_files
 from celery_pi.operations.debian_packages import debian_packages
 from celery_pi.operations.idle_service import idle_service
-from celery_pi.operations.mending_script import mending_script
+from celery_pi.operations.reconcile_script import reconcile_script
 from celery_pi.operations.remove_units import remove_units
 from celery_pi.operations.service import CHECK_UNIT, service
 from celery_pi.render import from_file, from_template
@@ -35,12 +35,12 @@ SELF_SIGNED = "/etc/celery-pi/site.pem"
 RELOAD = "nginx-certificate.service"
 WATCH = "nginx-certificate.path"
 GOOD = "nginx -t -q"
-NO_DEFAULT = from_file(nginx_found.DEFAULT)
+NO_DEFAULT = from_file(nginx_facts.DEFAULT)
 
 
 def is_needed(settings: Settings) -> bool:
     """Whether nginx is to be there, on this machine."""
-    return nginx_found.is_needed(settings, host.get_fact(NginxFound))
+    return nginx_facts.is_needed(settings, host.get_fact(NginxFound))
 
 
 def without_debians_site() -> None:
@@ -86,7 +86,7 @@ def deploy(settings: Settings) -> None:
     without_debians_site()
     debian_packages(name="Install nginx", packages=NGINX.packages, no_start=NGINX.no_start)
     config_files(name="Install the helpers", files=[CHECK, LOGIN])
-    mending_script(name="Hash the login", script=LOGIN)
+    reconcile_script(name="Hash the login", script=LOGIN)
     # Given twice, it is an error to nginx.
     pattern = r"^[[:space:]]*server_names_hash_bucket_size"
     set_by_owner = bool(host.get_fact(FindInFile, path="/etc/nginx/nginx.conf", pattern=pattern))
@@ -128,7 +128,7 @@ def _configure_server(settings: Settings) -> None:
     if settings.nginx_certificate is None:
         listed = from_template(NAMES, names=names)
         config_files(name="Install the certificate's helper", files=[CERTIFICATE, listed])
-        mending_script(name="Make a certificate", script=CERTIFICATE)
+        reconcile_script(name="Make a certificate", script=CERTIFICATE)
         remove_units(name="Remove the watch over the owner's", units=[WATCH, RELOAD], files=[])
     else:
         _watch(pair)

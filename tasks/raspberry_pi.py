@@ -3,12 +3,12 @@
 from pyinfra import host, logger
 
 from celery_pi.component import Component, deploys
+from celery_pi.facts.raspberry_pi import CMDLINE, COUNTED, SWAP, WATCHDOG, Pi, RaspberryPi
 from celery_pi.operations.config_files import config_files
 from celery_pi.operations.debian_packages import debian_packages
 from celery_pi.operations.kernel_cmdline import KernelCmdline, kernel_cmdline, refusal
 from celery_pi.operations.runtime_watchdog import runtime_watchdog
 from celery_pi.operations.zram_swap import Swaps, on_disk, zram_swap
-from celery_pi.raspberry_pi import CMDLINE, COUNTED, SWAP, WATCHDOG, Pi, RaspberryPi
 from celery_pi.render import from_file, from_template
 from celery_pi.settings import Settings
 

@@ -5,20 +5,21 @@ from collections.abc import Sequence
 from pyinfra import host, logger
 
 from celery_pi.component import Component, Secret, Unit, deploys
-from celery_pi.earlier_users import (
+from celery_pi.operations.config_files import ConfigFile, config_files
+from celery_pi.operations.debian_packages import debian_packages
+from celery_pi.operations.earlier_users import (
     default_forgotten,
     earlier_users,
     earlier_users_kept,
     has_default,
 )
-from celery_pi.operations.config_files import ConfigFile, config_files
-from celery_pi.operations.debian_packages import debian_packages
-from celery_pi.operations.redis_data import redis_data_kept
+from celery_pi.operations.migrate_to_aof import migrate_to_aof
 from celery_pi.operations.redis_server import UNIT, ready, redis_server
 from celery_pi.operations.remove_units import remove_units
+from celery_pi.operations.secret_files import no_old_secrets, secret_files
 from celery_pi.operations.service import CHECK_UNIT, service
 from celery_pi.render import from_file, from_template
-from celery_pi.secrets import DIRECTORY, no_old_secrets, passwords, secret_files
+from celery_pi.secrets import DIRECTORY, passwords
 from celery_pi.settings import Settings, size_in_bytes
 from tasks import tls
 
@@ -78,7 +79,7 @@ def deploy(settings: Settings) -> None:
         maxmemory=size_in_bytes(settings.redis_maxmemory),
     )
     config_files(name="Configure", files=[live, users, memory, *at_start])
-    redis_data_kept(name="Keep the data of a server that runs")
+    migrate_to_aof(name="Keep the data of a server that runs")
     watch = [file.path for file in at_start]
     service(name="Run", unit=UNIT, watch=watch, ready=ready(users), limits=[memory.path])
     redis_server(name="Change the running server", settings=live, acl=users)

@@ -3,7 +3,7 @@
 from pyinfra import host
 
 from celery_pi.component import deploys
-from celery_pi.handmade import Found, HandMade
+from celery_pi.facts.handmade import Found, HandMade
 from celery_pi.operations.take_over import take_over, taken_over
 from celery_pi.settings import Settings
 

@@ -3,7 +3,7 @@
 from celery_pi.component import Component, Unit, deploys
 from celery_pi.operations.config_files import config_files
 from celery_pi.operations.debian_packages import debian_packages
-from celery_pi.operations.mending_script import mending_script
+from celery_pi.operations.reconcile_script import reconcile_script
 from celery_pi.operations.service import CHECK_UNIT, service
 from celery_pi.render import from_file, from_template
 from celery_pi.settings import Settings
@@ -37,7 +37,7 @@ def deploy(settings: Settings) -> None:
         from_file(f"/etc/systemd/system/{TIMER}", check=CHECK_UNIT),
     ]
     config_files(name="Configure", files=[SCRIPT, EXTENSIONS, *units])
-    mending_script(name="Make the certificates", script=SCRIPT)
+    reconcile_script(name="Make the certificates", script=SCRIPT)
     service(
         name="Renew them in time",
         unit=TIMER,

@@ -3,10 +3,10 @@
 from pyinfra import host, logger
 
 from celery_pi.component import Component, Unit, deploys, remove
+from celery_pi.facts.package_health import PackageHealth
 from celery_pi.operations.config_files import ConfigFile, config_files
 from celery_pi.operations.debian_packages import debian_packages
 from celery_pi.operations.service import service
-from celery_pi.package_health import PackageHealth
 from celery_pi.render import from_file, from_template
 from celery_pi.settings import Settings
 

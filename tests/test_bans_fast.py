@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from celery_pi import deployers
-from celery_pi.deployers import KEPT, with_this
+from celery_pi.facts import admin_addresses
+from celery_pi.facts.admin_addresses import KEPT, with_this
 from celery_pi.operations import package_service
 from celery_pi.operations.package_service import left_to_its_package
 from tests.fake import Programs, run, sh
@@ -33,7 +33,7 @@ def test_machines_that_deployed_long_ago_are_forgotten() -> None:
 def test_machine_is_known_by_its_ssh_session(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fact, listed = deployers.Deployers(), tmp_path / "deployers"
+    fact, listed = admin_addresses.AdminAddresses(), tmp_path / "deployers"
     monkeypatch.setenv("SSH_CONNECTION", "192.0.2.5 50000 192.0.2.1 22")
     assert fact.process(sh(fact.command(str(listed)))) == ["192.0.2.5"]
     listed.write_text("192.0.2.4\n")

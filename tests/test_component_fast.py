@@ -46,7 +46,7 @@ def test_every_component_is_deployed_by_deploy_py_or_by_a_task_that_is() -> None
     assert len({each.name for each in components()}) == len(components())
 
 
-def test_no_unit_and_no_file_is_stated_by_two_components_but_for_the_list_of_deployers() -> None:
+def test_no_unit_and_no_file_is_stated_by_two_components_but_for_admin_addresses() -> None:
     paths = [path for each in components() for path in each.files]
     assert {path for path in paths if paths.count(path) > 1} == {"/etc/celery-pi/deployers"}
     units = [unit.name for each in components() for unit in each.units]
@@ -98,8 +98,8 @@ def known(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(component, "components", lambda: everything)
     monkeypatch.setattr(component.plan, "begin", lambda _: None)
     monkeypatch.setattr(component.plan, "show", lambda: None)
-    monkeypatch.setattr(component.deploy_run, "begin", lambda *_: None)
-    monkeypatch.setattr(component.deploy_run, "end", lambda: None)
+    monkeypatch.setattr(component.run, "begin", lambda *_: None)
+    monkeypatch.setattr(component.run, "end", lambda: None)
     return iter(())
 
 

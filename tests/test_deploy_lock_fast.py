@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from pyinfra.api import StringCommand
 
-from celery_pi import deploy_lock
-from celery_pi.deploy_lock import give_back, refusal, renew, take
+from celery_pi.deploys import lock
+from celery_pi.deploys.lock import give_back, refusal, renew, take
 from tests.fake import mode
 
 pytestmark = pytest.mark.fast
@@ -21,9 +21,9 @@ HOLDER = json.dumps({"who": "ann@desk", "since": "noon", "what": "deploy.py"})
 
 @pytest.fixture(autouse=True)
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(deploy_lock, "DIRECTORY", str(tmp_path / "run"))
-    monkeypatch.setattr(deploy_lock, "RECORDS", str(tmp_path / "records"))
-    monkeypatch.setattr(deploy_lock, "LEASE", 4)
+    monkeypatch.setattr(lock, "DIRECTORY", str(tmp_path / "run"))
+    monkeypatch.setattr(lock, "RECORDS", str(tmp_path / "records"))
+    monkeypatch.setattr(lock, "LEASE", 4)
     return tmp_path
 
 

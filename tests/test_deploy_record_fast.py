@@ -18,20 +18,15 @@ import pytest
 from pyinfra import host, state
 from pyinfra.api import Host, OperationError, StringCommand, operation
 
-from celery_pi import (
-    deploy_lock,
-    deploy_record,
-    deploy_run,
-    fact_cache,
-    manifest,
-    source_tree,
-)
-from celery_pi.deploy_record import DeployRecords
-from celery_pi.deploy_run import CLOSE, TAKE
+from celery_pi import fact_cache, manifest
+from celery_pi.deploys import history, lock, source
+from celery_pi.deploys import run as deploy_run
+from celery_pi.deploys.history import DeployRecords
+from celery_pi.deploys.run import CLOSE, TAKE
+from celery_pi.deploys.source import NoSource, deployed_source, lay_out
 from celery_pi.operations.config_files import ConfigFile, config_files
 from celery_pi.preflight import GIVEN, NEWEST_DEPLOY
 from celery_pi.settings import Settings
-from celery_pi.source_tree import NoSource, deployed_source, lay_out
 from tests.fake import ME, Cached, Run, mode, run, sh
 
 pytestmark = pytest.mark.fast
@@ -40,13 +35,13 @@ pytestmark = pytest.mark.fast
 @pytest.fixture(autouse=True)
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the lock and the records are, on a machine that nobody deploys to."""
-    monkeypatch.setattr(deploy_lock, "DIRECTORY", str(tmp_path / "run"))
+    monkeypatch.setattr(lock, "DIRECTORY", str(tmp_path / "run"))
     monkeypatch.setattr(manifest, "FILE", str(tmp_path / "etc/manifest.json"))
     monkeypatch.setattr(manifest, "LEGACY", str(tmp_path / "declared"))
-    for module in (deploy_lock, deploy_record):
+    for module in (lock, history):
         monkeypatch.setattr(module, "RECORDS", str(tmp_path / "records"))
     monkeypatch.setattr(deploy_run, "deployed_source", lambda: "c0ffee")
-    monkeypatch.setattr(deploy_lock, "LEASE", 4)
+    monkeypatch.setattr(lock, "LEASE", 4)
     return tmp_path
 
 
@@ -90,7 +85,7 @@ def begin(seen: str | None = None, file: str | None = "dir/deploy.py", **given: 
 
 def newest() -> str:
     text = 'for last in "$records"/*.json; do :; done; ls -i "$last" 2>/dev/null || true'
-    lines = sh(StringCommand(f"records={deploy_record.RECORDS};", text))
+    lines = sh(StringCommand(f"records={history.RECORDS};", text))
     return lines[0] if lines else ""
 
 
@@ -171,7 +166,7 @@ def test_run_that_fails_before_it_changes_anything_leaves_no_record(directory: P
 def another(directory: Path) -> Iterator[None]:
     """A run that holds the lock, and lives."""
     assert directory
-    take, renew = deploy_lock.take("another", ""), deploy_lock.renew("another")
+    take, renew = lock.take("another", ""), lock.renew("another")
     holder = '{"who": "ann@desk", "since": "noon", "what": "deploy.py"}'
     subprocess.run(["sh", "-c", take.get_raw_value()], input=holder, text=True, check=True)
     loop = f"while sleep 0.3; do sh -c {quote(renew.get_raw_value())}; done"
@@ -219,7 +214,7 @@ def test_deploy_after_one_that_was_killed_goes_on_and_both_are_told(directory: P
     kept = (directory / "records/000001.json").read_text()
     cut_off = kept.replace('"completed"', '"running"')
     (directory / "records/000001.json").write_text(cut_off)
-    subprocess.run(["sh", "-c", deploy_lock.take("dead", newest()).get_raw_value()], check=True)
+    subprocess.run(["sh", "-c", lock.take("dead", newest()).get_raw_value()], check=True)
     assert deploy(("true",)).error == ""
     assert [record["result"] for record in records().values()] == ["running", "completed"]
 
@@ -236,7 +231,7 @@ def test_deploy_that_was_planned_before_another_is_refused(directory: Path) -> N
 def test_run_that_was_taken_for_dead_stops(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deploy_lock, "INTERVAL", 0)
+    monkeypatch.setattr(lock, "INTERVAL", 0)
     beat = directory / "run/beat"
     other = f"read -r _ at <{beat}; echo other $at >{beat}"
     done = deploy((other,), ("true",), (f"touch {directory}/touched",))
@@ -405,7 +400,7 @@ def test_without_git_there_is_a_reason_and_the_deploy_goes_on(
     with pytest.raises(NoSource, match="not a git repository"):
         deployed_source(tmp_path)
     with pytest.raises(NoSource):
-        lay_out("0" * 40, tmp_path / "out", source_tree.ROOT)
+        lay_out("0" * 40, tmp_path / "out", source.ROOT)
     monkeypatch.setattr(deploy_run, "deployed_source", lambda: deployed_source(tmp_path))
     done = deploy(("true",))
     assert "no target of a rollback: fatal: not a git repository" in done.shown
@@ -425,15 +420,15 @@ def test_deploy_of_a_changed_source_says_once_that_there_is_no_way_back_to_it(
 FILE = """
 from pyinfra import host, state
 from pyinfra.operations import server
-from celery_pi import deploy_lock, deploy_record, deploy_run
+from celery_pi.deploys import history, lock, run
 from celery_pi.preflight import GIVEN, NEWEST_DEPLOY
 from celery_pi.settings import Settings
-deploy_lock.DIRECTORY, deploy_lock.INTERVAL, deploy_lock.LEASE = {directory!r} + "/run", 0.5, 4
-deploy_lock.RECORDS = deploy_record.RECORDS = {directory!r} + "/records"
-deploy_run.deployed_source = lambda: "c0ffee"
+lock.DIRECTORY, lock.INTERVAL, lock.LEASE = {directory!r} + "/run", 0.5, 4
+lock.RECORDS = history.RECORDS = {directory!r} + "/records"
+run.deployed_source = lambda: "c0ffee"
 host.connector_data[GIVEN] = Settings()
 host.connector_data[NEWEST_DEPLOY] = {newest!r}
-deploy_run.begin(state.current_deploy_filename, "Thing")
+run.begin(state.current_deploy_filename, "Thing")
 server.shell(name="Work", commands=[{command!r}])
 """
 
@@ -443,9 +438,9 @@ def start(directory: Path, command: str, file: str) -> subprocess.Popen[str]:
     code = FILE.format(directory=str(directory), newest=newest(), command=command)
     (directory / file).write_text(code)
     return subprocess.Popen(
-        [source_tree.ROOT / ".venv/bin/pyinfra", "-y", "@local", file],
+        [source.ROOT / ".venv/bin/pyinfra", "-y", "@local", file],
         cwd=directory,
-        env=os.environ | {"PYTHONPATH": str(source_tree.ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
+        env=os.environ | {"PYTHONPATH": str(source.ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

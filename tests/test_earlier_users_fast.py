@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from celery_pi.earlier_users import _others, has_default
+from celery_pi.operations.earlier_users import _others, has_default
 from celery_pi.secrets import USERS
 from celery_pi.settings import Settings
 from tasks.redis import acl

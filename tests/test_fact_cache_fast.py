@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from pyinfra.api import StringCommand
 
-from celery_pi import deploy_lock, fact_cache
+from celery_pi import fact_cache
+from celery_pi.deploys import lock
 from celery_pi.fact_cache import Answer, FactCache, NoFact
 from tests.fake import LocalShell, machine
 
@@ -246,7 +247,7 @@ def test_answers_wait_in_a_place_of_roots_and_are_gone_afterwards(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     aside = tmp_path / "aside"
-    monkeypatch.setattr(deploy_lock, "DIRECTORY", str(aside))
+    monkeypatch.setattr(lock, "DIRECTORY", str(aside))
     pi = Machine()
     keep(pi.plan())
     look = f"stat -c '%a %n' {aside} {aside}/*"

@@ -9,10 +9,10 @@ import pytest
 from pyinfra.api import StringCommand
 from pyinfra.api.exceptions import PyinfraError
 
+from celery_pi.facts import ufw as ufw_facts
+from celery_pi.facts.ufw import IN_FORCE, Firewall, FirewallState, variables
 from celery_pi.firewall_rules import ANYWHERE, MARK, Opening, Rule, delta, opening
-from celery_pi.operations import ufw_state
 from celery_pi.operations.ufw import SETTINGS, firewall, no_firewall
-from celery_pi.operations.ufw_state import IN_FORCE, Firewall, FirewallState, variables
 from tests.fake import Programs, Run, run, sh
 
 pytestmark = pytest.mark.fast
@@ -348,8 +348,8 @@ CHAINS = ("before-logging", "before", "after", "after-logging", "reject", "track
 @pytest.fixture
 def ufw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Files of ufw's, and a kernel in `kernel` and `kernel6` that holds them."""
-    monkeypatch.setattr(ufw_state, "CONF", str(tmp_path))
-    monkeypatch.setattr(ufw_state, "IPV6", str(tmp_path / "before6.rules"))
+    monkeypatch.setattr(ufw_facts, "CONF", str(tmp_path))
+    monkeypatch.setattr(ufw_facts, "IPV6", str(tmp_path / "before6.rules"))
     programs = Programs(tmp_path, monkeypatch)
     for v in ("", "6"):
         ways = [

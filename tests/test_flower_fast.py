@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from pyinfra import host
 
-from celery_pi import flower_login as module
-from celery_pi.flower_login import flower_login, login_file
+from celery_pi.operations import flower_login as module
+from celery_pi.operations.flower_login import flower_login, login_file
 from celery_pi.render import from_file
 from celery_pi.secrets import supplied_problems
 from celery_pi.settings import Settings

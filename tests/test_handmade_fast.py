@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from celery_pi.handmade import CRON, OUR_NAMES, SHOW, Found, HandMade, problems
+from celery_pi.facts.handmade import CRON, OUR_NAMES, SHOW, Found, HandMade, problems
 from celery_pi.settings import Settings
 
 pytestmark = pytest.mark.fast

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from pyinfra.api import DeployError
 
-from celery_pi import jails_found
-from celery_pi.jails_found import JailFound, OwnersJail
+from celery_pi.facts import ssh_jail
+from celery_pi.facts.ssh_jail import JailFound, OwnersJail
 from celery_pi.render import from_template
 from celery_pi.settings import Settings
 from tasks.bans import JAILS
@@ -28,7 +28,7 @@ DEBIANS = {
 @pytest.fixture
 def etc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """fail2ban's directory with Debian's files and ours."""
-    monkeypatch.setattr(jails_found, "DIRECTORY", str(tmp_path))
+    monkeypatch.setattr(ssh_jail, "DIRECTORY", str(tmp_path))
     (tmp_path / "jail.d").mkdir()
     for name, text in DEBIANS.items():
         (tmp_path / name).write_text(text)

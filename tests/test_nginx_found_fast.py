@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from celery_pi import before, machine, nginx_found
-from celery_pi.nginx_found import Nginx, NginxFound, is_needed, problems
+from celery_pi import before
+from celery_pi.facts import nginx as nginx_facts
+from celery_pi.facts.nginx import Nginx, NginxFound, is_needed, problems
 from celery_pi.operations import idle_service as module
 from celery_pi.operations.idle_service import idle_service
+from celery_pi.preflight import machine
 from celery_pi.settings import Settings
 from tests.fake import Programs, run, sh
 
@@ -86,7 +88,7 @@ def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (conf / name).mkdir(parents=True)
     (conf / "nginx.conf").write_text("http {\n}\n")
     (conf / "sites-available/default").write_text("server { root /var/www/html; }\n")
-    (conf / "conf.d/celery-pi.conf").write_text(f"{nginx_found.MARK}: it is ours\n")
+    (conf / "conf.d/celery-pi.conf").write_text(f"{nginx_facts.MARK}: it is ours\n")
     sums = [
         f" {conf / name} {hashlib.md5((conf / name).read_bytes()).hexdigest()}"
         for name in ("nginx.conf", "sites-available/default")
@@ -95,8 +97,8 @@ def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     told = "\n".join(["nginx installed", "nginx-common installed", *sums])
     programs.add("dpkg-query", f"cat <<'END'\n{told}\nEND")
     programs.add("systemctl", "printf 'ActiveState=active\\nUnitFileState=disabled\\n'")
-    monkeypatch.setattr(nginx_found, "CONF", str(conf))
-    monkeypatch.setattr(nginx_found, "DEFAULT", str(conf / "sites-enabled/default"))
+    monkeypatch.setattr(nginx_facts, "CONF", str(conf))
+    monkeypatch.setattr(nginx_facts, "DEFAULT", str(conf / "sites-enabled/default"))
     monkeypatch.setattr(before, "INSTALLED", str(tmp_path / "installed"))
     monkeypatch.setattr(before, "HISTORY", str(tmp_path / "history"))
     (tmp_path / "installed").write_text("nginx-extras\nnginx\n")
@@ -115,7 +117,7 @@ def test_debians_site_is_debians_until_it_is_changed(conf: Path) -> None:
     (conf / "sites-available/default").write_text("server { root /srv; }\n")
     assert (found().default, found().theirs) == ("owner", (str(default),))
     default.unlink()
-    default.write_text(f"{nginx_found.MARK}: off\n")
+    default.write_text(f"{nginx_facts.MARK}: off\n")
     assert (found().default, found().theirs) == ("ours", ())
     default.unlink()
     assert (found().default, found().theirs) == ("", ())
@@ -124,7 +126,7 @@ def test_debians_site_is_debians_until_it_is_changed(conf: Path) -> None:
 def test_each_file_of_his_that_nginx_would_read_is_his(conf: Path, tmp_path: Path) -> None:
     site, snippet = conf / "sites-enabled/a site", conf / "conf.d/his.conf"
     snippet.write_text("gzip on;\n")
-    (tmp_path / "elsewhere").write_text(f"{nginx_found.MARK}\n")
+    (tmp_path / "elsewhere").write_text(f"{nginx_facts.MARK}\n")
     site.symlink_to(tmp_path / "elsewhere")
     (conf / "conf.d/his.txt").write_text("not read")
     assert set(found().theirs) == {str(site), str(snippet)}

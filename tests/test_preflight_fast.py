@@ -15,11 +15,10 @@ from pyinfra.api import DeployError
 from pyinfra.api.exceptions import PyinfraError
 from pyinfra.operations import server
 
-from celery_pi import machine
 from celery_pi.component import deploys
-from celery_pi.doubt import beyond_doubt
-from celery_pi.machine import Machine, problems
-from celery_pi.preflight import site_data
+from celery_pi.preflight import machine, site_data
+from celery_pi.preflight.doubt import beyond_doubt
+from celery_pi.preflight.machine import Machine, problems
 from celery_pi.settings import Settings
 from tests.fake import ME, PIP_AGREES, Programs, as_root, run, sh
 

@@ -24,8 +24,8 @@ from celery_pi.operations import python_packages as module
 from celery_pi.operations.python_packages import (
     Environment,
     PythonEnvironment,
+    prefetch_python_packages,
     python_packages,
-    python_packages_begun,
 )
 from celery_pi.settings import Settings
 from tasks import app as app_task
@@ -86,13 +86,13 @@ class App:
         return run(lambda: python_packages(name="Install", **self._named(pins)))
 
     def begin(self) -> Run:
-        return run(lambda: python_packages_begun(name="Begin", **self._named(PINS)))
+        return run(lambda: prefetch_python_packages(name="Begin", **self._named(PINS)))
 
     def plan(self) -> Run:
         """Of both."""
 
         def both() -> None:
-            python_packages_begun(name="Begin", **self._named(PINS))
+            prefetch_python_packages(name="Begin", **self._named(PINS))
             python_packages(name="Install", **self._named(PINS))
 
         return run(both, dry=True)
@@ -427,7 +427,7 @@ def test_what_begins_beside_other_operations_is_by_digest_too(app: App) -> None:
     note = f'case "$*" in *require-hashes*) eval cp "\\${{$#}}" "\'{app.dir}/locked\'" ;; esac\n'
     pip.write_text(pip.read_text() + note)
     named = app._named(PINS)
-    run(lambda: python_packages_begun(name="Begin", **named, locked=LOCKED))
+    run(lambda: prefetch_python_packages(name="Begin", **named, locked=LOCKED))
     assert run(lambda: python_packages(name="Install", **named, locked=LOCKED)).changed == [False]
     assert (app.dir / "locked").read_text().splitlines() == [package.line for package in LOCKED]
 

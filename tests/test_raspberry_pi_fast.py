@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from pyinfra.api import StringCommand
 
-from celery_pi import raspberry_pi
+from celery_pi.facts import raspberry_pi
+from celery_pi.facts.raspberry_pi import CMDLINE, COUNTED, Pi, RaspberryPi
 from celery_pi.operations import runtime_watchdog as watchdog
 from celery_pi.operations import zram_swap as zram
 from celery_pi.operations.kernel_cmdline import WRITE, kernel_cmdline, refusal, with_words
 from celery_pi.operations.runtime_watchdog import runtime_watchdog
 from celery_pi.operations.zram_swap import on_disk, zram_swap
-from celery_pi.raspberry_pi import CMDLINE, COUNTED, Pi, RaspberryPi
 from celery_pi.shell import assign
 from tasks import raspberry_pi as task
 from tests.fake import Programs, Run, inode, run, sh
@@ -116,6 +116,9 @@ class Machine:
         # No device can be made without root: this machine's own stands in.
         show = show.replace(f"[ -c {root}/dev/watchdog0 ]", f"[ -e {root}/dev/watchdog0 ]")
         monkeypatch.setattr(raspberry_pi, "SHOW", show)
+        for name in ("SWAP", "WATCHDOG"):
+            path = getattr(raspberry_pi, name)
+            monkeypatch.setattr(raspberry_pi, name, f"{root}{path}")
         programs = Programs(root, monkeypatch)
         programs.add("systemctl", "echo 0")
         programs.add("modprobe", "exit 1")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from celery_pi.operations import redis_data as module
-from celery_pi.operations.redis_data import redis_data_kept
+from celery_pi.operations import migrate_to_aof as module
+from celery_pi.operations.migrate_to_aof import migrate_to_aof
 from tests.fake import Programs, Run, run
 
 pytestmark = pytest.mark.fast
@@ -72,7 +72,7 @@ class Theirs:
             (self.state / name).write_text(f"{fact}\n")
 
     def deploy(self, dry: bool = False) -> Run:
-        return run(lambda: redis_data_kept(name="Keep"), dry=dry)
+        return run(lambda: migrate_to_aof(name="Keep"), dry=dry)
 
     def changes(self) -> list[str]:
         """What was done to the server; what it was asked is left out."""

@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader
 from pyinfra.api import DeployError
 
 from celery_pi import render as rendering
-from celery_pi.jails_found import OwnersJail
+from celery_pi.facts.ssh_jail import OwnersJail
 from celery_pi.operations import redis_server
 from celery_pi.render import ROOT, from_file, from_template
 from celery_pi.secrets import SOCKET, USERS
@@ -56,7 +56,7 @@ COMMON = "/etc/nginx/conf.d/celery-pi.conf"
 NAMES = "/etc/celery-pi/site_names"
 CERTIFICATE = "/etc/systemd/system/nginx-certificate.path"
 JAILS = "/etc/fail2ban/jail.d/zz-celery-pi.conf"
-DEPLOYERS = "/etc/celery-pi/deployers"
+ADMIN_ADDRESSES = "/etc/celery-pi/deployers"
 WATCHDOG = "/etc/systemd/system.conf.d/celery-pi.conf"
 APT = "/etc/apt/apt.conf.d/52celery-pi"
 NEEDRESTART = "/etc/needrestart/conf.d/celery-pi.conf"
@@ -143,7 +143,7 @@ def test_all_templates_are_known_to_the_tests_below() -> None:
     redis = [REDIS, LIVE, ACL, UNIT, MEMORY, SYSCTL, *APP_GROUP]
     flower = [FLOWER, FLOWER_ENV, SERVER, NAMES, CERTIFICATE, COMMON]
     app = [WORKER, BEAT, *SANDBOXES, RECORD, ROTATION, JOURNAL]
-    machine = [JAILS, DEPLOYERS, WATCHDOG, APT, NEEDRESTART, *TIMERS]
+    machine = [JAILS, ADMIN_ADDRESSES, WATCHDOG, APT, NEEDRESTART, *TIMERS]
     backup = [BACKUP, BACKUP_SANDBOX, BACKUP_TIMER, DRILL, DRILL_SANDBOX]
     assert sorted([*redis, *flower, *app, *machine, *backup]) == TEMPLATES
 

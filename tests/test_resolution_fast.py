@@ -13,10 +13,10 @@ from pyinfra.api import QuoteString, StringCommand
 from celery_pi.app_packages import locked
 from celery_pi.operations import python_packages
 from celery_pi.operations.python_packages import Environment, Package
+from celery_pi.preflight import resolution
+from celery_pi.preflight.requirements import contradictions, required, with_the_owners_versions
+from celery_pi.preflight.resolution import chosen, reason, resolution_problems
 from celery_pi.settings import Settings
-from celery_pi.site import resolution
-from celery_pi.site.requirements import contradictions, required, with_the_owners_versions
-from celery_pi.site.resolution import chosen, reason, resolution_problems
 from tests.fake import sh
 
 pytestmark = pytest.mark.fast

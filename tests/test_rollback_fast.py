@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from celery_pi import deploy_record, rollback
-from celery_pi.deploy_record import Record
+from celery_pi.deploys import history, rollback
+from celery_pi.deploys.history import Record
+from celery_pi.deploys.rollback import CannotGoBack, given, go_back, target
+from celery_pi.deploys.source import NoSource, lay_out
 from celery_pi.operations import prune_files as pruning
 from celery_pi.operations import remove_units
 from celery_pi.operations.prune_files import prune_files
 from celery_pi.render import ROOT
-from celery_pi.rollback import CannotGoBack, given, go_back, target
 from celery_pi.settings import Settings, load_settings
-from celery_pi.source_tree import NoSource, lay_out
 from tests.fake import Programs, Run, run
 
 pytestmark = pytest.mark.fast
@@ -104,7 +104,7 @@ def test_settings_are_read_as_they_were_given() -> None:
     }
     first, _ = load_settings(data)
     assert first
-    kept = json.loads(deploy_record.begun([], first).text)["given"]
+    kept = json.loads(history.begun([], first).text)["given"]
     words = given(kept)
     assert words[::2] == ["--data"] * len(data)
     again = dict(word.split("=", 1) for word in words[1::2])
@@ -263,7 +263,7 @@ class Pi:
         self.root, self.started = directory, directory / "started"
         self.started.mkdir()
         (directory / "records").mkdir()
-        monkeypatch.setattr(deploy_record, "RECORDS", str(directory / "records"))
+        monkeypatch.setattr(history, "RECORDS", str(directory / "records"))
         for module in (remove_units, pruning):
             monkeypatch.setattr(module, "RECORDS", str(self.started))
         self.programs = Programs(directory, monkeypatch)
@@ -346,5 +346,5 @@ def test_deploy_that_is_no_longer_known_is_refused(pi: Pi) -> None:
 
 
 def test_given_setting_may_be_the_default() -> None:
-    kept = json.loads(deploy_record.begun([], Settings(redis_port=6379)).text)
+    kept = json.loads(history.begun([], Settings(redis_port=6379)).text)
     assert (kept["settings"], kept["given"]) == ({}, {"redis_port": 6379})

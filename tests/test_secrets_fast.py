@@ -22,16 +22,16 @@ from pyinfra.api.exceptions import PyinfraError
 from redis.connection import parse_url as redis_url_parts
 
 from celery_pi import secrets
+from celery_pi.operations import secret_files as files
+from celery_pi.operations.secret_files import no_old_secrets, secret_files
 from celery_pi.secrets import (
     SOCKET,
     USERS,
     Passwords,
     Stored,
-    no_old_secrets,
     passwords,
     redis_url,
     renew_passwords,
-    secret_files,
     supplied_problems,
 )
 from celery_pi.settings import Settings
@@ -56,7 +56,8 @@ def hard_ones() -> list[str]:
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the Pi keeps its secrets; not there yet."""
     directory = tmp_path / "secrets"
-    monkeypatch.setattr(secrets, "DIRECTORY", str(directory))
+    for module in (secrets, files):
+        monkeypatch.setattr(module, "DIRECTORY", str(directory))
     return directory
 
 
@@ -283,15 +284,16 @@ def test_rotation_that_died_before_the_new_password_was_stored_loses_none(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, _ = deploy()
-    write = secrets._write
+    write = files._write
 
     def dies(name: str, lines: list[str]) -> Any:
-        return write(name, lines) if name.endswith(".old") else secrets.StringCommand("false")
+        return write(name, lines) if name.endswith(".old") else files.StringCommand("false")
 
-    monkeypatch.setattr(secrets, "_write", dies)
+    monkeypatch.setattr(files, "_write", dies)
     assert deploy(renew=True)[1].error
     monkeypatch.undo()
-    monkeypatch.setattr(secrets, "DIRECTORY", str(store))
+    for module in (secrets, files):
+        monkeypatch.setattr(module, "DIRECTORY", str(store))
     old = {"redis_celery_password.old": first.wanted["celery"]}
     assert stored(store) == {**as_stored(first), **old}
     # What is stored is what Redis and every service still use; the next run clears up.
@@ -316,16 +318,17 @@ def test_rotation_that_died_between_two_users_is_completed_by_the_next_deploy(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, _ = deploy()
-    write = secrets._write
+    write = files._write
 
     def dies(name: str, lines: list[str]) -> Any:
-        return secrets.StringCommand("false") if "flower" in name else write(name, lines)
+        return files.StringCommand("false") if "flower" in name else write(name, lines)
 
-    monkeypatch.setattr(secrets, "_write", dies)
+    monkeypatch.setattr(files, "_write", dies)
     half, done = deploy(renew=True)
     assert done.error
     monkeypatch.undo()
-    monkeypatch.setattr(secrets, "DIRECTORY", str(store))
+    for module in (secrets, files):
+        monkeypatch.setattr(module, "DIRECTORY", str(store))
     known, done = deploy(retire=True)
     assert done.error == ""
     assert known.wanted == {**first.wanted, "celery": half.wanted["celery"]}

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from celery_pi import secrets
-from celery_pi.deploy_record import begun
-from celery_pi.rollback import CannotGoBack, given
+from celery_pi.deploys.history import begun
+from celery_pi.deploys.rollback import CannotGoBack, given
 from celery_pi.settings import (
     POLICIES,
     Settings,

@@ -7,28 +7,28 @@ from typing import Any
 
 import pytest
 
+from celery_pi.facts.ufw import Firewall
 from celery_pi.firewall_rules import MARK, Opening, Rule
-from celery_pi.operations.ufw_state import Firewall
-from celery_pi.settings import Settings
-from celery_pi.site import checkers
-from celery_pi.site.apt import AptPlan, apt_problems, apt_told, wanted
-from celery_pi.site.checkers import Checks, OwnersChecks, checks_found, rotation
-from celery_pi.site.listeners import (
+from celery_pi.preflight import checkers
+from celery_pi.preflight.apt import AptPlan, apt_problems, apt_warnings, wanted
+from celery_pi.preflight.checkers import Checks, OwnersChecks, checks_found, rotation
+from celery_pi.preflight.listeners import (
     Listener,
     cut_off,
-    cut_off_told,
+    cut_off_warnings,
     listener,
     redis_problems,
     tunnel_problems,
     web_problems,
 )
-from celery_pi.site.redis_clients import Client, RedisUsers, Users, users_told
-from celery_pi.site.surroundings import (
+from celery_pi.preflight.redis_clients import Client, RedisUsers, Users, users_warnings
+from celery_pi.preflight.surroundings import (
     Surroundings,
     SurroundingsOf,
     filter_problems,
     ground_problems,
 )
+from celery_pi.settings import Settings
 from tests.fake import Programs, sh
 
 pytestmark = pytest.mark.fast
@@ -174,7 +174,7 @@ def test_what_the_firewall_newly_cuts_off_is_known(
 def test_each_listener_is_told_in_a_line_with_what_to_write() -> None:
     twice = [MQTT, MQTT._replace(address="::"), Listener("udp", ANY, 51820)]
     cut = cut_off([*twice, Listener("tcp", "*", 5555, "flower", "1")], [], OFF, False)
-    assert list(cut_off_told(cut)) == [
+    assert list(cut_off_warnings(cut)) == [
         'the firewall will cut mosquitto on 1883/tcp off from other machines: add "1883/tcp" to '
         "firewall_allow if they need it",
         "the firewall will cut flower on 5555/tcp off from other machines: give it another port if "
@@ -293,7 +293,7 @@ def test_what_apt_would_remove_is_refused_by_name() -> None:
     plan = ["removes valkey-redis-compat", "removes iptables-persistent", "busy apt-get"]
     (sentence,) = apt_problems(plan)
     assert "apt would remove valkey-redis-compat to install" in sentence
-    assert list(apt_told(plan)) == ["apt-get is installing packages; the deploy waits for it"]
+    assert list(apt_warnings(plan)) == ["apt-get is installing packages; the deploy waits for it"]
 
 
 @pytest.mark.parametrize(
@@ -350,7 +350,7 @@ CLIENTS = [
 def test_other_databases_and_strangers_are_told_by_name() -> None:
     users = RedisUsers().process(CLIENTS)
     assert users.keys == {0: 12, 1: 120}
-    database, strangers = users_told(users, Settings())
+    database, strangers = users_warnings(users, Settings())
     assert database.startswith(
         "database 1 of Redis (120 keys, used by gunicorn: worker of www-data (gunicorn.service)) "
     )
@@ -358,7 +358,7 @@ def test_other_databases_and_strangers_are_told_by_name() -> None:
     assert strangers.startswith(
         "192.168.1.7:4000 (desk), node-red of nodered (nodered.service) is connected to Redis "
     )
-    _, strangers = users_told(users, Settings(), ["nodered.service"])  # one of the site's
+    _, strangers = users_warnings(users, Settings(), ["nodered.service"])  # one of the site's
     assert strangers.startswith("192.168.1.7:4000 (desk) is connected to Redis ")
 
 
@@ -374,7 +374,7 @@ def test_other_databases_and_strangers_are_told_by_name() -> None:
 def test_app_alone_in_its_database_is_not_told(
     users: Users, settings: dict[str, Any], told: int
 ) -> None:
-    assert len(list(users_told(users, Settings(**settings)))) == told
+    assert len(list(users_warnings(users, Settings(**settings)))) == told
 
 
 # -- the owner's configurations
@@ -423,9 +423,9 @@ def test_fault_is_a_refusal_where_the_deploy_starts_the_daemon_again(
     told: str | None,
 ) -> None:
     found = checks_found(Checks(said), Settings(**settings))
-    assert (len(found.problems), len(found.told)) == (bool(problem), bool(told))
+    assert (len(found.problems), len(found.warnings)) == (bool(problem), bool(told))
     assert (problem or "") in "".join(found.problems)
-    assert (told or "") in "".join(found.told)
+    assert (told or "") in "".join(found.warnings)
 
 
 @pytest.mark.parametrize(
@@ -448,7 +448,7 @@ def test_log_that_both_rotate_is_refused(path: str, errors: list[str], is_refuse
     checks = Checks({"logrotate": errors} if errors else {}, (("/etc/logrotate.d/n", path),))
     found = checks_found(checks, Settings())
     assert len(found.problems) == is_refused
-    assert found.told == []
+    assert found.warnings == []
     for sentence in found.problems:
         assert sentence.startswith(f"/etc/logrotate.d/n rotates {path}, which our ")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import pytest
 
-from celery_pi.deploy_lock import refusal
+from celery_pi.deploys.lock import refusal
 from celery_pi.render import ROOT
 from celery_pi.terminal import printable, shown
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from celery_pi import package_health
+from celery_pi.facts import package_health
+from celery_pi.facts.package_health import PackageHealth
 from celery_pi.operations.remove_units import remove_units
-from celery_pi.package_health import PackageHealth
 from celery_pi.render import from_file
 from tests.fake import Programs, run, sh
 

@@ -1,1 +1,8 @@
-"""Programs that are sent to the Pi and run there once, with its own Python."""
+"""Programs that are sent along with a deploy and run on the Pi, with its Python's own library."""
+
+from pathlib import Path
+
+
+def program(name: str) -> str:
+    """Text of the module of that name."""
+    return (Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8")

@@ -1,1 +1,1 @@
-"""Operations that pyinfra lacks, each with its fact beside it."""
+"""Operations that pyinfra lacks, each with the fact of its state beside it (`celery_pi.facts`)."""

@@ -10,36 +10,12 @@ from pyinfra.api import FactBase, QuoteString, StringCommand, operation
 
 from celery_pi import before
 from celery_pi.plan import is_planned, will
-from celery_pi.shell import assign, read_quietly
+from celery_pi.shell import assign, read_quietly, script
 
 # Taken with fcntl(2) by apt and dpkg while they work; /proc/locks names the process that holds one.
 LOCKS = "/var/lib/dpkg/lock-frontend /var/lib/dpkg/lock"
 
-# dpkg keeps its unfinished steps in `updates`; until they are done, apt refuses to do anything.
-# While another process holds the lock, those are its steps, and nothing was interrupted.
-SHOW = r"""
-unfinished=
-ls /var/lib/dpkg/updates | grep -q '^[0-9]' && unfinished=1
-for p in $packages; do
-  case $(dpkg-query -W -f '${Status}' "$p" 2>/dev/null) in
-    *' ok installed') ;;  # wanted, or held where it is
-    'install ok '*) unfinished=1; echo "missing $p" ;;
-    *) echo "missing $p" ;;
-  esac
-done
-if [ "$unfinished" ]; then
-  holder=
-  for lock in $locks; do
-    inode=$(stat -c %i "$lock" 2>/dev/null) || continue  # dpkg has never run
-    pid=$(sed -n "s/^[0-9]*: POSIX .* \([0-9]*\) [0-9a-f]*:[0-9a-f]*:$inode .*/\1/p" /proc/locks)
-    [ -z "$pid" ] || holder=${pid%%[!0-9]*}
-  done
-  if [ -z "$holder" ]; then echo interrupted
-  else echo "busy $(cat "/proc/$holder/comm" 2>/dev/null) ($holder)"; fi
-fi
-[ -e "$installed" ] || echo unrecorded
-true  # nothing to say is an answer
-"""
+SHOW = script("debian_packages")
 
 # Seconds to wait for another apt or dpkg. On the first day of a Pi it is unattended-upgrades, which
 # gives the lock back after each few packages. `before.INSTALLED_BY_US` knows our calls by it.
@@ -51,24 +27,7 @@ APT = (
     f"apt-get -q -y -o DPkg::Lock::Timeout={WAITING}"
 )
 
-# dpkg takes its lock itself, but does not wait for it. Debian 12's says that "another" process has
-# it, and Debian 13's which. Its output goes to a file, as a daemon that a package starts may keep
-# it open.
-CONFIGURE = r"""
-umask 077; mkdir -p "${said%/*}"
-end=$(($(date +%s) + waiting))
-is_locked() { [ $status != 0 ] && grep -q 'lock was locked by .* process' "$said"; }
-while
-  LC_ALL=C DEBIAN_FRONTEND=noninteractive dpkg --configure -a --force-confold >"$said" 2>&1
-  status=$?
-  is_locked && [ "$(date +%s)" -lt $end ]
-do sleep 5; done
-cat "$said" >&2
-! is_locked ||
-  echo "celery-pi: another apt or dpkg still works after $waiting s: deploy again later" >&2
-rm -f "$said"
-(exit $status)
-"""
+CONFIGURE = script("dpkg_configure")
 
 # It changes nothing, not even apt's own cache, and needs no root for it.
 SIMULATE = (
@@ -80,21 +39,7 @@ FETCHED = "celery_pi_package_lists"
 PLANNED = "celery_pi_planned_packages"
 RECORDING = "celery_pi_begins_record_of_packages"
 
-# `update` does not know the lock's time-out: another apt makes it fail at once. After any other
-# failure it is tried three times. One dead source, where others answer, keeps nobody from what
-# those have.
-UPDATE = f"""
-umask 077; mkdir -p "${{said%/*}}"
-tries=0 end=$(($(date +%s) + waiting))
-while
-  LC_ALL=C {APT} update >"$said" 2>&1
-  status=$?
-  if grep -q '^E: Could not get lock' "$said"; then [ "$(date +%s)" -lt $end ]
-  else tries=$((tries + 1)); [ $status != 0 ] && [ $tries -lt 3 ]; fi
-do sleep 10; done
-cat "$said" >&2
-[ $status = 0 ] || grep -qE '^(Hit|Get):' "$said"
-"""
+UPDATE = f"update_lists() {{ LC_ALL=C {APT} update; }}\n{script('apt_update')}"
 DEAD = r"""
 sed -n 's/^[EW]: \(Failed to fetch .*\|.*does not have a Release file\..*\)/\1/p' "$said" | sort -u
 rm -f "$said"
@@ -108,24 +53,8 @@ LOCK = "/run/celery-pi/apt.lock"
 SAID = "/run/celery-pi/apt.update"
 CONFIGURED = "/run/celery-pi/dpkg.configure"
 MARK = "# Managed by celery-pi, and here while it installs packages."
-SAY_NO = """#!/bin/sh
-{mark}
-case $1 in --*) shift ;; esac
-case " {not_starting} " in *" ${1%.service} "*) ;; *) exit 0 ;; esac
-[ "$2" = start ] || exit 0
-flock -n {lock} true || exit 101
-"""
-HOLD = r"""
-if [ ! -e "$policy" ] || grep -qxF "$mark" "$policy"; then
-  mkdir -p -m 0700 "${lock%/*}"
-  exec 9>"$lock"
-  flock 9
-  trap 'rm -f "$policy"' EXIT
-  printf '%s' "$text" >"$policy.new"
-  chmod 0755 "$policy.new"
-  mv "$policy.new" "$policy"
-fi
-"""
+SAY_NO = "#!/bin/sh\n" + MARK + script("policy_rc_d")
+HOLD = script("policy_rc_d_hold")
 
 
 @dataclass(frozen=True)
@@ -237,7 +166,7 @@ def _tell_of_dead_sources() -> None:
 
 
 def _not_starting(units: Sequence[str]) -> StringCommand:
-    text = SAY_NO.replace("{mark}", MARK).replace("{lock}", LOCK)
+    text = SAY_NO.replace("{lock}", LOCK)
     text = text.replace("{not_starting}", " ".join(unit.removesuffix(".service") for unit in units))
     return StringCommand(assign(policy=POLICY, lock=LOCK, mark=MARK, text=text), HOLD)
 

@@ -15,7 +15,7 @@ from pyinfra.api import StringCommand, operation
 from celery_pi.before import DIRECTORY
 from celery_pi.plan import details, will
 from celery_pi.privileges import READ_AS, privileged
-from celery_pi.shell import announce_write, assign, read_quietly
+from celery_pi.shell import announce_write, assign, read_quietly, script
 
 # Of all else than a plain file it says nothing. Owner and mode of one that was swapped in tell at
 # worst to write it anew.
@@ -67,22 +67,7 @@ def env_file(
         host.noop(f"{path} has our variables")
 
 
-# Who may read it is noted beside it. The copy is root's, where only root goes.
-KEPT = r"""
-sent=$(cat)
-if [ ! -e "$copy" ] && ! grep -qsxF -e "$path" "$before/ours"; then
-  umask 077
-  mkdir -p "$before" "${copy%/*}"
-  if [ -z "$access" ]; then
-    echo "$path" >>"$before/ours"
-  else
-    echo "$access $path" >>"$before/owners"
-    printf '%s' "$sent" | base64 -d >"$copy.new"
-    sync "$copy.new"
-    mv "$copy.new" "$copy"
-  fi
-fi
-"""
+KEPT = script("env_file_keep")
 
 
 def _kept(path: str, found: Found) -> StringCommand:

@@ -10,21 +10,9 @@ from pyinfra import host, state
 from pyinfra.api import FactBase, QuoteString, StringCommand, operation
 
 from celery_pi.plan import details, will
-from celery_pi.shell import assign
+from celery_pi.shell import assign, script
 
-# The file lies on FAT, which has no owners, no modes and no journal: each step is on the card
-# before the next, so that a power cut finds the old line or the new one. The digest is that of
-# what was sent: a connection that broke must not leave half a line.
-WRITE = r"""
-set -e
-kept=$path.before-celery-pi
-[ -e "$kept" ] || { cp "$path" "$kept.new"; sync "$kept.new"; mv -fT "$kept.new" "$kept"; }
-base64 -d >"$path.new"
-echo "$digest  $path.new" | sha256sum --check --quiet >&2
-sync "$path.new"
-mv -fT "$path.new" "$path"
-sync -f "$path"
-"""
+WRITE = script("kernel_cmdline_write")
 
 
 class KernelCmdline(FactBase[bytes]):

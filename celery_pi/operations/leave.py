@@ -4,24 +4,14 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Generator
-from pathlib import Path
 
 from pyinfra import host, logger, state
 from pyinfra.api import FactBase, QuoteString, StringCommand, operation
 
-from celery_pi import privileges
+from celery_pi import on_the_pi, privileges
+from celery_pi.shell import script
 
-PROGRAM = Path(__file__).parent.parent / "on_the_pi/leave.py"
-
-# In memory, so that a plan changes nothing.
-RUN = r"""
-umask 022
-scratch=$(mktemp -d /run/celery-pi-leave.XXXXXX)
-mkdir "$scratch/celery_pi_tools"
-chmod 0755 "$scratch"  # other users run parts of it, in which there is no secret
-trap 'rm -rf "$scratch"' EXIT
-put() { printf '%s' "$2" | base64 -d >"$scratch/$1"; }
-"""
+RUN = script("leave")
 
 
 class Leaving(FactBase[list[str]]):
@@ -54,7 +44,7 @@ def leave() -> Generator[StringCommand]:
 
 def _program(*words: str) -> StringCommand:
     files = {
-        "leave.py": PROGRAM.read_bytes(),
+        "leave.py": on_the_pi.program("leave").encode(),
         "celery_pi_tools/privileges.py": privileges.text().encode(),
     }
     puts = [

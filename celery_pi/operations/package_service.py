@@ -9,18 +9,9 @@ from pyinfra.api import FactBase, QuoteString, StringCommand, operation
 
 from celery_pi.operations.service import RECORDS
 from celery_pi.plan import will
-from celery_pi.shell import assign
+from celery_pi.shell import assign, script
 
-# The record goes last: while it is there, the next run finds something to do.
-LEAVE = r"""
-set -e
-if (eval "$check") >/dev/null 2>&1; then
-  systemctl restart "$unit"
-else
-  systemctl disable --quiet --now "$unit"
-fi
-rm -f "$record"
-"""
+LEAVE = script("package_service_leave")
 
 
 class Started(FactBase[bool]):

@@ -9,7 +9,7 @@ from typing import Any
 from pyinfra import host
 from pyinfra.api import OperationError, StringCommand, operation
 
-from celery_pi.deploy_record import DeployRecords
+from celery_pi.deploys.history import DeployRecords
 from celery_pi.operations.remove_units import Leftovers, _remove_units
 from celery_pi.operations.service import RECORDS
 from celery_pi.plan import will
@@ -39,7 +39,7 @@ def prune_files(to: str) -> Generator[StringCommand]:
     records = host.get_fact(DeployRecords)
     if to not in records:
         raise OperationError(f"there is no deploy {to} to roll back to")
-    paths = later_files(records, to)
+    paths = files_to_prune(records, to)
     units = [match[1] for path in paths if (match := UNIT.fullmatch(path))]
     files = [path for path in paths if not UNIT.fullmatch(path)]
     if not paths or not host.get_fact(Leftovers, units=units, files=files):
@@ -55,7 +55,7 @@ def prune_files(to: str) -> Generator[StringCommand]:
     yield from _remove_units._inner(units=units, files=files, check=check)
 
 
-def later_files(records: Mapping[str, Mapping[str, Any]], to: str) -> list[str]:
+def files_to_prune(records: Mapping[str, Mapping[str, Any]], to: str) -> list[str]:
     """Paths that were declared after that deploy and not by it."""
     later = {path for number, record in records.items() if number > to for path in record["files"]}
     return sorted(later - set(records[to]["files"]))

@@ -17,7 +17,7 @@ from celery_pi.app_packages import Locked, to_install
 from celery_pi.before import DIRECTORY
 from celery_pi.plan import will
 from celery_pi.privileges import privileged
-from celery_pi.shell import announce_write, assign, is_announced
+from celery_pi.shell import announce_write, assign, is_announced, script
 
 LOOKING = 20  # seconds to look at an environment; where that takes longer, something is in the way
 INSTALLING = 3600  # seconds for pip, which may have to compile what the owner requires
@@ -28,76 +28,14 @@ QUIETLY = 10  # seconds of it before a line says for whom a plan or a deploy wai
 # Held by that pip. The process that has locked it has ended, so its holders are those that have it
 # open.
 LOCK = "/run/celery-pi/pip.lock"
-WAIT = r"""
-holders() {
-  find /proc/[0-9]*/fd -lname "$lock" 2>/dev/null | cut -d / -f 3 | sort -nu | while read -r pid; do
-    echo "$(cat "/proc/$pid/comm" 2>/dev/null) ($pid)"
-  done | paste -sd , | sed 's/,/, /g'
-}
-[ ! -e "$lock" ] || flock -w "$waiting" "$lock" true || {
-  [ "$last" ] || { echo "busy $(holders)"; exit 0; }
-  echo "celery-pi: pip has not ended after $waiting s: $(holders) holds $lock" >&2
-  exit 1; }
-"""
-
-# All of this is done as the owner of the environment: what lies there is his, and a link or a FIFO
-# of his must lead nobody else anywhere.
-# Names and versions come from the folders that pip itself goes by: no Python has to start, which
-# takes seconds on a Pi. Only the packages of the Python that the environment has now count: after
-# an upgrade of Debian it has a newer one, which sees none of the old.
-PACKAGES = r"""
-venv=$1 record=$2
-shift 2
-python=$(readlink -f "$venv/bin/python" || true)  # without an environment there is none
-packages=$venv/lib/${python##*/}/site-packages
-ready() { [ -x "$python" ] && ls "$packages"/pip-*/RECORD >/dev/null 2>&1; }
-"""
-
-SHOW = r"""
-requirements=$1
-refuse() { echo "celery-pi: $requirements $1" >&2; exit 1; }
-# Without ensurepip, which is Debian's python3-venv, none can be made: an answer, and no error.
-ready && echo "ready" || { python3 -I -c "import ensurepip" 2>/dev/null && echo "able"; }
-[ ! -f "$record" ] || echo "record $(head -c 64 "$record")"
-if [ -e "$requirements" ]; then
-  [ -f "$requirements" ] || refuse "is no regular file"
-  [ "$(stat -Lc %s "$requirements")" -le 1048576 ] || refuse "is larger than 1 MiB"
-  digest=$(sha256sum <"$requirements") || refuse "cannot be read by $(id -un)"
-  echo "requirements ${digest%% *}"
-fi
-for info in "$packages"/*.dist-info; do [ ! -d "$info" ] || echo "installed ${info##*/}"; done
-"""
+WAIT = script("pip_wait")
+PACKAGES = script("python_environment")
+SHOW = script("python_packages")
 
 # Of each call of pip; what is only asked is asked with the same.
 PIP_WORDS = "--no-input --no-cache-dir --disable-pip-version-check --progress-bar off"
 
-# What is ours comes first, by the digests of its wheels; what it needs in which version beside the
-# owner's, pip finds out as without it, and refuses what contradicts itself: where there is an
-# environment already, before anything in it is changed.
-INSTALL = (
-    f"words='{PIP_WORDS}'\n"
-    + r"""
-set -e
-wanted=$1 ours=$2
-shift 2
-cd "${venv%/*}"
-scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
-cat >"$scratch/locked"
-install() {
-  "$venv/bin/python" -I -m pip install $words --quiet "$@" >&2
-}
-if ready; then dry=--dry-run; else dry=; python3 -I -m venv "$venv" >&2; fi
-set -- ${ours:+--only-binary "$ours"} "$@"
-if grep -q == "$scratch/locked"; then
-  [ -z "$dry" ] || install "$dry" "$@"
-  install --no-deps --require-hashes --only-binary :all: -r "$scratch/locked"
-fi
-install "$@"
-printf '%s\n' "$wanted" >"$record.new"
-mv -fT "$record.new" "$record"
-"""
-)
+INSTALL = f"words='{PIP_WORDS}'\n" + script("pip_install")
 
 # What goes wrong is told when it is done again, and waited for.
 BESIDE = r"""
@@ -108,20 +46,7 @@ flock -w "$waiting" 9
 """
 
 
-# An environment that we make is ours.
-KEPT = r"""
-if [ ! -e "$copy" ] && ! grep -qsxF -e "$venv" "$before/ours"; then
-  umask 077
-  mkdir -p "${copy%/*}"
-  if [ -z "$text" ]; then
-    echo "$venv" >>"$before/ours"
-  else
-    printf '%s\n' "$text" >"$copy.new"
-    sync "$copy.new"
-    mv "$copy.new" "$copy"
-  fi
-fi
-"""
+KEPT = script("python_environment_keep")
 
 
 class Package(NamedTuple):
@@ -213,7 +138,7 @@ def python_packages(
 
 
 @operation()
-def python_packages_begun(
+def prefetch_python_packages(
     venv: str, pins: Sequence[str], requirements: str, locked: Sequence[Locked] = ()
 ) -> Generator[StringCommand]:
     """Where there is no environment, pip begins with one, beside the operations that come next.

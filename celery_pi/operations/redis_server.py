@@ -10,52 +10,15 @@ from pyinfra.api import FactBase, QuoteString, StringCommand, operation
 
 from celery_pi.operations.config_files import ConfigFile
 from celery_pi.plan import details, will
-from celery_pi.shell import assign, is_announced, restart_is_announced
+from celery_pi.shell import assign, is_announced, restart_is_announced, script
 
 UNIT = "redis-server.service"
 RECORD = "/var/lib/celery-pi/started/redis-acl"
 
-# While passwords change, the server may know only the old one. Of the users' list only a digest
-# is shown, because it holds hashes of passwords; without a default that ACL SETUSER leaves in the
-# list and a start of the server does not, and in an order of our own: that of Redis 7.0's rules
-# is another after each start.
-CLI = r"""
-words='{ for (i = 3; i <= NF; i++) if ($i != "sanitize-payload") print $2, $i }'
-as_admin() { timeout -k 5 60 /usr/local/lib/celery-pi/redis-cli admin "$@"; }
-users() {
-  echo "$(as_admin acl list | awk "$words" | sort | sha256sum) $(sha256sum <"$acl")"
-}
-"""
-
-SHOW = r"""
-if [ "$(systemctl is-active "$unit")" = active ] && [ -e "$acl" ] \
-  && [ "$(as_admin acl whoami 2>&1)" = admin ]; then
-  echo answers
-  [ "$(users)" != "$(cat "$record" 2>&1)" ] || echo users
-  as_admin config get $names
-fi
-"""
-
-# A user's rules are replaced as a whole and in one step; ACL LOAD would cut every connection.
-APPLY_USERS = r"""
-while read -r word name rules; do
-  [ "$word" != user ] || printf 'acl setuser %s reset %s\n' "$name" "$rules"
-done <"$acl" >"$work/commands"
-sed -n 's/^acl setuser \([^ ]*\) .*/\1/p' "$work/commands" | sort >"$work/declared"
-as_admin acl users | sort | comm -23 - "$work/declared" | sed 's/^/acl deluser /' >>"$work/commands"
-as_admin <"$work/commands" >"$work/replies" 2>&1
-if grep -v -e '^OK$' -e '^[01]$' "$work/replies" >&2; then exit 1; fi
-"""
-
-APPLY_SETTINGS = r"""
-as_admin config set "$@" >"$work/replies" 2>&1
-[ "$(cat "$work/replies")" = OK ] || { cat "$work/replies" >&2; exit 1; }
-while [ $# -gt 0 ]; do
-  now=$(as_admin config get "$1" | tail -n 1)
-  [ "$now" = "$2" ] || { echo "Redis keeps $1 at $now and does not take $2" >&2; exit 1; }
-  shift 2
-done
-"""
+CLI = script("redis_cli")
+SHOW = script("redis_server")
+APPLY_USERS = script("redis_apply_users")
+APPLY_SETTINGS = script("redis_apply_settings")
 
 # It answers to nobody we know: what it started from, or what was done to it, is not ours.
 RESTART = 'systemctl restart "$unit"'

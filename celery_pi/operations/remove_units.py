@@ -8,64 +8,15 @@ from pyinfra import host
 from pyinfra.api import FactBase, StringCommand, operation
 from pyinfra.api.operation import OperationMeta
 
-from celery_pi.before import IS_OURS
 from celery_pi.operations.service import RECORDS
 from celery_pi.plan import will
-from celery_pi.shell import assign, declare
+from celery_pi.shell import assign, declare, script
 
 UNITS = "/etc/systemd/system"
 
-# Of what is there, what is ours. A unit is somebody else's when its file is, or when its package
-# has one: that stays, whatever its name is.
-OURS = (
-    IS_OURS
-    + r"""
-is_theirs() {
-  case $1 in *celery-pi*) return 1 ;; esac
-  [ -e "$directory/$1" ] || [ -L "$directory/$1" ] || {
-    file=$(systemctl show -P FragmentPath "$1")
-    case $file in '' | "$directory"/*) return 1 ;; *) return 0 ;; esac
-  }
-  ! is_ours "$directory/$1"
-}
-left= ours=
-for unit in $units; do is_theirs "$unit" || ours="$ours $unit"; done
-units=${ours# }
-for path in $paths; do
-  if [ -e "$path" ] || [ -L "$path" ]; then
-    case " $made " in *" $path "*) of=${path##*/}; of=${of#stamp-}
-      case " $units " in *" $of "*) left="$left $path" ;; esac ;;
-    *) ! is_ours "$path" || left="$left $path" ;; esac
-  fi
-done
-paths=${left# }
-"""
-)
-
-SHOW = r"""
-for unit in $units; do
-  case $(systemctl show -p LoadState -p ActiveState "$unit") in
-    *=loaded* | *=active* | *=failed*) echo "$unit" ;;
-  esac
-done
-for path in $paths; do echo "$path"; done
-"""
-
-# The files go last but for the reload: while one is left, the next run finds something to do.
-REMOVE = r"""
-set -e
-(eval "$check") >&2 || exit 1
-for unit in $units; do
-  systemctl disable --quiet --now "$unit" 2>/dev/null || true  # it may be half gone already
-done
-rm -f $paths
-for path in $paths; do  # what root's Python has compiled of it
-  case $path in *.py) name=${path##*/}; rm -f "${path%/*}/__pycache__/${name%.py}".*.pyc ;; esac
-done
-systemctl daemon-reload
-# Without a name it means all units; a unit that has not failed is an error to it.
-[ -z "$units" ] || systemctl reset-failed $units 2>/dev/null || true
-"""
+OURS = script("is_ours", "remove_units_ours")
+SHOW = script("leftovers")
+REMOVE = script("remove_units")
 
 
 class Leftovers(FactBase[list[str]]):

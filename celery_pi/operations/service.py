@@ -10,7 +10,7 @@ from pyinfra import host, logger, state
 from pyinfra.api import FactBase, QuoteString, StringCommand, operation
 
 from celery_pi.plan import details, is_of_the_system, will
-from celery_pi.shell import announce_restart, assign, is_announced
+from celery_pi.shell import announce_restart, assign, is_announced, script
 
 # A `check` for unit files. systemd-analyze only warns of a misspelt key or value, with status 0,
 # but names the file when it does.
@@ -20,74 +20,9 @@ CHECK_UNIT = (
 
 RECORDS = "/var/lib/celery-pi/started"
 
-# Of all paths at once: processes are what costs time on a Pi. What is missing has no line, what is
-# no regular file only a time, as a directory has. Times are kept to the second because a copy of
-# the system may drop what is below it. Some of the paths are in others' directories, where root
-# reads nothing: what is not root's is read by whoever owns it, 64 MiB of it, for 20 s at most.
-SNAPSHOT = r"""
-snapshot() {
-  find $watch -maxdepth 0 -printf 'time %Ts %p\n' 2>/dev/null || true  # missing is an answer
-  timeout -s KILL 20 find $watch -maxdepth 0 -uid 0 -xtype f -size -131073 \
-    -exec sha256sum -- {} + 2>/dev/null || true  # the same
-  find $watch -maxdepth 0 ! -uid 0 -xtype f -printf '%U %G %p\n' 2>/dev/null |
-    while read -r uid gid path; do
-      digest=$(timeout -s KILL 20 setsid -w env -i setpriv --reuid "$uid" --regid "$gid" \
-        --clear-groups head -c 67108864 -- "$path" </dev/null 2>/dev/null |
-        timeout -s KILL 25 sha256sum)
-      echo "${digest%% *}  $path"
-    done
-}
-"""
-
-# A unit that is about to start, as one that goes down and up with another is when that one has just
-# been started again, is waited for, up to 10 s.
-SHOW = r"""
-show() {
-  shown=$(systemctl show -p ActiveState -p UnitFileState -p NeedDaemonReload -p TimeoutStopUSec \
-    -p Job "$unit")
-}
-is_coming() {
-  case $shown in
-    *ActiveState=activating*) true ;;
-    *ActiveState=inactive*) case $shown in *Job=[1-9]*) true ;; *) false ;; esac ;;
-    *) false ;;
-  esac
-}
-show; looks=0
-while is_coming && [ $looks -lt 50 ]; do sleep 0.2; show; looks=$((looks + 1)); done
-echo "$shown"
-echo now; snapshot
-echo then; [ ! -e "$record" ] || { echo started; cat "$record"; }
-"""
-
-# The record is written after the service is up, from what lay on the disk before it started:
-# whatever cuts the run off in between, the next run finds them different and starts again.
-# systemd is not asked whether it needs the reload: NeedDaemonReload says no for a drop-in whose
-# directory is new (systemd 252), and for a unit whose file was away when it last looked.
-RESTART = r"""
-set -e
-before=$(snapshot)
-# A check may look at the unit, and is to see it as it lies on the disk: with another user, say.
-[ "$check" = true ] || systemctl daemon-reload
-if ! (eval "$check") >&2; then
-  echo "$unit is not started again: what runs is left as it is" >&2
-  exit 1
-fi
-shown=$(systemctl show -p ActiveState -p UnitFileState "$unit")
-case $managed$shown in
-  yes*UnitFileState=enabled* | no*) [ "$check" != true ] || systemctl daemon-reload ;;
-  *) systemctl enable --quiet "$unit" ;;  # which has systemd reload too
-esac
-case $shown in *ActiveState=failed*) systemctl reset-failed "$unit" ;; esac
-if ! { timeout -k 30 1d systemctl "$verb" "$unit" && (eval "$ready"); } >&2; then
-  journalctl -q -o cat -u "$unit" -n 50 | grep -a '^celery-pi: ' | tail -n 1 >&2
-  echo "$unit did not come up; see: journalctl -u $unit -n 50" >&2
-  exit 1
-fi
-mkdir -p -m 0700 "${record%/*}"
-printf '%s\n' "$before" >"$record.new"
-mv -f "$record.new" "$record"
-"""
+SNAPSHOT = script("service_snapshot")
+SHOW = script("service_state")
+RESTART = script("service_restart")
 
 Snapshot = dict[str, tuple[str, str]]
 """Modification time and digest by path; both empty in what is not there."""

@@ -7,9 +7,8 @@ from collections.abc import Generator, Iterator, Sequence
 from pyinfra import host, logger, state
 from pyinfra.api import OperationError, QuoteString, StringCommand, operation
 
-from celery_pi.deployers import deployers
-from celery_pi.firewall_rules import ANYWHERE, MARK, Delta, Opening, Rule, delta
-from celery_pi.operations.ufw_state import (
+from celery_pi.facts.admin_addresses import admin_addresses
+from celery_pi.facts.ufw import (
     CONF,
     DEFAULT,
     IN_FORCE,
@@ -17,8 +16,9 @@ from celery_pi.operations.ufw_state import (
     FirewallState,
     variables,
 )
+from celery_pi.firewall_rules import ANYWHERE, MARK, Delta, Opening, Rule, delta
 from celery_pi.plan import details, will
-from celery_pi.shell import assign
+from celery_pi.shell import assign, script
 
 SSH = 22
 TOLD = "celery_pi_strange_rules"
@@ -31,30 +31,7 @@ SETTINGS = {
     "LOGLEVEL": (f"{CONF}/ufw.conf", "low"),
 }
 
-CHANGE = r"""
-set -e
-put() {
-  if grep -q "^$2=" "$1"; then sed -i "s/^$2=.*/$2=$3/" "$1"; else echo "$2=$3" >>"$1"; fi
-}
-noted() {
-  grep -qxF "### tuple ### $1" "$conf/user.rules" "$conf/user6.rules" \
-    || { echo "ufw does not take the rule $1" >&2; exit 1; }
-}
-# All of ufw's own chains and nothing else, at once; `ufw reload` would not restore the ways to
-# them once those are gone.
-clear() {
-  "$1-save" -t filter | awk '
-    BEGIN { print "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]" }
-    /^:ufw/ { chains[++n] = substr($1, 2) }
-    /^-A (INPUT|FORWARD|OUTPUT) .*-j ufw/ { sub(/^-A/, "-D"); print }
-    END {
-      for (i = 1; i <= n; i++) print "-F " chains[i]
-      for (i = 1; i <= n; i++) print "-X " chains[i]
-      print "COMMIT"
-    }
-  ' | "$1-restore" -n
-}
-"""
+CHANGE = script("ufw_change")
 
 # While ufw is off, what it is told is only written down. It is said to be so first, because a run
 # that is cut off here is then completed by the next; what the kernel holds stays until the last.
@@ -75,18 +52,7 @@ in_force || { echo "the kernel does not hold the rules that ufw has written down
 AT_BOOT = 'systemctl enable --now --quiet "$unit"\n'
 
 
-# Before anything is changed, and never again: what is there later is ours too.
-KEEP = r"""
-if [ ! -e "$before" ]; then
-  (
-    umask 022; mkdir -p "${before%/*/*}"
-    umask 077; mkdir -p "${before%/*}"
-    printf '%s' "$found" >"$before.new"
-    sync "$before.new"
-    mv "$before.new" "$before"
-  )
-fi
-"""
+KEEP = script("ufw_keep")
 FORGET = 'rm -f "$before"\n'
 
 
@@ -179,7 +145,7 @@ def _with_ssh(
     limited = {text for text in theirs if text.startswith("limit")}
     matches = {Rule(text).match for opening in ssh for text in opening.texts()}
     if limits or matches & {Rule(text).match for text in limited}:
-        known = deployers(host)
+        known = admin_addresses(host)
         ssh += [Opening(port, "tcp", source=address) for port in ports for address in known]
     found = {(opening.port, opening.protocol, opening.source): opening for opening in ssh}
     for opening in openings:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from celery_pi.deploy_lock import DIRECTORY, LEASE, RECORDS, Holder
-from celery_pi.deploy_record import Record
+from celery_pi.deploys.history import Record
+from celery_pi.deploys.lock import DIRECTORY, LEASE, RECORDS, Holder
 from celery_pi_tools import deploys
 
 pytestmark = pytest.mark.fast

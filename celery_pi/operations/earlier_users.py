@@ -1,0 +1,111 @@
+"""Redis' users from before the first deploy, as whom the site's processes go on until they know
+their new URL; whose password is not ours, nor to be shown.
+
+In /etc/celery-pi/secrets/redis_earlier_users, a line of the ACL each. The one named `default`, for
+whoever gives a password alone or none, goes once nobody uses it any more. Others are the owner's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import TYPE_CHECKING, cast
+
+from pyinfra import host as current_host
+from pyinfra import logger, state
+from pyinfra.api import FactBase, StringCommand, operation
+
+from celery_pi.before import DIRECTORY as BEFORE
+from celery_pi.operations.migrate_to_aof import CLI, CONFIG
+from celery_pi.operations.redis_server import CLI as ADMIN
+from celery_pi.operations.redis_server import UNIT
+from celery_pi.operations.service import RECORDS
+from celery_pi.secrets import DIRECTORY, USERS
+from celery_pi.shell import announce_write, assign, read_quietly, replace_file, script
+
+if TYPE_CHECKING:
+    from pyinfra.api.host import Host
+
+FILE = f"{DIRECTORY}/redis_earlier_users"
+KNOWN = "celery_pi_earlier_users"
+
+READ = script("redis_users_before")
+
+
+def earlier_users(host: Host) -> list[str]:
+    """Lines of the ACL, each from `user` on; the same for the whole run."""
+    if KNOWN not in host.connector_data:
+        host.connector_data[KNOWN] = _others(_read(host)[1])
+    return cast("list[str]", host.connector_data[KNOWN])
+
+
+def has_default(lines: Sequence[str]) -> bool:
+    """Whether who gives no name is let in."""
+    return any(line.split()[1:3] == ["default", "on"] for line in lines)
+
+
+@operation()
+def earlier_users_kept(lines: Sequence[str]) -> Generator[StringCommand]:
+    """They are noted before our server starts, 0600 root."""
+    kept, found = _read(current_host)
+    if kept or not lines:
+        current_host.noop("no other users are to be kept")
+        return
+    yield StringCommand("install -d -m 0700 -o root -g root", DIRECTORY, BEFORE)
+    kept_users = _others(found) or list(lines)
+    yield _write(kept_users, f"{BEFORE}/redis_users")
+    yield _write(kept_users)
+
+
+class WhoIsDefault(FactBase[list[str]]):
+    """Addresses and names of the clients that have given no user's name."""
+
+    default = list
+
+    def command(self) -> StringCommand:
+        show = (
+            "as_admin client list 2>/dev/null | grep ' user=default ' | "
+            "sed 's/^.* addr=\\([^ ]*\\) .* name=\\([^ ]*\\) .* db=\\([0-9]*\\) .*/\\1 \\2 \\3/' "
+            "|| true"  # nobody is an answer
+        )
+        return StringCommand(ADMIN, show)
+
+    def process(self, output: list[str]) -> list[str]:
+        return output
+
+
+@operation()
+def default_forgotten(acl: str, without: str) -> Generator[StringCommand]:
+    """Who gives no user's name is not let in any more, unless somebody connected still uses that.
+
+    `without` is the ACL as it is then, at the path `acl`. To be followed by what has the running
+    server go by it.
+    """
+    if state.is_executing and (still := current_host.get_fact(WhoIsDefault)):
+        logger.warning(
+            f"{current_host.name}: Redis' old password stays valid, because these still use it: "
+            f"{', '.join(still)}; name their units in app_units and deploy again"
+        )
+        return
+    lines = [line for line in earlier_users(current_host) if line.split()[1] != "default"]
+    announce_write(current_host, acl)
+    yield replace_file(acl, without.encode(), user="root", group="redis", mode="0640")
+    yield _write(lines)
+
+
+def _write(lines: Sequence[str], path: str = FILE) -> StringCommand:
+    content = "".join(f"{line}\n" for line in lines).encode()
+    return replace_file(path, content, user="root", group="root", mode="0600")
+
+
+def _others(lines: Sequence[str]) -> list[str]:
+    """Without ours; the default user where it lets somebody in."""
+    named = (line for line in lines if len(line.split()) > 2)
+    return [line for line in named if line.split()[1] not in USERS and line.split()[2] == "on"]
+
+
+def _read(host: Host) -> tuple[bool, list[str]]:
+    """Whether they are kept already, and they."""
+    values = assign(config=CONFIG, file=FILE, record=f"{RECORDS}/{UNIT}", unit=UNIT)
+    lines = read_quietly(host, StringCommand(values, CLI, READ)).splitlines()
+    kept = lines[:1] == ["kept"]
+    return kept, lines[1:] if kept else lines

@@ -1,0 +1,16 @@
+# Client of a Redis that was here before the first deploy: `theirs COMMAND`.
+# Uses: config
+#
+# The password of such a server stands in its configuration, as a word or in quotes. It is read by
+# the server's user, whose directory that is, so that he cannot lead root elsewhere.
+configured() {
+  timeout 10 setpriv --reuid=redis --regid=redis --init-groups --reset-env \
+    head -c 1000000 "$config" </dev/null 2>/dev/null | sed -n "s/^$1[[:space:]]*//p" | tail -n 1
+}
+theirs() {
+  REDISCLI_AUTH=$(configured requirepass | sed 's/^"\(.*\)"[[:space:]]*$/\1/')
+  [ -z "$REDISCLI_AUTH" ] || export REDISCLI_AUTH
+  port=$(configured port)
+  redis-cli -p "${port:-6379}" "$@"
+}
+persistence() { theirs info persistence | tr -d '\r'; }
