@@ -15,6 +15,7 @@ from celery_pi_tools.cli import build_parser
 pytestmark = pytest.mark.fast
 
 OWN = ("celery_pi", "docs", "files", "packages", "tasks", "templates", "tests")
+DIRECTORIES = (*OWN, "group_data")
 PAGES = sorted(
     page.relative_to(ROOT).as_posix()
     for page in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("packages/*/*.md"))
@@ -24,6 +25,7 @@ SPAN = re.compile(r"`([^`\n]+)`")
 FENCE = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
 PATH = re.compile(rf"(?:{'|'.join(OWN)})/[\w./*-]+")
 DOCUMENT = re.compile(r"(?<![\w/-])docs/[\w/-]+\.md")
+MODULE = re.compile(r"[\w/]+\.(?:py|sh|j2|lock)")
 MAKE = re.compile(r"\bmake ([a-z][a-z-]*)")
 COMMAND = re.compile(r"\bcelery-pi ([a-z][a-z-]+)")
 # A component that stands beside the project, to show how one is added.
@@ -69,6 +71,19 @@ def test_broken_link_is_seen(tmp_path: Path) -> None:
 def test_files_of_the_project_that_a_page_names_exist(page: str) -> None:
     named = {path.rstrip(".") for text in code((ROOT / page).read_text()) for path in at(text)}
     assert {path for path in named if not exists(path)} == set()
+
+
+@pytest.mark.parametrize("page", sorted({*PAGES} - {"CHANGELOG.md"}))
+def test_modules_that_a_page_names_exist(page: str) -> None:
+    """By their name alone, as in a table of modules. Those of pyinfra are not ours."""
+    known = {
+        f"/{path.relative_to(ROOT)}" for name in DIRECTORIES for path in (ROOT / name).rglob("*.*")
+    }
+    known |= {f"/{path.name}" for path in ROOT.glob("*.*")}
+    spans = SPAN.findall(FENCE.sub("", (ROOT / page).read_text()))
+    named = {span for span in spans if MODULE.fullmatch(span) and not span.startswith("pyinfra")}
+    gone = {span for span in named if not any(path.endswith(f"/{span}") for path in known)}
+    assert gone == set()
 
 
 def at(text: str) -> Iterator[str]:
