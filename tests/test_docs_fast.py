@@ -126,6 +126,15 @@ def test_commands_that_a_page_gives_exist(page: str) -> None:
     assert set(COMMAND.findall(text)) <= set(usage[1].split(","))
 
 
+def test_commands_of_the_readmes_blocks_are_run_by_a_test_or_ci() -> None:
+    given = set(MAKE.findall("".join(FENCE.findall((ROOT / "README.md").read_text()))))
+    runs = (ROOT / ".ci/run").read_text()
+    tests = "".join(path.read_text() for path in sorted((ROOT / "tests").rglob("*.py")))
+    called = re.findall(r'"make", "([a-z-]+)"|\bmake\("([a-z-]+)"', tests)
+    assert given == {"plan", "deploy", "test"}
+    assert given <= {name for names in called for name in names} | set(MAKE.findall(runs))
+
+
 def test_readme_has_at_most_120_lines() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 120
 
