@@ -1,8 +1,8 @@
 """A cache of facts: what the last deploy asked the machine, asked again in one round trip.
 
 A plan has some eighty facts, and each costs a round trip; a no-op deploy takes three times as long
-without this cache (docs/pyinfra.md has the measurement). The commands of the last whole deploy are
-kept on the Pi, and the first fact of a run has all of them run. An answer is used for a command
+without this cache (measured: docs/decisions/connector.md). The commands of the last whole deploy
+are kept on the Pi, and the first fact of a run has all of them run. An answer is used for a command
 that is the same to the letter, and until a command runs that is none of them. Root runs the file,
 so its digest is among those of our files, and the audit reports a change of it.
 """

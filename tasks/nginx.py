@@ -111,7 +111,8 @@ def _leave(settings: Settings) -> None:
     """Flower is not shown. What is the owner's goes on without it; what is ours alone stops."""
     found = host.get_fact(NginxFound)
     if settings.flower:
-        host.log("Flower is reached by an ssh tunnel alone (docs/flower.md)", logger.warning)
+        told = "Flower is reached by an ssh tunnel alone (docs/operate/flower.md)"
+        host.log(told, logger.warning)
     if found.may_stop:
         idle_service(name="Stop it", unit=UNIT)
     default_goes = found.default == "ours" or (found.may_stop and found.default == "debian")

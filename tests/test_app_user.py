@@ -1,4 +1,4 @@
-"""An app user of its own, as docs/app-user.md has it: all works, and nginx is out of its reach."""
+"""An app user of its own, as docs/operate/app-user.md has it: all works, out of nginx' reach."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.virtual_pi import VirtualPi
 pytestmark = pytest.mark.native
 
 USER = "nids"
-DOCS = Path(__file__).resolve().parent.parent / "docs/app-user.md"
+DOCS = Path(__file__).resolve().parent.parent / "docs/operate/app-user.md"
 WRITTEN = (".env", "media", "logs", "data")
 YAMA = "/proc/sys/kernel/yama/ptrace_scope"
 # Whoever may read this file may read the memory.

@@ -90,8 +90,9 @@ BAD_FACTS: list[tuple[dict[str, str | None], str]] = [
     ),
     (
         {"web": "apache2 nginx"},
-        "apache2 listens on port 80 or 443, where nginx is to show Flower: set nginx_server = "
-        "False, and Flower is reached by an ssh tunnel (docs/flower.md), or set flower = False",
+        "apache2 listens on port 80 or 443, where nginx is to show Flower: set "
+        "nginx_server = False, and Flower is reached by an ssh tunnel (docs/operate/flower.md), "
+        "or set flower = False",
     ),
     ({"unknown": "gunicorn.service"}, "it has no unit gunicorn.service (app_units)"),
     ({"user": None}, "it has no user www-data (app_user)"),

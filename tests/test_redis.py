@@ -152,7 +152,7 @@ def test_app_with_a_prefix_keeps_to_its_own_keys(pi: VirtualPi) -> None:
 
 
 def test_stig_checks_have_no_failure(pi: VirtualPi) -> None:
-    """The facts behind redis-stig-audit's fourteen checks; docs/redis.md goes through them."""
+    """The facts behind redis-stig-audit's checks, which docs/decisions/scanners.md lists."""
     names = ("protected-mode", "bind", "tls-port", "appendonly", "aclfile", "loglevel", "logfile")
     [shown] = ask_redis(pi, [["config", "get", *names]])
     assert dict(zip(shown[::2], shown[1::2], strict=True)) == {

@@ -52,7 +52,7 @@ def test_setting_restarts_exactly_its_readers(
 
 def documented() -> set[str]:
     """What changes with the port, as the example of a record has it."""
-    found = re.search("changed: (.*)", (ROOT / "docs/deploys.md").read_text())
+    found = re.search("changed: (.*)", (ROOT / "docs/operate/deploy.md").read_text())
     assert found
     return set(found[1].split(", "))
 

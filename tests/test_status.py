@@ -187,8 +187,8 @@ def test_reader_that_goes_away_is_no_fault(pi: VirtualPi) -> None:
 
 
 def test_make_passes_the_verdict_on(pi: VirtualPi) -> None:
-    """And the three commands that docs/command.md gives, in its words."""
-    page = (ROOT / "docs/command.md").read_text()
+    """And the three commands that docs/operate/watch.md gives, in its words."""
+    page = (ROOT / "docs/operate/watch.md").read_text()
     quick = dict(re.findall(r"^\| (start all|status|logs) \| `([^`]+)` \|$", page, re.MULTILINE))
     assert set(quick) == {"start all", "status", "logs"}
     pi.run("systemctl", "stop", "celery-beat", "celery-flower", "nginx")

@@ -90,8 +90,9 @@ def problems(settings: Settings, nginx: Nginx) -> Iterator[str]:
 def port_problem(server: str) -> str:
     """What to write where another web server has the ports at which nginx would show Flower."""
     return (
-        f"{server} listens on port 80 or 443, where nginx is to show Flower: set nginx_server = "
-        "False, and Flower is reached by an ssh tunnel (docs/flower.md), or set flower = False"
+        f"{server} listens on port 80 or 443, where nginx is to show Flower: set "
+        "nginx_server = False, and Flower is reached by an ssh tunnel (docs/operate/flower.md), "
+        "or set flower = False"
     )
 
 

@@ -17,7 +17,7 @@ from tests.virtual_pi.platforms import native_platform
 # What stops a victim at the place. It is no part of what is tested.
 STRACE = "command -v strace || { apt-get update -q && apt-get install -q -y strace; }"
 
-# docs/app-user.md, for a site that ran as www-data.
+# docs/operate/app-user.md, for a site that ran as www-data.
 OWN_USER = f"""
 set -e
 useradd --system --user-group --shell /usr/sbin/nologin birds

@@ -1,4 +1,4 @@
-"""The tables in docs/faults.md and README.md."""
+"""The tables in docs/faults.md."""
 
 from __future__ import annotations
 
@@ -14,30 +14,17 @@ _HEAD = (
     "fault",
     *("lost", "late", "done twice", "begun again", "begun again after", "all done after"),
 )
-_SHORT = ("fault", "lost", "twice", "back after", "guide: lost", "late", "twice")
 
 
 def write(ours: Tolls, guide: Tolls) -> None:
-    """Put the figures between the marker comments of both files."""
-    long = {"ours": (_full(toll) for toll in ours.values())}
-    long["guide"] = (_full(toll) for toll in guide.values())
-    for name, rows in long.items():
-        _replace("docs/faults.md", name, _table(_HEAD, rows))
-    brief = ((*_brief(toll), *_lacking(guide[name])) for name, toll in ours.items())
-    _replace("README.md", "faults", _table(_SHORT, brief))
+    """Put the figures between the marker comments of the page."""
+    for name, tolls in (("ours", ours), ("guide", guide)):
+        _replace("docs/faults.md", name, _table(_HEAD, map(_full, tolls.values())))
 
 
 def _full(toll: Toll) -> list[str]:
     sets = (toll.lost, toll.late, toll.twice, toll.interrupted)
     return [*(str(len(tasks)) for tasks in sets), _after(toll.redelivery), _after(toll.done)]
-
-
-def _brief(toll: Toll) -> list[str]:
-    return [str(len(toll.lost | toll.late)), str(len(toll.twice)), _after(toll.redelivery)]
-
-
-def _lacking(toll: Toll) -> list[str]:
-    return [str(len(tasks)) for tasks in (toll.lost, toll.late, toll.twice)]
 
 
 def _after(seconds: float | None) -> str:

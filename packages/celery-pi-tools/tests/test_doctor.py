@@ -320,7 +320,7 @@ def test_causes_are_known_and_come_first() -> None:
 
 
 def test_page_lists_every_problem() -> None:
-    page = (ROOT / "docs/doctor.md").read_text()
+    page = (ROOT / "docs/operate/doctor.md").read_text()
     listed = [line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| ")]
     assert set(listed) - {"problem"} == {each.name for each in registry.PROBLEMS}
 

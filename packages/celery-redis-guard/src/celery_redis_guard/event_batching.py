@@ -2,7 +2,8 @@
 
 Celery sends a task's events in the turn of its event loop in which they arise: up to three messages
 for each task, which the worker writes, Redis forwards and Flower reads. Here the events of
-FLUSH_INTERVAL are sent together, in messages of at most Celery's own buffer limit: docs/worker.md.
+FLUSH_INTERVAL are sent together, in messages of at most Celery's own buffer limit: see
+docs/decisions/worker.md.
 """
 
 from time import monotonic

@@ -40,7 +40,7 @@ def ptrace(system: System) -> Result:
         return ok(f"{evidence}, and nobody else's", scope=None)
     return warn(
         f"{evidence}, nginx' key among it",
-        "give the app a user of its own (app_user): docs/app-user.md",
+        "give the app a user of its own (app_user): docs/operate/app-user.md",
         scope=None,
     )
 
@@ -53,7 +53,7 @@ def shared(system: System) -> Result:
     return warn(
         f"{user}, as nginx' workers are: the app reaches what the web server holds, its files and "
         "sockets and, without Yama, the certificate's key and the logins in its memory",
-        "give the app a user of its own (app_user): docs/app-user.md",
+        "give the app a user of its own (app_user): docs/operate/app-user.md",
         user=user,
     )
 
