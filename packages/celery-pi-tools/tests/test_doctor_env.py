@@ -14,7 +14,7 @@ from celery_pi.operations.env_file import HEADING, with_variables
 from celery_pi.secrets import redis_url
 from celery_pi.settings import Settings
 from celery_pi_tools import redis_client
-from celery_pi_tools.doctor import env
+from celery_pi_tools.checks import env
 from celery_pi_tools.privileges import Refused
 from fake_system import fake_system
 from tests.fake import ME, as_root, mode
@@ -114,7 +114,7 @@ def test_wrong_env_is_told_without_a_secret_and_written_back(
 ) -> None:
     site.path.write_text(site.text.replace(before, after))
     found = env.leads_elsewhere(site.system)
-    assert told in found.symptom
+    assert told in found.evidence
     assert "s3cret" not in "".join(found[:3])
     found.fix()
     assert env.leads_elsewhere(site.system) is None
@@ -202,5 +202,5 @@ def test_env_that_becomes_a_link_is_not_written_through(site: Any, tmp_path: Pat
 def test_env_that_is_missing_is_not_made_up(site: Any) -> None:
     site.path.unlink()
     found = env.leads_elsewhere(site.system)
-    assert "is missing" in found.symptom
+    assert "is missing" in found.evidence
     assert found.fix is None

@@ -1,0 +1,128 @@
+"""Managed by celery-pi. Tasks: those that wait, those that run, and who runs and sends them."""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import datetime
+from pathlib import Path
+
+from celery_pi_tools import privileges
+from celery_pi_tools.checks.registry import Finding, check, ok, warn, wrong
+from celery_pi_tools.config import MAINTENANCE_PAGE
+from celery_pi_tools.system import System
+from celery_pi_tools.table import age, count
+from celery_pi_tools.worker_control import ask_workers
+
+SCHEDULE = Path("/var/lib/celery-beat/schedule")
+MACHINE = Path("/etc/machine-id")
+CGROUPS = Path("/sys/fs/cgroup")
+BY_PRIORITY = ("", *(f"\x06\x16{step}" for step in range(1, 10)))  # as kombu names the lists
+WORKER = "journalctl -u celery-worker -n 50; systemctl restart celery-worker"
+
+
+@check("Tasks", "Maintenance", "status")
+def maintenance(_: System) -> Finding | None:
+    if not MAINTENANCE_PAGE.exists():
+        return None
+    since = int(time.time() - MAINTENANCE_PAGE.stat().st_mtime)
+    evidence = f"on for {age(since)}: no task is begun, the site shows a page"
+    return warn(evidence, "celery-pi maintenance off", seconds=since)
+
+
+@check("Tasks", "Queues", "status")
+def queues(system: System) -> Finding:
+    lengths = {
+        queue: sum(system.ask("LLEN", system.key(queue + step)) for step in BY_PRIORITY)
+        for queue in system.settings["celery_queues"]
+    }
+    evidence = ", ".join(f"{queue} {length}" for queue, length in lengths.items())
+    return ok(evidence, **lengths)
+
+
+@check("Tasks", "Unacknowledged", "status")
+def unacknowledged(system: System) -> Finding:
+    number = system.ask("HLEN", system.key("unacked"))
+    return ok(f"{number}, running or waiting for their time", number=number)
+
+
+@check("Tasks", "Active and scheduled", "status")
+def in_workers(system: System) -> Finding:
+    answers, workers = ask_workers(system, ("active", "scheduled"))
+    numbers = {method: sum(map(len, by.values())) for method, by in answers.items()}
+    answered = min(len(by) for by in answers.values())
+    shown = f"{numbers['active']} active, {numbers['scheduled']} scheduled"
+    names = sorted({task["name"] for tasks in answers["active"].values() for task in tasks})
+    if names:
+        shown += f" ({', '.join(names[:3])}{', ...' if names[3:] else ''})"
+    if not workers:
+        return warn("no worker can be asked", WORKER, **numbers)
+    if answered < workers:
+        missing = workers - answered
+        return warn(f"{shown}; {count(missing, 'worker')} did not answer", WORKER, **numbers)
+    return ok(shown, **numbers)
+
+
+@check("Tasks", "Set aside", "status")
+def set_aside(system: System) -> Finding:
+    number = system.ask("LLEN", system.key("set-aside"))
+    if number:
+        evidence = f"{count(number, 'task')}, lost with their process each time"
+        return wrong(evidence, "celery-pi dead-letters", number=number)
+    return ok("none", number=0)
+
+
+@check("Tasks", "Workers", "status")
+def workers(system: System) -> Finding:
+    unit = system.units["celery-worker"]
+    channel = system.key("celery-pi.alive.")
+    # A pattern for Redis: a prefix has no character that means something in one.
+    alive = [name[len(channel) :] for name in system.ask("PUBSUB", "CHANNELS", f"{channel}*")]
+    here = sum(name.startswith(f"{MACHINE.read_text().strip()}/{unit['Id']}/") for name in alive)
+    pool = processes(unit["MainPID"], unit["ControlGroup"])
+    least = system.settings["celery_min_concurrency"] or system.settings["celery_concurrency"]
+    others = len(alive) - here
+    elsewhere = f"; {others} elsewhere" if others else ""
+    evidence = (
+        f"{'alive' if here else 'not connected to Redis'}, {count(pool, 'process', 'processes')}"
+    )
+    values = {"here": here, "elsewhere": others, "pool": pool}
+    if not here or not pool:
+        return wrong(f"{evidence}{elsewhere}", WORKER, **values)
+    if pool < least:
+        return warn(f"{evidence} of {least}{elsewhere}", WORKER, **values)
+    return ok(f"{evidence}{elsewhere}", **values)
+
+
+def processes(main: str, group: str) -> int:
+    """Number of the worker's pool processes: the children of its main process."""
+    if main == "0" or not group:
+        return 0
+    listed = (CGROUPS / group.lstrip("/") / "cgroup.procs").read_text().split()
+    return sum(parent(pid) == main for pid in listed)
+
+
+def parent(pid: str) -> str:
+    try:
+        stat = Path("/proc", pid, "stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""  # it has just ended
+    return stat.rpartition(")")[2].split()[1]
+
+
+@check("Tasks", "Beat", "status")
+def beat(system: System) -> Finding:
+    try:
+        text = privileges.read(system.settings["app_user"], str(SCHEDULE))
+    except FileNotFoundError:
+        return ok("keeps no schedule of ours")  # django-celery-beat's is in the site's database
+    try:
+        sent = dict(json.loads(text))
+        last = {name: datetime.fromisoformat(when).timestamp() for name, (when, _) in sent.items()}
+    except (TypeError, ValueError, RecursionError):
+        return wrong("its schedule is damaged", "systemctl restart celery-beat")
+    if not last:
+        return ok("has nothing to send", entries=0)
+    name = max(last, key=lambda entry: last[entry])
+    since = time.time() - last[name]
+    return ok(f"{name}, {age(since)} ago", entries=len(last), last=name, age=int(since))

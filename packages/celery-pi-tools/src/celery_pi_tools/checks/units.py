@@ -1,0 +1,81 @@
+"""Managed by celery-pi. Our services: which is down, and which will be after a restart."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from celery_pi_tools import manifest
+from celery_pi_tools.checks.registry import Finding, Function, check, problem
+from celery_pi_tools.checks.repairs import all_of, start
+from celery_pi_tools.commands import execute, output
+from celery_pi_tools.system import System
+
+STARTING = 45  # seconds that a Pi may take to start the worker
+BETWEEN = 2  # seconds for which it may be away when it is started again
+ABOVE = ("Disk", "A process is stopped", "A package is half installed", "Permissions")
+REDIS = "redis-server"  # redis_server.py has more to check of it
+
+
+def down(name: str, impact: str) -> Function:
+    """A check whether that service is down."""
+
+    def find(system: System) -> Finding | None:
+        shown = system.units[name]
+        if shown["ActiveState"] == "active":
+            return None
+        symptom = f"{name} is {shown['ActiveState']} ({shown['SubState']})"
+        if shown["LoadState"] != "loaded":
+            by_hand = "systemctl unmask it, if nobody meant that; deploy again"
+            return problem(f"{name} is {shown['LoadState']}", impact, by_hand)
+        if shown["ActiveState"] == "deactivating":
+            wait = "wait: the worker lets its tasks finish; start it then, if nothing else does"
+            return problem(symptom, impact, wait, grace=STARTING)
+        will = f"start it; if it fails again, journalctl -u {name} -n 50 says why"
+        fix = partial(start, name, shown["ActiveState"])
+        return problem(symptom, impact, will, fix, patience(system, name))
+
+    return find
+
+
+def patience(system: System, name: str) -> float:
+    """Seconds within which a service that is not up may come up by itself.
+
+    systemd has a job for one that waits for another unit, as Beat does for the time.
+    """
+    shown = system.units[name]
+    if shown["ActiveState"] in ("activating", "reloading") or shown.get("Job"):
+        return STARTING
+    return max(0, BETWEEN - system.down_for(name))
+
+
+for each in manifest.units().values():
+    if each.name != REDIS:
+        above = (*each.needs, *ABOVE)
+        check("Services", f"{each.name} is down", "doctor", after=above)(down(each.name, each.why))
+
+
+@check("Services", "A service is not enabled", "doctor")
+def disabled(system: System) -> Finding | None:
+    found = [name for name, unit in system.units.items() if unit["UnitFileState"] == "disabled"]
+    if not found:
+        return None
+    return problem(
+        f"{', '.join(found)} will not start with the machine",
+        "after the next restart it is not there",
+        "enable it",
+        all_of(*(partial(execute, "systemctl", "enable", "--quiet", name) for name in found)),
+    )
+
+
+@check("Services", "Something else has failed", "doctor", after=("Disk",))
+def others(system: System) -> Finding | None:
+    listed = output("systemctl", "list-units", "--failed", "--plain", "--no-legend", "--no-pager")
+    names = [line.split()[0] for line in listed.splitlines() if line]
+    found = [name for name in names if name.removesuffix(".service") not in system.units]
+    if not found:
+        return None
+    return problem(
+        f"failed: {', '.join(found)}",
+        "systemd does not try it again by itself",
+        f"journalctl -u {found[0]} -n 50; then systemctl restart, or reset-failed",
+    )
