@@ -13,7 +13,7 @@ import pytest
 
 from celery_pi.settings import Settings
 from celery_pi_tools import redis_client
-from celery_pi_tools.checks import network, redis_users, updates
+from celery_pi_tools.checks import network, packages, redis_users, updates
 from celery_pi_tools.system import System
 from tests.fake import Programs
 
@@ -246,7 +246,6 @@ def test_tries_of_ours_while_a_password_changes_are_no_failed_logins(
 
 # -- updates
 
-RUNNING = "Id={}\nActiveState={}\n"
 ASKED = 'APT::Periodic::{} "always";\n'
 
 
@@ -264,8 +263,7 @@ def test_updates_that_do_not_come_are_told(
     configuration: tuple[str, ...],
     state: str,
 ) -> None:
-    units = zip(updates.TIMERS, ("active", timer), strict=True)
-    answer("systemctl", "\n".join(RUNNING.format(*each) for each in units))
+    answer("systemctl", f"active\n{timer}")
     texts = "".join(ASKED.format(name) for name in configuration)
     answer("apt-config", texts + 'Unattended-Upgrade::Origins-Pattern:: "Debian-Security";')
     assert updates.automatic(look_at()).level == state
@@ -325,7 +323,7 @@ def test_package_that_is_held_or_broken_is_named(
     answer: Callable[[str, str], None], line: str, state: str, named: str
 ) -> None:
     answer("dpkg-query", f"install installed ok dpkg\n{line} nginx\n")
-    told = updates.packages(None)
+    told = packages.states(None)
     assert (told.level, named in told.evidence) == (state, True)
 
 

@@ -23,11 +23,13 @@ from celery_pi.settings import Settings
 from celery_pi_tools import checks, redis_client, table, worker_control
 from celery_pi_tools import system as system_module
 from celery_pi_tools.checks import (
+    disk,
     machine,
     network,
     redis_state,
     registry,
     task_state,
+    tasks,
 )
 from celery_pi_tools.commands import CannotRead
 from celery_pi_tools.system import System
@@ -193,9 +195,11 @@ def test_power_is_left_out_where_there_is_no_vcgencmd() -> None:
 )
 def test_disk_is_judged(monkeypatch: pytest.MonkeyPatch, free: float, state: str) -> None:
     blocks = 2**22  # of 4 KiB: 16 GiB
-    shown = SimpleNamespace(f_bavail=int(blocks * free / 100), f_blocks=blocks, f_frsize=4096)
+    shown = SimpleNamespace(
+        f_bavail=int(blocks * free / 100), f_blocks=blocks, f_frsize=4096, f_files=0
+    )
     monkeypatch.setattr(os, "statvfs", lambda _: shown)
-    assert machine.disk("/").level == state
+    assert disk.room("/").level == state
 
 
 @pytest.mark.parametrize(
@@ -471,7 +475,7 @@ def test_redis_that_is_away_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> No
         for asked in (
             redis_state.server,
             task_state.queues,
-            task_state.set_aside,
+            tasks.set_aside,
         )
     ]
     assert {result.evidence for result in results} == {

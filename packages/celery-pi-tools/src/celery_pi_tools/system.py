@@ -30,7 +30,9 @@ WORKER_MESSAGES = (
     "celery-pi: |Watchdog timeout"
 )
 CGROUPS = Path("/sys/fs/cgroup")
+MACHINE = Path("/etc/machine-id")
 SSH = 22
+ACL_LOGGED = "128"  # entries of ACL LOG: all that Redis keeps, in memory
 IPV6 = Path("/proc/sys/net/ipv6")
 RESTART_REDIS = "journalctl -u redis-server -n 50; systemctl restart redis-server"
 
@@ -112,6 +114,12 @@ class System:
         """A setting of the running Redis."""
         return str(self.ask("CONFIG", "GET", name)[1])
 
+    @cached_property
+    def acl_log(self) -> list[dict[str, Any]]:
+        """What Redis has refused, the newest first."""
+        entries = self.ask("ACL", "LOG", ACL_LOGGED)
+        return [dict(zip(flat[::2], flat[1::2], strict=True)) for flat in entries]
+
     # -- workers
 
     @cached_property
@@ -126,11 +134,14 @@ class System:
         start = max(self.since("celery-worker"), time.time() - RECENT)
         return journal.matching("celery-worker", f"@{start:.0f}", WORKER_MESSAGES)
 
-    def is_alive(self) -> bool:
-        """Whether this machine's worker is connected to Redis."""
-        machine = Path("/etc/machine-id").read_text().strip()
-        channel = self.key(f"celery-pi.alive.{machine}/{self.units['celery-worker']['Id']}/")
-        return bool(self.ask("PUBSUB", "CHANNELS", f"{channel}*"))
+    def alive_workers(self) -> tuple[int, int]:
+        """Number of workers of this machine, and of others, that are connected to Redis."""
+        channel = self.key("celery-pi.alive.")
+        here = f"{channel}{MACHINE.read_text().strip()}/{self.units['celery-worker']['Id']}/"
+        # A pattern for Redis: a prefix has no character that means something in one.
+        found = self.ask("PUBSUB", "CHANNELS", f"{channel}*")
+        number = sum(name.startswith(here) for name in found)
+        return number, len(found) - number
 
     # -- systemd
 
@@ -153,6 +164,13 @@ class System:
         """systemd's properties of every loaded service, of ours and of others."""
         properties = ",".join(SERVICE_PROPERTIES)
         return output("systemctl", "show", "--all", "-p", properties, "*.service")
+
+    @cached_property
+    def failed_units(self) -> list[str]:
+        """Units that have failed, of ours and of others."""
+        options = ("--failed", "--plain", "--no-legend", "--no-pager")
+        listed = output("systemctl", "list-units", *options)
+        return [line.split()[0] for line in listed.splitlines() if line]
 
     def up(self, unit: str) -> bool:
         return self.units[unit]["ActiveState"] == "active"

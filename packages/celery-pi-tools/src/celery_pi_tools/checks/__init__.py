@@ -9,21 +9,23 @@ from __future__ import annotations
 from importlib import import_module
 from pathlib import Path
 
+from celery_pi_tools.checks.registry import CHECKS
+
 # The order of causes: what may follow from the problems of another module stands after it. A module
 # that is not named, such as one of a component that was added, comes last.
 ORDER = (
-    *("disk", "machine", "clock", "packages", "updates", "processes", "permissions", "secrets"),
+    *("disk", "machine", "clock", "updates", "packages", "processes", "permissions", "secrets"),
     *("network", "redis_state", "redis_server", "redis_users", "redis_settings", "redis_memory"),
-    *("env", "app", "units", "unit_state", "sandboxes", "task_state", "worker", "tasks"),
+    *("env", "app", "units", "sandboxes", "task_state", "worker", "tasks"),
     *("escalation", "accounts", "jobs", "leftovers", "certificates", "restarts", "backups"),
     *("served", "drift"),
 )
 
 
 def load() -> None:
-    """Imports the modules, which registers their checks."""
-    for name in modules():
-        import_module(f"{__name__}.{name}")
+    """Imports the modules, which registers their checks, and puts the checks in order."""
+    loaded = [import_module(f"{__name__}.{name}").__name__ for name in modules()]
+    CHECKS.sort(key=lambda check: loaded.index(check.function.__module__))
 
 
 def modules() -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from celery_pi_tools.checks.registry import Finding, check, ok, warn, wrong
-from celery_pi_tools.commands import output
+from celery_pi_tools.commands import inactive
 from celery_pi_tools.config import STATE
 from celery_pi_tools.file_access import access
 from celery_pi_tools.system import System
@@ -87,9 +87,7 @@ def read(name: str) -> dict[str, Any]:
 def timers(system: System) -> Finding:
     if not system.settings["backup"]:
         return warn("off, as backup = False has it", "backup = True, and deploy")
-    states = output("systemctl", "show", "-P", "ActiveState", *TIMERS).split()
-    stopped = [unit for unit, state in zip(TIMERS, states, strict=False) if state != "active"]
-    if stopped:
+    if stopped := inactive(*TIMERS):
         return wrong(f"{', '.join(stopped)} does not run", "deploy again", timers=stopped)
     return ok(f"each day at {system.settings['backup_time']}, a drill each week", timers=[])
 

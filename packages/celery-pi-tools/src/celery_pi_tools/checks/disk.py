@@ -1,4 +1,4 @@
-"""Managed by celery-pi. Disks that take nothing more."""
+"""Managed by celery-pi. Disks: what is free, and those that take nothing more."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from celery_pi_tools.checks.registry import Finding, check, problem
+from celery_pi_tools.checks.registry import Finding, check, ok, problem, warn, wrong
 from celery_pi_tools.commands import execute
 from celery_pi_tools.system import System
 from celery_pi_tools.table import percent, size
@@ -14,7 +14,8 @@ from celery_pi_tools.table import percent, size
 LEAST = 256 * 2**20  # bytes; Redis rewrites its file beside the old one
 SMALL = 10  # percent that must be free of a disk that is not much larger than that
 LEAST_FILES = 1  # percent
-PLACES = ("/", "/var/lib/redis", "/var/log", "/tmp", "/etc")  # noqa: S108  looked at only
+DATA = "/var/lib/redis"
+PLACES = ("/", DATA, "/var/log", "/tmp", "/etc")  # noqa: S108  looked at only
 ARCHIVES = Path("/var/cache/apt/archives")
 
 
@@ -34,6 +35,29 @@ def writable(system: System) -> list[str]:
     """Paths to which the app's tasks write."""
     app = Path(system.value("app_dir"))
     return [str(app / path) for path in system.value("app_writable")]
+
+
+@check("Machine", "Disk of /", "status")
+def root(_: System) -> Finding:
+    return room("/")
+
+
+@check("Machine", f"Disk of {DATA}", "status")
+def data(_: System) -> Finding | None:
+    return None if os.stat(DATA).st_dev == os.stat("/").st_dev else room(DATA)  # noqa: PTH116
+
+
+def room(path: str) -> Finding:
+    """How much of the disk is free."""
+    shown = os.statvfs(path)
+    free, whole = shown.f_bavail * shown.f_frsize, shown.f_blocks * shown.f_frsize
+    share = percent(free, whole)
+    remedy = "du -xh / | sort -h | tail; journalctl --vacuum-size=64M; apt-get clean"
+    values = {"free": free, "size": whole}
+    if short := left(shown):
+        return wrong(short, remedy, **values)
+    evidence = f"{size(free)} of {size(whole)} free ({share} %)"
+    return warn(evidence, remedy, **values) if share < SMALL else ok(evidence, **values)
 
 
 @check("Disk", "A disk is read-only", "doctor")

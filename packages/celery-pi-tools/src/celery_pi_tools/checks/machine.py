@@ -10,8 +10,6 @@ from celery_pi_tools.commands import output
 from celery_pi_tools.system import System
 from celery_pi_tools.table import percent, size
 
-DATA = "/var/lib/redis"
-LEAST_FREE = 256 * 2**20  # bytes; Redis rewrites its file beside the old one
 LOW = 10  # percent
 HOT, TOO_HOT = 75, 82  # degrees Celsius; a Pi slows down from 80 on
 THERMAL = Path("/sys/class/thermal")
@@ -21,28 +19,6 @@ POWER = "a supply of 5 V and enough ampere, on a short cable; see vcgencmd get_t
 
 # https://www.raspberrypi.com/documentation/computers/os.html#get_throttled
 THROTTLED = ("under-voltage", "frequency capped", "throttled", "too hot")
-
-
-@check("Machine", "Disk of /", "status")
-def root(_: System) -> Finding:
-    return disk("/")
-
-
-@check("Machine", f"Disk of {DATA}", "status")
-def data(_: System) -> Finding | None:
-    return None if os.stat(DATA).st_dev == os.stat("/").st_dev else disk(DATA)  # noqa: PTH116
-
-
-def disk(path: str) -> Finding:
-    shown = os.statvfs(path)
-    free, whole = shown.f_bavail * shown.f_frsize, shown.f_blocks * shown.f_frsize
-    evidence = f"{size(free)} of {size(whole)} free ({percent(free, whole)} %)"
-    remedy = "du -xh / | sort -h | tail; journalctl --vacuum-size=64M; apt-get clean"
-    if free < LEAST_FREE:
-        return wrong(evidence, remedy, free=free, size=whole)
-    if percent(free, whole) < LOW:
-        return warn(evidence, remedy, free=free, size=whole)
-    return ok(evidence, free=free, size=whole)
 
 
 @check("Machine", "Memory", "status")

@@ -6,7 +6,7 @@ import fcntl
 import os
 from pathlib import Path
 
-from celery_pi_tools.checks.registry import Finding, check, problem
+from celery_pi_tools.checks.registry import Finding, check, ok, problem, warn, wrong
 from celery_pi_tools.commands import execute, output
 from celery_pi_tools.system import System
 
@@ -23,9 +23,29 @@ def packages() -> list[list[str]]:
     return [line for line in lines if line[1] not in ("not-installed", "config-files")]
 
 
+def broken(found: list[list[str]]) -> list[str]:
+    return sorted(name for _, *state, name in found if state != ["installed", "ok"])
+
+
+def on_hold(found: list[list[str]]) -> list[str]:
+    return sorted(name for want, *_, name in found if want == "hold")
+
+
+@check("Updates", "State of the packages", "audit")
+def states(_: System) -> Finding:
+    there = packages()
+    values = {"broken": broken(there), "held": on_hold(there)}
+    if names := values["broken"]:
+        evidence = f"not fully installed: {', '.join(names)}"
+        return wrong(evidence, "dpkg --configure -a; apt-get -f install", **values)
+    if names := values["held"]:
+        return warn(f"held back: {', '.join(names)}", "apt-mark unhold PACKAGE", **values)
+    return ok(f"{len(there)} installed, none held back", **values)
+
+
 @check("Packages", "A package is half installed", "doctor")
 def half_installed(_: System) -> Finding | None:
-    found = sorted(name for _, *state, name in packages() if state != ["installed", "ok"])
+    found = broken(packages())
     if not found or is_busy():
         return None
     return problem(
@@ -56,8 +76,7 @@ def configure() -> None:
 
 @check("Packages", "A package is held back", "doctor")
 def held(_: System) -> Finding | None:
-    found = sorted(name for want, *_, name in packages() if want == "hold")
-    ours = [name for name in found if name.startswith(OURS)]
+    ours = [name for name in on_hold(packages()) if name.startswith(OURS)]
     if not ours:
         return None
     return problem(

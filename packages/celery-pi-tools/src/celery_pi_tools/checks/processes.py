@@ -11,6 +11,7 @@ from celery_pi_tools.commands import execute
 from celery_pi_tools.system import System
 
 STOPPED = "T"
+LONGEST = 4 * 2**20  # bytes of a command line; the kernel takes no longer one
 PROC = Path("/proc")
 
 
@@ -44,11 +45,34 @@ def stopped(system: System) -> Finding | None:
 
 
 def is_stopped(pid: int) -> bool:
+    return stat(pid)[0] == STOPPED
+
+
+def parent(pid: int) -> str:
+    return stat(pid)[1]
+
+
+def stat(pid: int) -> list[str]:
+    """State and parent of a process; without text if it has just ended."""
     try:
-        stat = (PROC / str(pid) / "stat").read_text()
+        shown = (PROC / str(pid) / "stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
-        return False  # it has just ended
-    return stat.rpartition(")")[2].split()[0] == STOPPED
+        return ["", ""]
+    return shown.rpartition(")")[2].split()[:2]
+
+
+def command_line(pid: int) -> bytes:
+    """What was started; empty if it has just ended."""
+    try:
+        with (PROC / str(pid) / "cmdline").open("rb") as file:
+            return file.read(LONGEST)
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
+
+
+def pids() -> list[int]:
+    """Every process."""
+    return [int(entry.name) for entry in PROC.glob("[0-9]*")]
 
 
 def go_on(pids: list[int]) -> None:

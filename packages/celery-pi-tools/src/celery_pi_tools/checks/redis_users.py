@@ -13,7 +13,6 @@ from celery_pi_tools.table import count
 
 USERS = {"default", "celery", "backup", "monitor", "admin"}
 LOOPBACK = {"127.0.0.1", "-::1", "::1"}
-LOGGED = "128"  # entries of ACL LOG: all that Redis keeps, in memory
 DAY = 86400  # seconds
 CHANGE = 600  # seconds that a change of passwords takes, in which ours are tried, new and old
 WHO_FAILS = (
@@ -51,11 +50,8 @@ def failed_logins(system: System) -> Finding:
     that no user has may be a password, so it is not shown. What is tried while a password changes,
     `CHANGE` seconds from the new one on, is not counted.
     """
-    entries = (
-        dict(zip(flat[::2], flat[1::2], strict=True)) for flat in system.ask("ACL", "LOG", LOGGED)
-    )
     tries: Counter[str] = Counter()
-    for entry in entries:
+    for entry in system.acl_log:
         name, ago = entry["username"], float(entry["age-seconds"])
         known = name in USERS | {"flower"}
         if entry["reason"] != "auth" or ago >= DAY or (known and changed_then(name, ago)):

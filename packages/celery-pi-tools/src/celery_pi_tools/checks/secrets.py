@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from celery_pi_tools import manifest
+from celery_pi_tools.checks.processes import PROC, command_line, pids
 from celery_pi_tools.checks.registry import Finding, Function, check, ok, wrong
 from celery_pi_tools.file_access import access
 from celery_pi_tools.system import System
 
 STORE = Path("/etc/celery-pi/secrets")
-PROC = Path("/proc")
-LONGEST = 4 * 2**20  # bytes of a command line; the kernel takes no longer one
 SHORTEST, SHORTEST_TYPED = 32, 16  # characters; the latter of a password that a person types
 
 
@@ -70,9 +69,9 @@ def passwords() -> Iterator[tuple[str, str]]:
 def command_lines(_: System) -> Finding:
     secrets = [password.encode() for _, password in passwords() if password]
     found = sorted(
-        name(process)
-        for process in PROC.glob("[0-9]*")
-        if (shown := command_line(process)) and any(secret in shown for secret in secrets)
+        name(pid)
+        for pid in pids()
+        if (shown := command_line(pid)) and any(secret in shown for secret in secrets)
     )
     if found:
         remedy = "end it; give it the password by a file, and make rotate"
@@ -80,16 +79,8 @@ def command_lines(_: System) -> Finding:
     return ok("no process shows a password", processes=[])
 
 
-def command_line(process: Path) -> bytes:
+def name(pid: int) -> str:
     try:
-        with (process / "cmdline").open("rb") as file:
-            return file.read(LONGEST)
+        return f"{(PROC / str(pid) / 'comm').read_text().strip()} {pid}"
     except (FileNotFoundError, ProcessLookupError):
-        return b""  # it has just ended
-
-
-def name(process: Path) -> str:
-    try:
-        return f"{(process / 'comm').read_text().strip()} {process.name}"
-    except (FileNotFoundError, ProcessLookupError):
-        return process.name
+        return str(pid)

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from celery_pi_tools import privileges
+from celery_pi_tools.checks.processes import parent
 from celery_pi_tools.checks.registry import Finding, check, ok, warn, wrong
 from celery_pi_tools.config import MAINTENANCE_PAGE
 from celery_pi_tools.system import System
@@ -15,8 +16,6 @@ from celery_pi_tools.table import age, count
 from celery_pi_tools.worker_control import ask_workers
 
 SCHEDULE = Path("/var/lib/celery-beat/schedule")
-MACHINE = Path("/etc/machine-id")
-CGROUPS = Path("/sys/fs/cgroup")
 BY_PRIORITY = ("", *(f"\x06\x16{step}" for step in range(1, 10)))  # as kombu names the lists
 WORKER = "journalctl -u celery-worker -n 50; systemctl restart celery-worker"
 
@@ -63,25 +62,12 @@ def in_workers(system: System) -> Finding:
     return ok(shown, **numbers)
 
 
-@check("Tasks", "Set aside", "status")
-def set_aside(system: System) -> Finding:
-    number = system.ask("LLEN", system.key("set-aside"))
-    if number:
-        evidence = f"{count(number, 'task')}, lost with their process each time"
-        return wrong(evidence, "celery-pi dead-letters", number=number)
-    return ok("none", number=0)
-
-
 @check("Tasks", "Workers", "status")
 def workers(system: System) -> Finding:
     unit = system.units["celery-worker"]
-    channel = system.key("celery-pi.alive.")
-    # A pattern for Redis: a prefix has no character that means something in one.
-    alive = [name[len(channel) :] for name in system.ask("PUBSUB", "CHANNELS", f"{channel}*")]
-    here = sum(name.startswith(f"{MACHINE.read_text().strip()}/{unit['Id']}/") for name in alive)
-    pool = processes(unit["MainPID"], unit["ControlGroup"])
+    here, others = system.alive_workers()
+    pool = sum(parent(pid) == unit["MainPID"] for pid in system.pids("celery-worker"))
     least = system.settings["celery_min_concurrency"] or system.settings["celery_concurrency"]
-    others = len(alive) - here
     elsewhere = f"; {others} elsewhere" if others else ""
     evidence = (
         f"{'alive' if here else 'not connected to Redis'}, {count(pool, 'process', 'processes')}"
@@ -92,22 +78,6 @@ def workers(system: System) -> Finding:
     if pool < least:
         return warn(f"{evidence} of {least}{elsewhere}", WORKER, **values)
     return ok(f"{evidence}{elsewhere}", **values)
-
-
-def processes(main: str, group: str) -> int:
-    """Number of the worker's pool processes: the children of its main process."""
-    if main == "0" or not group:
-        return 0
-    listed = (CGROUPS / group.lstrip("/") / "cgroup.procs").read_text().split()
-    return sum(parent(pid) == main for pid in listed)
-
-
-def parent(pid: str) -> str:
-    try:
-        stat = Path("/proc", pid, "stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return ""  # it has just ended
-    return stat.rpartition(")")[2].split()[1]
 
 
 @check("Tasks", "Beat", "status")

@@ -8,13 +8,12 @@ from collections import Counter
 from datetime import datetime
 
 from celery_pi_tools.checks.queues import forgotten, queue_of
-from celery_pi_tools.checks.registry import Finding, check, problem
+from celery_pi_tools.checks.registry import Finding, check, ok, problem
 from celery_pi_tools.system import RECENT, System
 from celery_pi_tools.table import age, count
 
 ABOVE = ("Redis", "celery-worker is down", "Worker")
 SHORTEST_VISIBILITY, MARGIN = 3600, 300  # seconds, as safe_settings has them
-ENTRIES = "128"  # all that Redis keeps
 UNKNOWN = re.compile(r"Received unregistered task of type '?([^'\s]+)'?\.?")
 LIMIT = re.compile(r"(Soft|Hard) time limit \((\S+?)s\) exceeded for ([\w.]+)\[")
 
@@ -36,12 +35,9 @@ def unconsumed(system: System) -> Finding | None:
 
 @check("Tasks", "The app sends to a queue that is not its own", "doctor", after=("Redis",))
 def refused(system: System) -> Finding | None:
-    entries = [
-        dict(zip(flat[::2], flat[1::2], strict=True)) for flat in system.ask("ACL", "LOG", ENTRIES)
-    ]
     keys = {
         queue_of(entry["object"])
-        for entry in entries
+        for entry in system.acl_log
         if entry["reason"] == "key"
         and entry["username"] == "celery"
         and float(entry["age-seconds"]) < RECENT
@@ -127,13 +123,15 @@ def without_results(system: System) -> Finding | None:
     )
 
 
+@check("Tasks", "Set aside", "status")
 @check("Tasks", "Tasks were set aside", "doctor", after=("Redis",))
-def set_aside(system: System) -> Finding | None:
+def set_aside(system: System) -> Finding:
     number = system.ask("LLEN", system.key("set-aside"))
     if not number:
-        return None
+        return ok("none", number=0)
     return problem(
         f"{count(number, 'task')}, lost with its process four times each",
         "it takes too much memory, or its code ends the process",
         "celery-pi dead-letters lists them; mend their code, and then --return puts them back",
+        number=number,
     )

@@ -1,19 +1,43 @@
-"""Managed by celery-pi. Our services: which is down, and which will be after a restart."""
+"""Managed by celery-pi. The units: ours one by one, and whatever else has failed."""
 
 from __future__ import annotations
 
+import time
 from functools import partial
 
 from celery_pi_tools import manifest
-from celery_pi_tools.checks.registry import Finding, Function, check, problem
+from celery_pi_tools.checks.registry import Finding, Function, check, ok, problem, warn, wrong
 from celery_pi_tools.checks.repairs import all_of, start
-from celery_pi_tools.commands import execute, output
-from celery_pi_tools.system import System
+from celery_pi_tools.commands import execute
+from celery_pi_tools.system import RECENT, System
+from celery_pi_tools.table import age, count
 
 STARTING = 45  # seconds that a Pi may take to start the worker
 BETWEEN = 2  # seconds for which it may be away when it is started again
 ABOVE = ("Disk", "A process is stopped", "A package is half installed", "Permissions")
 REDIS = "redis-server"  # redis_server.py has more to check of it
+
+
+def unit(name: str) -> Function:
+    """A check of the state of that unit."""
+    return lambda system: state(name, system.units[name])
+
+
+def state(name: str, shown: dict[str, str]) -> Finding:
+    restarts = int(shown["NRestarts"])
+    since = time.monotonic() - int(shown["ActiveEnterTimestampMonotonic"]) / 1e6
+    evidence = f"{shown['ActiveState']} ({shown['SubState']})"
+    values = {"state": shown["ActiveState"], "restarts": restarts}
+    log = f"journalctl -u {name} -n 50"
+    if shown["ActiveState"] != "active":
+        failed = f", {shown['Result']}" if shown["Result"] != "success" else ""
+        return wrong(f"{evidence}{failed}", f"{log}; systemctl restart {name}", **values)
+    evidence += f" for {age(since)}"
+    values["seconds"] = int(since)
+    if not restarts:
+        return ok(evidence, **values)
+    evidence += f", after {count(restarts, 'restart')} by itself"
+    return warn(evidence, log, **values) if since < RECENT else ok(evidence, **values)
 
 
 def down(name: str, impact: str) -> Function:
@@ -49,6 +73,7 @@ def patience(system: System, name: str) -> float:
 
 
 for each in manifest.units().values():
+    check("Units", each.name, "status")(unit(each.name))
     if each.name != REDIS:
         above = (*each.needs, *ABOVE)
         check("Services", f"{each.name} is down", "doctor", after=above)(down(each.name, each.why))
@@ -67,11 +92,18 @@ def disabled(system: System) -> Finding | None:
     )
 
 
+@check("Units", "Failed", "status")
+def failed(system: System) -> Finding:
+    names = system.failed_units
+    if names:
+        return wrong(", ".join(names), "systemctl status UNIT; journalctl -u UNIT", units=names)
+    return ok("none", units=[])
+
+
 @check("Services", "Something else has failed", "doctor", after=("Disk",))
 def others(system: System) -> Finding | None:
-    listed = output("systemctl", "list-units", "--failed", "--plain", "--no-legend", "--no-pager")
-    names = [line.split()[0] for line in listed.splitlines() if line]
-    found = [name for name in names if name.removesuffix(".service") not in system.units]
+    failed = system.failed_units
+    found = [name for name in failed if name.removesuffix(".service") not in system.units]
     if not found:
         return None
     return problem(

@@ -10,7 +10,7 @@ from pathlib import Path
 from platform import freedesktop_os_release
 
 from celery_pi_tools.checks.registry import Finding, check, ok, warn, wrong
-from celery_pi_tools.commands import CannotRead, output
+from celery_pi_tools.commands import CannotRead, inactive, output
 from celery_pi_tools.system import System
 from celery_pi_tools.table import age, count
 
@@ -36,13 +36,7 @@ DJANGO = {
 def automatic(system: System) -> Finding:
     if not system.settings["updates"]:
         return warn("off, as updates = False has it", "updates = True, and deploy")
-    shown = output("systemctl", "show", "-p", "Id,ActiveState", *TIMERS)
-    stopped = [
-        dict(line.split("=", 1) for line in block.splitlines())["Id"]
-        for block in shown.strip().split("\n\n")
-        if "ActiveState=active" not in block
-    ]
-    if stopped:
+    if stopped := inactive(*TIMERS):
         return wrong(f"{', '.join(stopped)} does not run", "deploy again", timers=stopped)
     configuration = output("apt-config", "dump")
     off = [
@@ -78,22 +72,6 @@ def modified(file: Path) -> float:
 def is_old(file: Path) -> bool:
     """Whether it is older than OLD, so that the timers have not run."""
     return file.exists() and time.time() - modified(file) > OLD
-
-
-@check("Updates", "State of the packages", "audit")
-def packages(_: System) -> Finding:
-    asked = "${db:Status-Want} ${db:Status-Status} ${db:Status-Eflag} ${Package}\n"
-    lines = [line.split() for line in output("dpkg-query", "-W", "-f", asked).splitlines()]
-    there = [line for line in lines if line[1] not in ("not-installed", "config-files")]
-    broken = sorted(name for _, *state, name in there if state != ["installed", "ok"])
-    held = sorted(name for want, *_, name in there if want == "hold")
-    values = {"broken": broken, "held": held}
-    if broken:
-        evidence = f"not fully installed: {', '.join(broken)}"
-        return wrong(evidence, "dpkg --configure -a; apt-get -f install", **values)
-    if held:
-        return warn(f"held back: {', '.join(held)}", "apt-mark unhold PACKAGE", **values)
-    return ok(f"{len(there)} installed, none held back", **values)
 
 
 @check("Updates", "Debian's end of life", "audit")

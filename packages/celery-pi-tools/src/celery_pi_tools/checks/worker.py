@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
+from celery_pi_tools.checks.processes import command_line, pids
 from celery_pi_tools.checks.registry import Finding, check, problem
 from celery_pi_tools.checks.repairs import all_of
 from celery_pi_tools.commands import execute
@@ -18,13 +18,12 @@ UNIT = "celery-worker"
 CONNECTING = 20  # seconds; 15 are its longest pause between two tries
 ANSWERING = 10  # seconds
 ABOVE = ("Redis", f"{UNIT} is down", "A process is stopped")
-PROC = Path("/proc")
 ROLES = ("worker", "beat")
 
 
 @check("Worker", "The worker is not connected to Redis", "doctor", after=ABOVE)
 def away(system: System) -> Finding | None:
-    if system.is_alive():
+    if system.alive_workers()[0]:
         return None
     return problem(
         "its unit is active, and Redis does not see it",
@@ -78,7 +77,7 @@ def consume(system: System, worker: str, queue: str) -> None:
 @check("Worker", "A second worker or Beat runs", "doctor")
 def second(system: System) -> Finding | None:
     ours = {pid for unit in (UNIT, "celery-beat") for pid in system.pids(unit)}
-    found = [pid for pid in map(int, filter(str.isdigit, os.listdir(PROC))) if pid not in ours]  # noqa: PTH208
+    found = [pid for pid in pids() if pid not in ours]
     strangers = sorted(f"celery {role} ({pid})" for pid in found if (role := role_of(system, pid)))
     if not strangers:
         return None
@@ -92,13 +91,10 @@ def second(system: System) -> Finding | None:
 
 def role_of(system: System, pid: int) -> str:
     """`worker` or `beat` if the process is one of this app's, else empty."""
-    try:
-        words = (PROC / str(pid) / "cmdline").read_bytes().decode(errors="replace").split("\0")
-        asked = [word for word in words if word in ROLES]
-        if not asked or "celery" not in (Path(word).name for word in words[:2]):
-            return ""
-        named = {word.rpartition("=")[2] for word in words}
-        ours = {system.value("app_module"), "celery_pi_app"}
-        return "" if named.isdisjoint(ours) else asked[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return ""  # it has just ended
+    words = command_line(pid).decode(errors="replace").split("\0")
+    asked = [word for word in words if word in ROLES]
+    if not asked or "celery" not in (Path(word).name for word in words[:2]):
+        return ""
+    named = {word.rpartition("=")[2] for word in words}
+    ours = {system.value("app_module"), "celery_pi_app"}
+    return "" if named.isdisjoint(ours) else asked[0]
