@@ -41,6 +41,11 @@ NAME = "2026-11-24T020000Z.tar.gz"
             b"CELERY_KEY_PREFIX=b:\n",
             b"# CELERY_KEY_PREFIX=\nCELERY_KEY_PREFIX=b:\n",
         ),
+        (
+            b"export CELERY_BROKER_URL =x\nA=1\n",
+            b"CELERY_BROKER_URL=y\n",
+            b"CELERY_BROKER_URL=y\nA=1\n",
+        ),
         (b"CELERY_BROKER_URLS=x\n", b"CELERY_BROKER_URLS=y\n", b"CELERY_BROKER_URLS=x\n"),
     ],
 )

@@ -54,10 +54,6 @@ class System:
         """The state as it is now, after a problem that concerns these files was found."""
         return System(self.settings, self.concerned.union(files))
 
-    def value(self, name: str) -> Any:
-        """A deployed setting."""
-        return self.settings[name]
-
     # -- Redis
 
     def key(self, name: str) -> str:

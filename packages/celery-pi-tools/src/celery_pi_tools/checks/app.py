@@ -29,19 +29,21 @@ def changed(system: System) -> tuple[float, Path]:
     ctime, at which it came to this disk."""
     found = [line.split(" ", 1) for line in code(system)]
     newest = max(((float(when), path) for when, path in found), default=None)
-    return (newest[0], Path(newest[1])) if newest else (0, Path(system.value("app_dir")))
+    return (newest[0], Path(newest[1])) if newest else (0, Path(system.settings["app_dir"]))
 
 
 def code(system: System) -> list[str]:
     """Time and path of each Python file, as the app's user finds them: what he cannot reach, the
     worker does not run."""
-    app = system.value("app_dir")
+    app = system.settings["app_dir"]
     names = [word for name in (*sorted(NO_CODE), ".?*") for word in ("-o", "-name", name)]
-    no_code = (f"{app}/{system.value('app_venv_dir')}", *writable(system))
+    no_code = (f"{app}/{system.settings['app_venv_dir']}", *writable(system))
     data = [word for path in no_code for word in ("-o", "-path", literal(path))]
     pruned = (f"{app}/", "-mindepth", "1", "-type", "d", "(", *[*names, *data][1:], ")", "-prune")
     listed = ("-o", "-name", "*.py", "-printf", "%C@ %p\\0")
-    done = attempt(system.value("app_user"), (FIND, *pruned, *listed), timeout=WALK, limit=LISTED)
+    done = attempt(
+        system.settings["app_user"], (FIND, *pruned, *listed), timeout=WALK, limit=LISTED
+    )
     return list(filter(None, os.fsdecode(done.out).split("\0")))
 
 
@@ -92,7 +94,7 @@ def old(system: System) -> Finding | None:
         f"{' and '.join(units)} started {since} before {path} came",
         "what was changed has no effect, and tasks that are new are thrown away as unknown",
         "check the app and start them again; the worker lets its tasks finish first, for "
-        f"{system.value('celery_time_limit')} s at most",
+        f"{system.settings['celery_time_limit']} s at most",
         all_of(fit, *(lambda unit=unit: restart(unit) for unit in units)),
     )
 

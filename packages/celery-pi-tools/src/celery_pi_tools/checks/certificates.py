@@ -34,9 +34,9 @@ def ends(system: System) -> Finding | None:
 
 
 def served(system: System) -> list[str]:
-    own = system.value("nginx_certificate") or SITE
-    site = [own] if system.value("flower") and system.value("nginx_server") else []
-    return [*site, *(REDIS if system.value("redis_tls") else ())]
+    own = system.settings["nginx_certificate"] or SITE
+    site = [own] if system.settings["flower"] and system.settings["nginx_server"] else []
+    return [*site, *(REDIS if system.settings["redis_tls"] else ())]
 
 
 def ends_soon(path: str) -> bool:

@@ -21,7 +21,7 @@ ARCHIVES = Path("/var/cache/apt/archives")
 
 def disks(system: System) -> Iterator[tuple[str, os.statvfs_result]]:
     """A path on each disk that Redis, the logs or the app's tasks write to."""
-    own = [system.value("app_dir"), *writable(system)]
+    own = [system.settings["app_dir"], *writable(system)]
     places = [path for path in (*PLACES, *own) if Path(path).is_dir()]
     seen: set[int] = set()
     for path in places:
@@ -33,8 +33,8 @@ def disks(system: System) -> Iterator[tuple[str, os.statvfs_result]]:
 
 def writable(system: System) -> list[str]:
     """Paths to which the app's tasks write."""
-    app = Path(system.value("app_dir"))
-    return [str(app / path) for path in system.value("app_writable")]
+    app = Path(system.settings["app_dir"])
+    return [str(app / path) for path in system.settings["app_writable"]]
 
 
 @check("Machine", "Disk of /", "status")

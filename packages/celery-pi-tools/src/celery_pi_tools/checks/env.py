@@ -2,45 +2,37 @@
 
 from __future__ import annotations
 
-import re
 from functools import partial
-from shlex import quote, split
 from urllib.parse import parse_qs, unquote, urlsplit
 from urllib.parse import quote as encode
 
 from celery_pi_tools.checks.registry import Finding, check, problem
 from celery_pi_tools.checks.repairs import rewrite
+from celery_pi_tools.env_file import URLS, values, with_variables
 from celery_pi_tools.privileges import Refused, read
 from celery_pi_tools.redis_client import SOCKET, stored
 from celery_pi_tools.system import System
 
 CA = "/etc/celery-pi/tls/ca.crt"
-URLS = (
-    *("CELERY_BROKER_URL", "CELERY_RESULT_BACKEND"),
-    *("CELERY__BROKER_URL", "CELERY__RESULT_BACKEND"),
-)
-ASSIGNED = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=")
-LINE = re.compile(r"[^\n]*\n|[^\n]+")
-LAST_GOES_ON = re.compile(r"\\\r?\n\Z")  # systemd would take the next line for the rest of it
 WHY = "the site's tasks are refused, or go where no worker takes them"
 
 
 def url(system: System, password: str) -> str:
     """The URL that a deploy writes into `.env`."""
-    login, database = f"celery:{encode(password, safe='')}", system.value("redis_database")
-    if system.value("redis_socket"):
+    login, database = f"celery:{encode(password, safe='')}", system.settings["redis_database"]
+    if system.settings["redis_socket"]:
         return f"redis+socket://{login}@{SOCKET}?virtual_host={database}"
-    if system.value("redis_tls"):
-        place = f"127.0.0.1:{system.value('redis_tls_port')}/{database}"
+    if system.settings["redis_tls"]:
+        place = f"127.0.0.1:{system.settings['redis_tls_port']}/{database}"
         return f"rediss://{login}@{place}?ssl_cert_reqs=required&ssl_ca_certs={CA}"
-    return f"redis://{login}@127.0.0.1:{system.value('redis_port')}/{database}"
+    return f"redis://{login}@127.0.0.1:{system.settings['redis_port']}/{database}"
 
 
 @check("App", "The app's .env leads elsewhere", "doctor", after=("Permissions",))
 def leads_elsewhere(system: System) -> Finding | None:
-    path = f"{system.value('app_dir')}/.env"
+    path = f"{system.settings['app_dir']}/.env"
     try:
-        text = read(system.value("app_user"), path).decode(errors="surrogateescape")
+        text = read(system.settings["app_user"], path)
     except FileNotFoundError:
         by_hand = "bring it back from a backup, and deploy again, which adds our lines"
         return problem(f"{path} is missing", "the app does not start without it", by_hand)
@@ -55,30 +47,14 @@ def leads_elsewhere(system: System) -> Finding | None:
     names = {each: [name for name in wrong if reasons[name] == each] for each in reasons.values()}
     symptom = "; ".join(f"{each} in {', '.join(names[each])}" for each in names)
     will = f"write {', '.join(wrong)} as deployed, and nothing else of it"
-    fix = partial(write, path, wrong, system.value("app_user"))
+    fix = partial(write, path, wrong, system.settings["app_user"])
     return problem(symptom, WHY, f"{will}; a site that runs reads it when it is started again", fix)
 
 
 def variables(system: System) -> dict[str, list[str]]:
     """Valid values of each variable, the newest first: during a rotation there are several."""
     urls = [url(system, password) for password in stored("celery")]
-    return {**dict.fromkeys(URLS, urls), "CELERY_KEY_PREFIX": [system.value("redis_key_prefix")]}
-
-
-def values(text: str) -> dict[str, str]:
-    """Value of each variable, the last one counts; without quotes."""
-    found = {}
-    for line in text.split("\n"):
-        if match := ASSIGNED.match(line):
-            found[match[1]] = unquoted(line[match.end() :].strip())
-    return found
-
-
-def unquoted(text: str) -> str:
-    try:
-        return " ".join(split(text))
-    except ValueError:
-        return text  # a quote without its end
+    return {**dict.fromkeys(URLS, urls), "CELERY_KEY_PREFIX": [system.settings["redis_key_prefix"]]}
 
 
 def different(there: str | None, right: str) -> str:
@@ -110,26 +86,4 @@ def parts(text: str) -> dict[str, str]:
 
 def write(path: str, wanted: dict[str, str], user: str) -> None:
     """Set the variables and leave every other byte as it is."""
-    rewrite(path, user, partial(with_variables, wanted=wanted))
-
-
-def with_variables(before: str, wanted: dict[str, str]) -> str:
-    """The text with each variable set once, in the place of its first assignment or at the end."""
-    missing, kept = dict(wanted), []
-    for line in LINE.findall(before):
-        match = ASSIGNED.match(line)
-        name = match[1] if match else ""
-        if name not in wanted:
-            kept.append(line)
-        elif name in missing:
-            end = line[len(line.rstrip("\r\n")) :]
-            kept.append(f"{assignment(name, missing.pop(name))}{end}")
-    if missing and kept and not kept[-1].endswith("\n"):
-        kept.append("\n")
-    if missing and kept and LAST_GOES_ON.search("".join(kept[-2:])):
-        kept.append("\n")
-    return "".join([*kept, *(f"{assignment(name, missing[name])}\n" for name in missing)])
-
-
-def assignment(name: str, value: str) -> str:
-    return f"{name}={value and quote(value)}"
+    rewrite(path, user, partial(with_variables, variables=wanted))

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from celery_pi_tools.checks.registry import Finding, check, ok, warn, wrong
 from celery_pi_tools.commands import CannotRead
+from celery_pi_tools.env_file import values
 from celery_pi_tools.file_access import changed_by, programs
 from celery_pi_tools.privileges import read
 from celery_pi_tools.system import System
@@ -23,7 +24,6 @@ PARSED = re.compile(
 FILE = re.compile(r"^EnvironmentFiles=(.+?)(?: \(ignore_errors=\w+\))?$", re.MULTILINE)
 AS_ROOT = {"privileged", "no-setuid"}  # as systemd.service(5) has them: + and !
 ROOT = ("", "root", "0")
-ASSIGNED = re.compile(r"^[ \t]*(?:export[ \t]+)?([A-Za-z_][A-Za-z0-9_]*)[ \t]*=", re.MULTILINE)
 # What makes a program of any kind load or run something else. None of it belongs into a file that
 # the app itself may write: a drop-in of the unit's is root's.
 LOADERS = (
@@ -120,10 +120,10 @@ def used(unit: Unit) -> list[str]:
 def loaders(system: System) -> Finding | None:
     path = f"{system.settings['app_dir']}/.env"
     try:
-        text = read(system.settings["app_user"], path).decode(errors="replace")
+        text = read(system.settings["app_user"], path)
     except FileNotFoundError:
         return None
-    names = set(ASSIGNED.findall(text)) - HARMLESS
+    names = set(values(text)) - HARMLESS
     wishes = sorted(name for name in names if matches(name, WISHES))
     bad = sorted(name for name in names - set(wishes) if matches(name, LOADERS))
     if bad:

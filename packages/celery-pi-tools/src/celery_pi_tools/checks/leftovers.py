@@ -38,7 +38,7 @@ def damaged(_: System) -> Finding | None:
 
 @check("Leftovers", "A PID file is stale", "doctor")
 def stale(system: System) -> Finding | None:
-    directories = (Path(system.value("app_dir")), *PLACES)
+    directories = (Path(system.settings["app_dir"]), *PLACES)
     files = [file for each in directories for file in pid_files(each) if is_stale(file)]
     if not files:
         return None

@@ -46,10 +46,10 @@ class Wanted(NamedTuple):
 
 def wanted(system: System) -> list[Wanted]:
     """Mode and owners that a deploy sets."""
-    app, secrets = system.value("app_user"), Path("/etc/celery-pi/secrets")
+    app, secrets = system.settings["app_user"], Path("/etc/celery-pi/secrets")
     redis = [Path("/etc/celery-pi", f"redis{end}") for end in (".acl", ".conf", "-live.conf")]
     return [
-        Wanted(Path(system.value("app_dir"), ".env"), 0o600, app, app),
+        Wanted(Path(system.settings["app_dir"], ".env"), 0o600, app, app),
         *(Wanted(path, 0o640, "root", "redis") for path in redis),
         Wanted(Path("/var/lib/redis"), 0o750, "redis", "redis"),
         Wanted(RUN, 0o2750, "redis", app),
@@ -75,7 +75,7 @@ def drifted(system: System) -> Finding | None:
     if any(each.path.is_symlink() for each in found):
         by_hand = "it is a link: set the owner and mode of the file that it leads to"
         return problem(symptom, impact, by_hand, files=files)
-    if roots := [path for path in files if is_put_there(path, system.value("app_user"))]:
+    if roots := [path for path in files if is_put_there(path, system.settings["app_user"])]:
         by_hand = f"see whether it is what it should be, then: {theirs(roots, system)}"
         return problem(symptom, impact, by_hand, files=files)
     fixes = [
@@ -96,13 +96,13 @@ def is_put_there(path: str, user: str) -> bool:
 
 def theirs(paths: list[str], system: System) -> str:
     """The command by which a person may do it all the same."""
-    return f"chown -h {system.value('app_user')} {' '.join(map(quote, paths))}"
+    return f"chown -h {system.settings['app_user']} {' '.join(map(quote, paths))}"
 
 
 @check("Permissions", "The app cannot write", "doctor", after=("Disk",))
 def unwritable(system: System) -> Finding | None:
     """Of the files only logs are checked: media may hold a hundred thousand."""
-    user, app = system.value("app_user"), system.value("app_dir") + "/"
+    user, app = system.settings["app_user"], system.settings["app_dir"] + "/"
     places = [path for path in writable(system) if Path(path).is_dir()]
     closed = [path for path in places if not may_write(user, path)]
     within = [path for path in places if path not in closed]

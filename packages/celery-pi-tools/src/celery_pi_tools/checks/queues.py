@@ -26,7 +26,10 @@ def queue_of(name: str) -> str:
 def consumed(system: System) -> set[str]:
     """Queues of the settings, and those that any worker consumes."""
     answers = system.worker_answers[0]["active_queues"].values()
-    return {*system.value("celery_queues"), *(queue["name"] for each in answers for queue in each)}
+    return {
+        *system.settings["celery_queues"],
+        *(queue["name"] for each in answers for queue in each),
+    }
 
 
 def forgotten(system: System) -> dict[str, int]:
@@ -45,7 +48,7 @@ def is_queue(system: System, key: str) -> bool:
     plain = key.removeprefix(system.key(""))
     if not key.startswith(system.key("")) or plain.startswith(NO_QUEUES) or ANSWERS in plain:
         return False
-    if ":" in plain or any(fnmatchcase(key, own) for own in system.value("redis_app_keys")):
+    if ":" in plain or any(fnmatchcase(key, own) for own in system.settings["redis_app_keys"]):
         return False  # with a prefix of another app's, or the site's own
     return is_task(system.ask("LINDEX", key, "-1", user="admin"))
 

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from celery_pi_tools.checks.queues import consumed, queue_of
+from celery_pi_tools.checks.redis_state import HIGH
 from celery_pi_tools.checks.registry import Finding, check, problem
 from celery_pi_tools.system import System
 from celery_pi_tools.table import percent, size
 
-HIGH = 70  # percent, as redis-memory warns
 LONG = 3  # seconds that are spent on looking at keys
 PAGE = 200  # keys at a time
 BIG = 25  # percent of what is in use, in one key

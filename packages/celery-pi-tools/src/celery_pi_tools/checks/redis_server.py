@@ -81,7 +81,13 @@ def busy() -> Finding:
 
 def users(system: System) -> list[str]:
     """Redis users whose password a deploy stores."""
-    return ["celery", "backup", "monitor", *(["flower"] if system.value("flower") else []), "admin"]
+    return [
+        "celery",
+        "backup",
+        "monitor",
+        *(["flower"] if system.settings["flower"] else []),
+        "admin",
+    ]
 
 
 def refused(system: System) -> list[str]:

@@ -8,7 +8,7 @@ import socket
 from functools import partial
 from pathlib import Path
 
-from celery_pi_tools.checks.registry import Finding, check, problem
+from celery_pi_tools.checks.registry import Finding, Function, check, ok, problem, wrong
 from celery_pi_tools.checks.repairs import all_of, rewrite
 from celery_pi_tools.system import System
 
@@ -16,6 +16,7 @@ AT_START = Path("/etc/celery-pi/redis.conf")
 LIVE = Path("/etc/celery-pi/redis-live.conf")
 FACTORS = {"k": 2**10, "m": 2**20, "g": 2**30}
 PATIENCE = 2  # seconds
+SET_IT = "deploy again; or celery-pi doctor --fix"
 LOOPBACK = re.compile(r"^-A .*(-i lo\b|127\.)")
 Changes = dict[str, tuple[str, str]]
 
@@ -27,19 +28,43 @@ def size_in_bytes(text: str) -> int:
 
 def wanted(system: System) -> dict[Path, dict[str, str]]:
     """The deployed settings in each file on which tasks depend."""
-    tls, by_socket = system.value("redis_tls"), system.value("redis_socket")
-    port = {"port": "0" if tls or by_socket else str(system.value("redis_port"))}
-    tls_port = {"tls-port": str(system.value("redis_tls_port"))} if tls else {}
+    tls, by_socket = system.settings["redis_tls"], system.settings["redis_socket"]
+    port = {"port": "0" if tls or by_socket else str(system.settings["redis_port"])}
+    tls_port = {"tls-port": str(system.settings["redis_tls_port"])} if tls else {}
     live = {
         "appendonly": "yes",
         "appendfsync": "everysec",
         "save": "900 1 300 10 60 10000",
-        "maxmemory": str(size_in_bytes(system.value("redis_maxmemory"))),
-        "maxmemory-policy": system.value("redis_maxmemory_policy"),
+        "maxmemory": str(size_in_bytes(system.settings["redis_maxmemory"])),
+        "maxmemory-policy": system.settings["redis_maxmemory_policy"],
         "timeout": "0",
     }
     start = {"bind": "127.0.0.1 -::1", "protected-mode": "yes", **port, **tls_port}
     return {AT_START: start, LIVE: live}
+
+
+def deployed(system: System) -> dict[str, str]:
+    """All of them."""
+    return {name: value for each in wanted(system).values() for name, value in each.items()}
+
+
+def configured(name: str) -> Function:
+    """A check of that setting in the running server."""
+
+    def judge(system: System) -> Finding:
+        found, then = system.config(name), deployed(system)[name]
+        return ok(found) if found == then else wrong(f"{found or 'nothing'}, not {then}", SET_IT)
+
+    return judge
+
+
+for title, setting in (
+    ("Protected mode", "protected-mode"),
+    ("Addresses", "bind"),
+    ("Append-only file", "appendonly"),
+    ("What goes when memory is full", "maxmemory-policy"),
+):
+    check("Redis", title, "audit")(configured(setting))
 
 
 def described(changes: Changes) -> str:
@@ -73,13 +98,13 @@ def write(path: Path, changes: Changes) -> None:
     rewrite(str(path), "root", partial(with_lines, changes=changes))
 
 
-def with_lines(text: str, changes: Changes) -> str:
+def with_lines(text: bytes, changes: Changes) -> bytes:
     """The text with these lines, each once."""
     for name, (_, value) in changes.items():
-        line = re.compile(rf"^{name}\s.*\n", re.MULTILINE)
-        first, text = line.search(text), line.sub("", text)
+        line = re.compile(rf"^{name}\s.*\n".encode(), re.MULTILINE)
+        first, text = line.search(text), line.sub(b"", text)
         place = first.start() if first else len(text)
-        text = f"{text[:place]}{name} {value}\n{text[place:]}"
+        text = text[:place] + f"{name} {value}\n".encode() + text[place:]
     return text
 
 
@@ -90,11 +115,8 @@ def with_lines(text: str, changes: Changes) -> str:
     after=("Redis", "Redis' files were changed"),
 )
 def in_server(system: System) -> Finding | None:
-    values = {name: value for each in wanted(system).values() for name, value in each.items()}
-    running = {name: system.config(name) for name in values}
-    found = {
-        name: (running[name], values[name]) for name in values if running[name] != values[name]
-    }
+    running = {name: (system.config(name), then) for name, then in deployed(system).items()}
+    found = {name: (now, then) for name, (now, then) in running.items() if now != then}
     if not found:
         return None
     return problem(
@@ -114,9 +136,9 @@ def set_back(system: System, changes: Changes) -> None:
     "Redis' settings", "Redis' port cannot be reached", "doctor", after=("Redis", "Redis' settings")
 )
 def unreachable(system: System) -> Finding | None:
-    if system.value("redis_socket"):
+    if system.settings["redis_socket"]:
         return None
-    port = system.value("redis_tls_port" if system.value("redis_tls") else "redis_port")
+    port = system.settings["redis_tls_port" if system.settings["redis_tls"] else "redis_port"]
     try:
         socket.create_connection(("127.0.0.1", port), PATIENCE).close()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Managed by celery-pi. Redis: its users, and the settings that protect its data."""
+"""Managed by celery-pi. Redis: its users, and who fails to log in."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from celery_pi_tools.system import System
 from celery_pi_tools.table import count
 
 USERS = {"default", "celery", "backup", "monitor", "admin"}
-LOOPBACK = {"127.0.0.1", "-::1", "::1"}
 DAY = 86400  # seconds
 CHANGE = 600  # seconds that a change of passwords takes, in which ours are tried, new and old
 WHO_FAILS = (
     "which program has an old password? redis-cli admin acl log; what is seen to: acl log reset"
 )
-AGAIN = "deploy again"  # which sets it in the running server
+AGAIN = "deploy again"
 
 
 @check("Redis", "Default user", "audit")
@@ -70,35 +69,3 @@ def changed_then(user: str, ago: float) -> bool:
     if not file.exists():  # as of `default`
         return False
     return 0 <= time.time() - ago - file.stat().st_mtime < CHANGE
-
-
-@check("Redis", "Protected mode", "audit")
-def protected_mode(system: System) -> Finding:
-    return configured(system, "protected-mode", "yes")
-
-
-@check("Redis", "Addresses", "audit")
-def addresses(system: System) -> Finding:
-    found = value(system, "bind")
-    if set(found.split()) - LOOPBACK or not found:
-        return wrong(found or "every address", "deploy again; systemctl restart redis-server")
-    return ok(found)
-
-
-@check("Redis", "Append-only file", "audit")
-def append_only(system: System) -> Finding:
-    return configured(system, "appendonly", "yes")
-
-
-@check("Redis", "What goes when memory is full", "audit")
-def policy(system: System) -> Finding:
-    return configured(system, "maxmemory-policy", system.settings["redis_maxmemory_policy"])
-
-
-def configured(system: System, name: str, wanted: str) -> Finding:
-    found = value(system, name)
-    return ok(found) if found == wanted else wrong(f"{found}, not {wanted}", AGAIN)
-
-
-def value(system: System, name: str) -> str:
-    return str(system.ask("CONFIG", "GET", name)[1])

@@ -27,12 +27,11 @@ def start(unit: str, state: str) -> None:
     execute("systemctl", "start", unit)
 
 
-def rewrite(path: str, user: str, change: Callable[[str], str]) -> None:
+def rewrite(path: str, user: str, change: Callable[[bytes], bytes]) -> None:
     """Changes the content of a file that belongs to that user, atomically.
 
     Owners and mode stay if only root may write the directory. Otherwise somebody else may have set
-    them, and the file becomes the user's, 0600. Bytes that are no UTF-8 are passed to `change` as
-    surrogate escapes.
+    them, and the file becomes the user's, 0600.
 
     Raises Refused, OSError.
     """
@@ -40,7 +39,7 @@ def rewrite(path: str, user: str, change: Callable[[str], str]) -> None:
     if found is None:
         raise FileNotFoundError(2, "No such file or directory", path)
     shown, before = found
-    text = change(before.decode(errors="surrogateescape")).encode(errors="surrogateescape")
+    text = change(before)
     if is_roots_alone(path):
         owners = {"user": user_name(shown.st_uid), "group": group_name(shown.st_gid)}
         replace(path, text, **owners, mode=stat.S_IMODE(shown.st_mode) & 0o777)

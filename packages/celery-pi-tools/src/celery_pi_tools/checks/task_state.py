@@ -8,8 +8,8 @@ from datetime import datetime
 from pathlib import Path
 
 from celery_pi_tools import privileges
-from celery_pi_tools.checks.processes import parent
 from celery_pi_tools.checks.registry import Finding, check, ok, warn, wrong
+from celery_pi_tools.checks.worker import LOOK
 from celery_pi_tools.config import MAINTENANCE_PAGE
 from celery_pi_tools.system import System
 from celery_pi_tools.table import age, count
@@ -17,7 +17,6 @@ from celery_pi_tools.worker_control import ask_workers
 
 SCHEDULE = Path("/var/lib/celery-beat/schedule")
 BY_PRIORITY = ("", *(f"\x06\x16{step}" for step in range(1, 10)))  # as kombu names the lists
-WORKER = "journalctl -u celery-worker -n 50; systemctl restart celery-worker"
 
 
 @check("Tasks", "Maintenance", "status")
@@ -55,29 +54,11 @@ def in_workers(system: System) -> Finding:
     if names:
         shown += f" ({', '.join(names[:3])}{', ...' if names[3:] else ''})"
     if not workers:
-        return warn("no worker can be asked", WORKER, **numbers)
+        return warn("no worker can be asked", LOOK, **numbers)
     if answered < workers:
         missing = workers - answered
-        return warn(f"{shown}; {count(missing, 'worker')} did not answer", WORKER, **numbers)
+        return warn(f"{shown}; {count(missing, 'worker')} did not answer", LOOK, **numbers)
     return ok(shown, **numbers)
-
-
-@check("Tasks", "Workers", "status")
-def workers(system: System) -> Finding:
-    unit = system.units["celery-worker"]
-    here, others = system.alive_workers()
-    pool = sum(parent(pid) == unit["MainPID"] for pid in system.pids("celery-worker"))
-    least = system.settings["celery_min_concurrency"] or system.settings["celery_concurrency"]
-    elsewhere = f"; {others} elsewhere" if others else ""
-    evidence = (
-        f"{'alive' if here else 'not connected to Redis'}, {count(pool, 'process', 'processes')}"
-    )
-    values = {"here": here, "elsewhere": others, "pool": pool}
-    if not here or not pool:
-        return wrong(f"{evidence}{elsewhere}", WORKER, **values)
-    if pool < least:
-        return warn(f"{evidence} of {least}{elsewhere}", WORKER, **values)
-    return ok(f"{evidence}{elsewhere}", **values)
 
 
 @check("Tasks", "Beat", "status")

@@ -86,7 +86,10 @@ def limit_reached(system: System) -> Finding | None:
 
 @check("Tasks", "A task waits for longer than it may", "doctor", after=ABOVE)
 def far_off(system: System) -> Finding | None:
-    longest, limit = system.value("celery_longest_countdown"), system.value("celery_time_limit")
+    longest, limit = (
+        system.settings["celery_longest_countdown"],
+        system.settings["celery_time_limit"],
+    )
     visibility = max(SHORTEST_VISIBILITY, limit + MARGIN, longest + MARGIN)
     waits = [
         (seconds, entry["request"]["name"])

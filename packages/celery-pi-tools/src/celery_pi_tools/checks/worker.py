@@ -6,12 +6,13 @@ from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
-from celery_pi_tools.checks.processes import command_line, pids
-from celery_pi_tools.checks.registry import Finding, check, problem
+from celery_pi_tools.checks.processes import command_line, parent, pids
+from celery_pi_tools.checks.registry import Finding, check, ok, problem, warn, wrong
 from celery_pi_tools.checks.repairs import all_of
 from celery_pi_tools.commands import execute
 from celery_pi_tools.config import MAINTENANCE_PAGE
 from celery_pi_tools.system import System
+from celery_pi_tools.table import count
 from celery_pi_tools.worker_control import EXCHANGE, command
 
 UNIT = "celery-worker"
@@ -19,6 +20,24 @@ CONNECTING = 20  # seconds; 15 are its longest pause between two tries
 ANSWERING = 10  # seconds
 ABOVE = ("Redis", f"{UNIT} is down", "A process is stopped")
 ROLES = ("worker", "beat")
+LOOK = f"journalctl -u {UNIT} -n 50; systemctl restart {UNIT}"
+
+
+@check("Tasks", "Workers", "status")
+def workers(system: System) -> Finding:
+    here, others = system.alive_workers()
+    pool = sum(parent(pid) == system.units[UNIT]["MainPID"] for pid in system.pids(UNIT))
+    least = system.settings["celery_min_concurrency"] or system.settings["celery_concurrency"]
+    elsewhere = f"; {others} elsewhere" if others else ""
+    evidence = (
+        f"{'alive' if here else 'not connected to Redis'}, {count(pool, 'process', 'processes')}"
+    )
+    values = {"here": here, "elsewhere": others, "pool": pool}
+    if not here or not pool:
+        return wrong(f"{evidence}{elsewhere}", LOOK, **values)
+    if pool < least:
+        return warn(f"{evidence} of {least}{elsewhere}", LOOK, **values)
+    return ok(f"{evidence}{elsewhere}", **values)
 
 
 @check("Worker", "The worker is not connected to Redis", "doctor", after=ABOVE)
@@ -52,7 +71,7 @@ def paused(system: System) -> Finding | None:
         return None
     answers = system.worker_answers[0]["active_queues"]
     there = {queue["name"] for each in answers.values() for queue in each}
-    missing = [queue for queue in system.value("celery_queues") if queue not in there]
+    missing = [queue for queue in system.settings["celery_queues"] if queue not in there]
     if not missing:
         return None
     name = min(answers)
@@ -67,7 +86,7 @@ def paused(system: System) -> Finding | None:
 
 def consume(system: System, worker: str, queue: str) -> None:
     """Makes that worker consume the queue (add_consumer)."""
-    channel = system.key(f"/{system.value('redis_database')}.{EXCHANGE}")
+    channel = system.key(f"/{system.settings['redis_database']}.{EXCHANGE}")
     message = command(
         "add_consumer", str(uuid4()), str(uuid4()), {"queue": queue}, destination=[worker]
     )
@@ -96,5 +115,5 @@ def role_of(system: System, pid: int) -> str:
     if not asked or "celery" not in (Path(word).name for word in words[:2]):
         return ""
     named = {word.rpartition("=")[2] for word in words}
-    ours = {system.value("app_module"), "celery_pi_app"}
+    ours = {system.settings["app_module"], "celery_pi_app"}
     return "" if named.isdisjoint(ours) else asked[0]
