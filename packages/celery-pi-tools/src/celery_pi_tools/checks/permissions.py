@@ -8,6 +8,7 @@ from pathlib import Path
 from shlex import quote
 from typing import NamedTuple
 
+from celery_pi_tools import manifest
 from celery_pi_tools.checks.disk import writable
 from celery_pi_tools.checks.registry import Finding, check, problem
 from celery_pi_tools.checks.repairs import all_of
@@ -24,6 +25,7 @@ from celery_pi_tools.privileges import (
 )
 from celery_pi_tools.system import System
 
+STORE = Path("/etc/celery-pi/secrets")
 RUN = Path("/run/redis-celery")
 FIND = "/usr/bin/find"
 LOGS = ("-maxdepth", "1", "-type", "f", "-name", "*.log", "!", "-writable", "-print0")
@@ -43,28 +45,40 @@ class Wanted(NamedTuple):
     def described(self) -> str:
         return f"{self.mode:o} {self.user}:{self.group}"
 
+    def differs(self) -> str:
+        """Mode and owners of the file that is there, if they are others."""
+        found = access(self.path)
+        return "" if found == self.described else found
+
+
+def secrets() -> list[Wanted]:
+    """Mode and owners of the files that hold secrets, as the components state them."""
+    return [
+        Wanted(Path(each["path"]), int(each["mode"], 8), each["owner"], each["group"])
+        for each in manifest.secrets()
+    ]
+
+
+def stored() -> list[Wanted]:
+    """The same of each stored password."""
+    return [Wanted(path, 0o600, "root", "root") for path in sorted(STORE.glob("*"))]
+
 
 def wanted(system: System) -> list[Wanted]:
     """Mode and owners that a deploy sets."""
-    app, secrets = system.settings["app_user"], Path("/etc/celery-pi/secrets")
-    redis = [Path("/etc/celery-pi", f"redis{end}") for end in (".acl", ".conf", "-live.conf")]
+    redis = [Path("/etc/celery-pi", f"redis{end}.conf") for end in ("", "-live")]
     return [
-        Wanted(Path(system.settings["app_dir"], ".env"), 0o600, app, app),
+        *(each for each in secrets() if each.path.parent != STORE),
         *(Wanted(path, 0o640, "root", "redis") for path in redis),
         Wanted(Path("/var/lib/redis"), 0o750, "redis", "redis"),
-        Wanted(RUN, 0o2750, "redis", app),
-        Wanted(secrets, 0o700, "root", "root"),
-        *(Wanted(path, 0o600, "root", "root") for path in sorted(secrets.glob("*"))),
+        Wanted(RUN, 0o2750, "redis", system.settings["app_user"]),
+        *stored(),
     ]
 
 
 @check("Permissions", "A file has another owner or mode", "doctor")
 def drifted(system: System) -> Finding | None:
-    found = [
-        each
-        for each in wanted(system)
-        if each.path.exists() and access(each.path) != each.described
-    ]
+    found = [each for each in wanted(system) if each.path.exists() and each.differs()]
     if not found:
         return None
     symptom = ", ".join(

@@ -3,42 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
-from celery_pi_tools import manifest
+from celery_pi_tools.checks.permissions import STORE, Wanted, secrets, stored
 from celery_pi_tools.checks.processes import PROC, command_line, pids
 from celery_pi_tools.checks.registry import Finding, Function, check, ok, wrong
-from celery_pi_tools.file_access import access
 from celery_pi_tools.system import System
 
-STORE = Path("/etc/celery-pi/secrets")
 SHORTEST, SHORTEST_TYPED = 32, 16  # characters; the latter of a password that a person types
 
 
-def private(path: str, wanted: str) -> Function:
+def private(file: Wanted) -> Function:
     """A check of the file's mode and owners; a missing file is left out."""
 
     def judge(_: System) -> Finding | None:
-        file = Path(path)
-        if not file.exists():
+        if not file.path.exists():
             return None
-        found = access(file)
-        return ok(found) if found == wanted else wrong(f"{found}, not {wanted}", "deploy again")
+        found = file.differs()
+        if found:
+            return wrong(f"{found}, not {file.described}", "deploy again")
+        return ok(file.described)
 
     return judge
 
 
-for secret in manifest.secrets():
-    if Path(secret["path"]).parent != STORE:  # `stored` checks those in it
-        shown = "the app's .env" if secret["path"].endswith("/.env") else secret["path"]
-        access_wanted = "{mode} {owner}:{group}".format(**secret)
-        check("Secrets", shown, "audit")(private(secret["path"], access_wanted))
+for secret in secrets():
+    if secret.path.parent != STORE:  # `stored` has those in it
+        shown = "the app's .env" if secret.path.name == ".env" else str(secret.path)
+        check("Secrets", shown, "audit")(private(secret))
 
 
 @check("Secrets", "Stored passwords", "audit")
-def stored(_: System) -> Finding:
-    files = sorted(STORE.iterdir())
-    found = [f"{file.name} {access(file)}" for file in files if access(file) != "600 root:root"]
+def passwords_private(_: System) -> Finding:
+    files = stored()
+    found = [f"{file.path.name} {how}" for file in files if (how := file.differs())]
     if found:
         return wrong(f"not 600 root:root: {', '.join(found)}", "deploy again")
     return ok(f"{len(files)} files, 600 root:root", files=len(files))
