@@ -464,7 +464,7 @@ def test_redis_that_does_not_answer_is_told_with_a_remedy(
 def test_redis_that_is_away_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     tries: list[str] = []
 
-    def away(user: str, _: float) -> None:
+    def away(user: str, *_: object) -> None:
         tries.append(user)
         raise ConnectionRefusedError(111, "Connection refused")
 

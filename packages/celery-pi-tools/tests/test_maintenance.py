@@ -12,9 +12,9 @@ import pytest
 
 from celery_pi_tools import maintenance
 from celery_pi_tools.checks import task_state
-from tests.fake import Programs, mode
+from tests.fake import Programs, as_root, mode
 
-pytestmark = pytest.mark.fast
+pytestmark = [pytest.mark.fast, as_root]
 
 
 @pytest.fixture

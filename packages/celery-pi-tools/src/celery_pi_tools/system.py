@@ -86,13 +86,10 @@ class System:
         """The one connection of that user."""
         if user not in self._connections:
             try:
-                connection = login(user, REDIS_TIMEOUT)
+                connection = login(user, REDIS_TIMEOUT, self.settings["redis_database"])
             except Refused as error:
                 self._refused[user] = f"Redis refuses: {error}"
                 raise
-            database = str(self.settings["redis_database"])
-            if database != "0":
-                connection.ask("SELECT", database)
             self._connections[user] = connection
         return self._connections[user]
 
