@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from celery_pi_tools import checks, cli, config
+from celery_pi_tools import checks, cli, config, manifest
 from celery_pi_tools.checks import registry
 from celery_pi_tools.commands import CannotRead
 from celery_pi_tools.doctor import command, examination, report
@@ -310,6 +310,21 @@ def test_causes_are_known_and_come_first() -> None:
         assert each.name not in before
         assert set(each.after) <= before, f"{each.name} needs what is not looked for before it"
         before |= {each.section, each.name}
+
+
+def test_what_two_views_show_is_judged_by_one_function() -> None:
+    shown = {view: {each.function for each in registry.of_view(view)} for view in registry.VIEWS}
+    names = {
+        each.name
+        for each in registry.of_view("doctor")
+        if each.function in shown["status"] | shown["audit"]
+    }
+    units = {f"{name} is down" for name in manifest.units() if name != "redis-server"}
+    assert names == {
+        *("Redis is down", "The worker is not connected to Redis", "Tasks were set aside"),
+        "Files differ from what was deployed",
+        *units,
+    }
 
 
 def test_page_lists_every_problem() -> None:

@@ -228,6 +228,13 @@ def test_file_of_roots_where_others_write_is_given_to_nobody(
     assert found.remedy.endswith(f"chown -h daemon {tmp_path}/.env")
 
 
+def test_each_secret_that_a_component_states_has_its_owner_and_mode() -> None:
+    wanted = [(str(each.path), each.described) for each in permissions.wanted(fake_system())]
+    assert ("/etc/celery-pi/flower.env", "600 root:root") in wanted
+    assert ("/etc/nginx/celery-pi.htpasswd", "640 root:www-data") in wanted
+    assert len({path for path, _ in wanted}) == len(wanted), "each is named once"
+
+
 @as_root
 def test_what_drifted_is_set_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     there, missing = tmp_path / ".env", tmp_path / "missing"
@@ -302,23 +309,24 @@ def test_directory_outside_the_app_is_its_owners(tmp_path: Path) -> None:
     ("shown", "saw", "grace"),
     [
         ({}, None, 0),
-        ({"ActiveState": "failed", "SubState": "failed"}, "nginx is failed (failed)", 0.5),
-        ({"ActiveState": "activating", "SubState": "start"}, "nginx is activating (start)", 45),
-        ({"ActiveState": "deactivating"}, "nginx is deactivating (running)", 45),
+        ({"ActiveState": "failed", "SubState": "failed"}, "failed (failed)", 0.5),
+        ({"ActiveState": "activating", "SubState": "start"}, "activating (start)", 45),
+        ({"ActiveState": "deactivating"}, "deactivating (running)", 45),
         (
             {"ActiveState": "inactive", "SubState": "dead", "Job": "77"},
-            "nginx is inactive (dead)",
+            "inactive (dead)",
             45,
         ),
-        ({"ActiveState": "inactive", "LoadState": "masked"}, "nginx is masked", 0),
+        ({"ActiveState": "inactive", "LoadState": "masked"}, "inactive (running), masked", 0),
     ],
 )
 def test_service_that_is_down_is_told(shown: dict[str, str], saw: str | None, grace: float) -> None:
     system = fake_system()
     system.units = {"nginx": {**UP, **shown}}
     system.down_for = lambda _: 1.5
-    found = units.down("nginx", "why")(system)
-    assert (found and (found.evidence, found.grace)) == (saw and (saw, grace))
+    found = units.is_running(system, "nginx", "why")
+    assert (found.level, found.impact) == (("wrong", "why") if saw else ("ok", ""))
+    assert not saw or (found.evidence, found.grace) == (saw, grace)
 
 
 @pytest.mark.parametrize(

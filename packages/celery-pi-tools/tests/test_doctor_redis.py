@@ -94,6 +94,21 @@ def test_running_server_is_set_back() -> None:
     assert redis_settings.in_server(system) is None
 
 
+@pytest.mark.parametrize(
+    ("bind", "level", "evidence"),
+    [
+        ("127.0.0.1 -::1", "ok", "127.0.0.1 -::1"),
+        ("* -::*", "wrong", "* -::*, not 127.0.0.1 -::1"),
+        ("", "wrong", "nothing, not 127.0.0.1 -::1"),
+    ],
+)
+def test_running_redis_is_compared_with_what_was_deployed(
+    bind: str, level: str, evidence: str
+) -> None:
+    found = redis_settings.configured("bind")(fake_system({"CONFIG GET bind": ["bind", bind]}))
+    assert (found and (found.level, found.evidence)) == (level, evidence)
+
+
 def test_users_are_set_as_the_file_has_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,6 +37,29 @@ def test_question_to_one_worker_is_read_by_kombu() -> None:
 
 
 @pytest.mark.parametrize(
+    ("here", "pool", "level", "evidence"),
+    [
+        (1, 2, "ok", "alive, 2 processes; 1 elsewhere"),
+        (1, 1, "warn", "alive, 1 process of 2; 1 elsewhere"),
+        (1, 0, "wrong", "alive, 0 processes; 1 elsewhere"),
+        (0, 2, "wrong", "not connected to Redis, 2 processes; 1 elsewhere"),
+    ],
+)
+def test_worker_that_is_not_connected_is_a_problem(
+    monkeypatch: pytest.MonkeyPatch, here: int, pool: int, level: str, evidence: str
+) -> None:
+    system = fake_system(celery_concurrency=2)
+    system.units = {"celery-worker": {"MainPID": "7"}}
+    system.alive_workers = lambda: (here, 1)
+    system.pids = lambda _: [7, *range(10, 10 + pool)]
+    monkeypatch.setattr(worker, "parent", lambda pid: "1" if pid == 7 else "7")
+    found = worker.connected(system)
+    assert (found.level, found.evidence) == (level, evidence)
+    assert bool(found.fix) == bool(found.impact) == (not here)
+    assert found.values == {"here": here, "elsewhere": 1, "pool": pool}
+
+
+@pytest.mark.parametrize(
     ("consumed", "missing"),
     [
         (consuming("celery", "ocr"), None),

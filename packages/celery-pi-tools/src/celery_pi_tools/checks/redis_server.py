@@ -5,36 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 
 from celery_pi_tools.checks.registry import Finding, check, problem
-from celery_pi_tools.checks.repairs import all_of, start
+from celery_pi_tools.checks.repairs import all_of
+from celery_pi_tools.checks.units import ABOVE, REDIS, is_running
 from celery_pi_tools.commands import CannotRead, execute
 from celery_pi_tools.redis_client import SOCKET, Refused, login
 from celery_pi_tools.system import System
 
-UNIT = "redis-server"
 ACL = Path("/etc/celery-pi/redis.acl")
 PATIENCE = 1  # second that a login may take
-STARTING = 10  # seconds
 BUSY = 10  # seconds for which a Redis on a slow card may be silent
 STATUSES = {
     "the append-only file": "aof_last_write_status",
     "rewriting the append-only file": "aof_last_bgrewrite_status",
     "the snapshot": "rdb_last_bgsave_status",
 }
-ABOVE = ("Disk", "Permissions", "A process is stopped", "A package is half installed")
 
 
+@check("Units", REDIS, "status")
 @check("Redis", "Redis is down", "doctor", after=ABOVE)
-def down(system: System) -> Finding | None:
-    shown = system.units[UNIT]
-    if shown["ActiveState"] == "active":
-        return None
-    return problem(
-        f"redis-server is {shown['ActiveState']} ({shown['SubState']})",
-        "no task is accepted and none can be run",
-        "start it; if it fails again, journalctl -u redis-server -n 50 says why",
-        lambda: start(UNIT, shown["ActiveState"]),
-        grace=STARTING if shown["ActiveState"] == "activating" else 2 - system.down_for(UNIT),
-    )
+def down(system: System) -> Finding:
+    return is_running(system, REDIS, "no task is accepted and none can be run")
 
 
 @check("Redis", "Redis' socket is missing", "doctor", after=("Redis is down", *ABOVE))
@@ -45,7 +35,7 @@ def socket_missing(_: System) -> Finding | None:
         f"{SOCKET} is missing, while Redis runs",
         "worker, Beat and Flower reach Redis by it",
         "start Redis again, which makes it; running tasks go on",
-        lambda: execute("systemctl", "restart", UNIT),
+        lambda: execute("systemctl", "restart", REDIS),
         grace=2,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from functools import partial
+from typing import Any
 
 from celery_pi_tools import manifest
 from celery_pi_tools.checks.registry import Finding, Function, check, ok, problem, warn, wrong
@@ -18,47 +19,34 @@ ABOVE = ("Disk", "A process is stopped", "A package is half installed", "Permiss
 REDIS = "redis-server"  # redis_server.py has more to check of it
 
 
-def unit(name: str) -> Function:
-    """A check of the state of that unit."""
-    return lambda system: state(name, system.units[name])
+def running(name: str, impact: str) -> Function:
+    """A check whether that unit runs; its impact if it does not."""
+    return lambda system: is_running(system, name, impact)
 
 
-def state(name: str, shown: dict[str, str]) -> Finding:
+def is_running(system: System, name: str, impact: str) -> Finding:
+    shown = system.units[name]
     restarts = int(shown["NRestarts"])
-    since = time.monotonic() - int(shown["ActiveEnterTimestampMonotonic"]) / 1e6
     evidence = f"{shown['ActiveState']} ({shown['SubState']})"
-    values = {"state": shown["ActiveState"], "restarts": restarts}
+    values: dict[str, Any] = {"state": shown["ActiveState"], "restarts": restarts}
     log = f"journalctl -u {name} -n 50"
-    if shown["ActiveState"] != "active":
-        failed = f", {shown['Result']}" if shown["Result"] != "success" else ""
-        return wrong(f"{evidence}{failed}", f"{log}; systemctl restart {name}", **values)
-    evidence += f" for {age(since)}"
-    values["seconds"] = int(since)
-    if not restarts:
-        return ok(evidence, **values)
-    evidence += f", after {count(restarts, 'restart')} by itself"
-    return warn(evidence, log, **values) if since < RECENT else ok(evidence, **values)
-
-
-def down(name: str, impact: str) -> Function:
-    """A check whether that service is down."""
-
-    def find(system: System) -> Finding | None:
-        shown = system.units[name]
-        if shown["ActiveState"] == "active":
-            return None
-        symptom = f"{name} is {shown['ActiveState']} ({shown['SubState']})"
-        if shown["LoadState"] != "loaded":
-            by_hand = "systemctl unmask it, if nobody meant that; deploy again"
-            return problem(f"{name} is {shown['LoadState']}", impact, by_hand)
-        if shown["ActiveState"] == "deactivating":
-            wait = "wait: the worker lets its tasks finish; start it then, if nothing else does"
-            return problem(symptom, impact, wait, grace=STARTING)
-        will = f"start it; if it fails again, journalctl -u {name} -n 50 says why"
-        fix = partial(start, name, shown["ActiveState"])
-        return problem(symptom, impact, will, fix, patience(system, name))
-
-    return find
+    if shown["ActiveState"] == "active":
+        since = time.monotonic() - int(shown["ActiveEnterTimestampMonotonic"]) / 1e6
+        values["seconds"], evidence = int(since), f"{evidence} for {age(since)}"
+        if not restarts:
+            return ok(evidence, **values)
+        evidence += f", after {count(restarts, 'restart')} by itself"
+        return warn(evidence, log, **values) if since < RECENT else ok(evidence, **values)
+    if shown["LoadState"] != "loaded":
+        by_hand = "systemctl unmask it, if nobody meant that; deploy again"
+        return problem(f"{evidence}, {shown['LoadState']}", impact, by_hand, **values)
+    evidence += f", {shown['Result']}" if shown["Result"] != "success" else ""
+    if shown["ActiveState"] == "deactivating":
+        wait = "wait: the worker lets its tasks finish; start it then, if nothing else does"
+        return problem(evidence, impact, wait, grace=STARTING, **values)
+    will = f"start it (systemctl start {name}); if it fails again, {log} says why"
+    fix = partial(start, name, shown["ActiveState"])
+    return problem(evidence, impact, will, fix, patience(system, name), **values)
 
 
 def patience(system: System, name: str) -> float:
@@ -73,10 +61,10 @@ def patience(system: System, name: str) -> float:
 
 
 for each in manifest.units().values():
-    check("Units", each.name, "status")(unit(each.name))
     if each.name != REDIS:
-        above = (*each.needs, *ABOVE)
-        check("Services", f"{each.name} is down", "doctor", after=above)(down(each.name, each.why))
+        judge, above = running(each.name, each.why), (*each.needs, *ABOVE)
+        check("Units", each.name, "status")(judge)
+        check("Services", f"{each.name} is down", "doctor", after=above)(judge)
 
 
 @check("Services", "A service is not enabled", "doctor")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from celery_pi_tools.checks.processes import command_line, parent, pids
@@ -20,37 +21,34 @@ CONNECTING = 20  # seconds; 15 are its longest pause between two tries
 ANSWERING = 10  # seconds
 ABOVE = ("Redis", f"{UNIT} is down", "A process is stopped")
 ROLES = ("worker", "beat")
-LOOK = f"journalctl -u {UNIT} -n 50; systemctl restart {UNIT}"
+LOG = f"journalctl -u {UNIT} -n 50"
+LOOK = f"{LOG}; systemctl restart {UNIT}"
 
 
 @check("Tasks", "Workers", "status")
-def workers(system: System) -> Finding:
+@check("Worker", "The worker is not connected to Redis", "doctor", after=ABOVE)
+def connected(system: System) -> Finding:
     here, others = system.alive_workers()
     pool = sum(parent(pid) == system.units[UNIT]["MainPID"] for pid in system.pids(UNIT))
     least = system.settings["celery_min_concurrency"] or system.settings["celery_concurrency"]
     elsewhere = f"; {others} elsewhere" if others else ""
-    evidence = (
-        f"{'alive' if here else 'not connected to Redis'}, {count(pool, 'process', 'processes')}"
-    )
-    values = {"here": here, "elsewhere": others, "pool": pool}
-    if not here or not pool:
+    processes = count(pool, "process", "processes")
+    values: dict[str, Any] = {"here": here, "elsewhere": others, "pool": pool}
+    if not here:
+        return problem(
+            f"not connected to Redis, {processes}{elsewhere}",
+            "it runs no task",
+            f"start it again, which lets its tasks finish first; {LOG}",
+            lambda: execute("systemctl", "--no-block", "restart", UNIT),
+            grace=CONNECTING,
+            **values,
+        )
+    evidence = f"alive, {processes}"
+    if not pool:
         return wrong(f"{evidence}{elsewhere}", LOOK, **values)
     if pool < least:
         return warn(f"{evidence} of {least}{elsewhere}", LOOK, **values)
     return ok(f"{evidence}{elsewhere}", **values)
-
-
-@check("Worker", "The worker is not connected to Redis", "doctor", after=ABOVE)
-def away(system: System) -> Finding | None:
-    if system.alive_workers()[0]:
-        return None
-    return problem(
-        "its unit is active, and Redis does not see it",
-        "it runs no task",
-        "start it again, which lets its tasks finish first",
-        lambda: execute("systemctl", "--no-block", "restart", UNIT),
-        grace=CONNECTING,
-    )
 
 
 @check("Worker", "The worker does not answer", "doctor", after=(*ABOVE, "Worker"))
