@@ -28,8 +28,10 @@ from celery_pi_tools.checks import (
     packages,
     permissions,
     processes,
+    registry,
     repairs,
     restarts,
+    secrets,
     units,
 )
 from celery_pi_tools.privileges import Failed
@@ -233,6 +235,14 @@ def test_each_secret_that_a_component_states_has_its_owner_and_mode() -> None:
     assert ("/etc/celery-pi/flower.env", "600 root:root") in wanted
     assert ("/etc/nginx/celery-pi.htpasswd", "640 root:www-data") in wanted
     assert len({path for path, _ in wanted}) == len(wanted), "each is named once"
+
+
+def test_passwords_that_are_missing_are_not_taken_for_private(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(permissions, "STORE", tmp_path / "secrets")
+    assert registry.judged(secrets.passwords_private, fake_system()).level == "wrong"
+    assert permissions.wanted(fake_system()), "the doctor goes on with the others"
 
 
 @as_root

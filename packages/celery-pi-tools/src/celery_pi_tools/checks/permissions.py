@@ -60,8 +60,8 @@ def secrets() -> list[Wanted]:
 
 
 def stored() -> list[Wanted]:
-    """The same of each stored password."""
-    return [Wanted(path, 0o600, "root", "root") for path in sorted(STORE.glob("*"))]
+    """The same of each stored password. Raises OSError where there are none."""
+    return [Wanted(path, 0o600, "root", "root") for path in sorted(STORE.iterdir())]
 
 
 def wanted(system: System) -> list[Wanted]:
@@ -72,7 +72,7 @@ def wanted(system: System) -> list[Wanted]:
         *(Wanted(path, 0o640, "root", "redis") for path in redis),
         Wanted(Path("/var/lib/redis"), 0o750, "redis", "redis"),
         Wanted(RUN, 0o2750, "redis", system.settings["app_user"]),
-        *stored(),
+        *(stored() if STORE.is_dir() else ()),
     ]
 
 
