@@ -8,7 +8,10 @@ from typing import Any
 from celery_pi.settings import Settings
 from celery_pi_tools.system import System
 
-UP = {"LoadState": "loaded", "ActiveState": "active", "SubState": "running", "NRestarts": "0"}
+UP = {
+    **{"LoadState": "loaded", "ActiveState": "active", "SubState": "running", "NRestarts": "0"},
+    **{"Result": "success", "ActiveEnterTimestampMonotonic": "0"},
+}
 
 
 def fake_system(replies: dict[str, Any] | None = None, **settings: Any) -> Any:

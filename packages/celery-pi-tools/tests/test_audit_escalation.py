@@ -17,10 +17,10 @@ from celery_pi.manifest import merged
 from celery_pi.settings import Settings
 from celery_pi_tools import installed_files, manifest
 from celery_pi_tools.checks import (
-    audit_accounts,
-    audit_drift,
-    audit_escalation,
-    audit_jobs,
+    accounts,
+    drift,
+    escalation,
+    jobs,
     registry,
 )
 from celery_pi_tools.system import System
@@ -89,12 +89,12 @@ def test_environment_of_others_for_what_root_runs_is_wrong(
     start = {"ExecStartEx": command("/bin/true")}
     file = {"EnvironmentFiles": f"{places.theirs}/file (ignore_errors=no)"}
     system.services = f"{unit()}\n\n{unit(**{**start, **told}, **file)}\n"
-    result = audit_escalation.environments(system)
-    assert result.state == state
+    result = escalation.environments(system)
+    assert result.level == state
     assert (str(places.theirs) in result.evidence) is (state == "wrong")
     ours = {"EnvironmentFiles": f"{places.ours}/file (ignore_errors=yes)"}
     system.services = unit(**{**start, **told}, **ours)
-    assert audit_escalation.environments(system).state == "ok"
+    assert escalation.environments(system).level == "ok"
 
 
 @as_root
@@ -102,15 +102,15 @@ def test_command_of_several_lines_is_read(places: Any) -> None:
     system = look_at()
     lines = command("/bin/sh", "", f"-c set -e\n\nset -x\n{places.theirs}/run.sh")
     system.services = f"{unit(ExecStartEx=lines)}\n\n{unit(Id='y.service')}"
-    assert [each.name for each in audit_escalation.units(system)] == ["x.service", "y.service"]
-    assert audit_escalation.commands(system).state == "wrong"
+    assert [each.name for each in escalation.units(system)] == ["x.service", "y.service"]
+    assert escalation.commands(system).level == "wrong"
 
 
 def test_command_that_cannot_be_read_is_told() -> None:
     system = look_at()
     system.services = unit(ExecStartEx="/bin/true")
-    result = registry.judged(audit_escalation.environments, system)
-    assert result.state == "wrong"
+    result = registry.judged(escalation.environments, system)
+    assert result.level == "wrong"
     assert "in another way" in result.evidence
 
 
@@ -123,12 +123,12 @@ def test_environment_that_is_missing_or_open_itself_is_seen(places: Any) -> None
         (places.ours / "file", "ok"),
     ):
         system.services = unit(ExecStartEx=command("/bin/true"), EnvironmentFiles=str(path))
-        assert audit_escalation.environments(system).state == state
+        assert escalation.environments(system).level == state
     (places.ours / "file").chmod(0o666)
-    assert audit_escalation.environments(system).state == "wrong"
+    assert escalation.environments(system).level == "wrong"
     (places.ours / "file").unlink()
     (places.ours / "file").symlink_to(places.theirs / "file")
-    assert audit_escalation.environments(system).state == "wrong"
+    assert escalation.environments(system).level == "wrong"
 
 
 @as_root
@@ -146,8 +146,8 @@ def test_program_of_others_that_root_runs_is_wrong(places: Any) -> None:
     ):
         system = look_at()
         system.services = unit(**told)
-        result = audit_escalation.commands(system)
-        assert (result.state, told) == (state, told)
+        result = escalation.commands(system)
+        assert (result.level, told) == (state, told)
 
 
 @as_root
@@ -170,10 +170,10 @@ def test_program_of_others_that_root_runs_is_wrong(places: Any) -> None:
 )
 def test_variables_that_load_code_are_named(tmp_path: Path, line: str, state: str) -> None:
     system = look_at(app_dir=str(tmp_path), app_user=ME)
-    assert audit_escalation.loaders(system) is None
+    assert escalation.loaders(system) is None
     (tmp_path / ".env").write_text(f"A=1\n{line}\n")
-    result = audit_escalation.loaders(system)
-    assert result.state == state
+    result = escalation.loaders(system)
+    assert result.level == state
     assert (line.split("=")[0].split()[-1] in result.evidence) is (state != "ok")
 
 
@@ -181,7 +181,7 @@ def test_variables_that_load_code_are_named(tmp_path: Path, line: str, state: st
 def test_variables_are_not_read_from_a_fifo(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / ".env")
     system = look_at(app_dir=str(tmp_path), app_user=ME)
-    result = registry.judged(audit_escalation.loaders, system)
+    result = registry.judged(escalation.loaders, system)
     assert result.evidence == f"cannot be read: {tmp_path}/.env is no regular file"
 
 
@@ -202,16 +202,15 @@ def test_memory_of_other_processes_is_judged(
     user: str,
     state: str,
 ) -> None:
-    accounts = audit_accounts
     monkeypatch.setattr(accounts, "PTRACE", tmp_path / "scope")
     monkeypatch.setattr(accounts, "NGINX", tmp_path / "nginx.conf")
     if scope:
         (tmp_path / "scope").write_text(f"{scope}\n")
     system = look_at(app_user=user)
-    assert accounts.ptrace(system).state == state
-    assert accounts.shared(system).state == ("warn" if user == "www-data" else "ok")
+    assert accounts.ptrace(system).level == state
+    assert accounts.shared(system).level == ("warn" if user == "www-data" else "ok")
     (tmp_path / "nginx.conf").write_text(f"# user x;\nuser {user};\nevents {{}}\n")
-    assert accounts.shared(system).state == "warn"
+    assert accounts.shared(system).level == "warn"
 
 
 @pytest.mark.parametrize(
@@ -226,13 +225,12 @@ def test_memory_of_other_processes_is_judged(
 def test_groups_and_capabilities_that_make_root_are_wrong(
     monkeypatch: pytest.MonkeyPatch, names: list[str], capabilities: str, state: str
 ) -> None:
-    accounts = audit_accounts
     groups = SimpleNamespace(groups=tuple(range(len(names))))
     monkeypatch.setattr(accounts, "account", lambda _: groups)
     monkeypatch.setattr(accounts, "group_name", lambda gid: names[gid])
     system = look_at(app_user="www-data")
     system.services = unit(User="www-data", AmbientCapabilities=capabilities)
-    assert accounts.groups(system).state == state
+    assert accounts.groups(system).level == state
 
 
 NONE = "User x is not allowed to run sudo on pi."
@@ -257,14 +255,14 @@ def test_rules_of_sudo_are_judged(
 ) -> None:
     programs = Programs(tmp_path, monkeypatch)
     programs.add("sudo", f'case "$*" in *daemon) printf "{app}";; *bin) printf "{owner}";; esac')
-    monkeypatch.setattr(audit_accounts, "SUDO", str(programs.bin / "sudo"))
+    monkeypatch.setattr(accounts, "SUDO", str(programs.bin / "sudo"))
     (tmp_path / "app").mkdir()
     shutil.chown(tmp_path / "app", "bin")
     system = look_at(app_dir=f"{tmp_path}/app", app_user="daemon")
-    result = registry.judged(audit_accounts.sudo, system)
-    assert result.state == state
-    monkeypatch.setattr(audit_accounts, "SUDO", "/nonexistent")
-    assert audit_accounts.sudo(system) is None
+    result = registry.judged(accounts.sudo, system)
+    assert result.level == state
+    monkeypatch.setattr(accounts, "SUDO", "/nonexistent")
+    assert accounts.sudo(system) is None
 
 
 @as_root
@@ -274,15 +272,15 @@ def test_files_that_change_the_user_are_named(
     (tmp_path / "media").mkdir()
     (tmp_path / "media").chmod(0o2755)
     system = look_at(app_dir=str(tmp_path))
-    assert audit_accounts.set_ids(system).state == "ok"
+    assert accounts.set_ids(system).level == "ok"
     (tmp_path / "media/sh").touch()
     (tmp_path / "media/sh").chmod(0o4755)
-    result = audit_accounts.set_ids(system)
-    assert (result.state, result.values["files"]) == ("wrong", [f"4755 root {tmp_path}/media/sh"])
-    monkeypatch.setattr(audit_accounts, "FIND", ("/usr/bin/sleep",))
-    monkeypatch.setattr(audit_accounts, "PATIENCE", 0.1)
+    result = accounts.set_ids(system)
+    assert (result.level, result.values["files"]) == ("wrong", [f"4755 root {tmp_path}/media/sh"])
+    monkeypatch.setattr(accounts, "FIND", ("/usr/bin/sleep",))
+    monkeypatch.setattr(accounts, "PATIENCE", 0.1)
     slow = SimpleNamespace(settings={"app_dir": "60"})
-    assert audit_accounts.set_ids(slow).state == "warn"
+    assert accounts.set_ids(slow).level == "warn"
 
 
 # -- jobs
@@ -315,28 +313,28 @@ def test_what_cron_runs_as_root_is_roots(
 ) -> None:
     etc = tmp_path / "etc"
     (etc / "cron.d").mkdir(parents=True)
-    monkeypatch.setattr(audit_jobs, "CRON", etc)
-    monkeypatch.setattr(audit_jobs, "OF_ROOT", etc / "crontabs")
-    assert audit_jobs.cron(None).state == "ok"
+    monkeypatch.setattr(jobs, "CRON", etc)
+    monkeypatch.setattr(jobs, "OF_ROOT", etc / "crontabs")
+    assert jobs.cron(None).level == "ok"
     (etc / file).write_text(text.format(**vars(places)))
-    assert audit_jobs.cron(None).state == state
+    assert jobs.cron(None).level == state
 
 
 @as_root
 def test_file_of_crons_that_others_write_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audit_jobs, "CRON", tmp_path)
-    monkeypatch.setattr(audit_jobs, "OF_ROOT", tmp_path / "none")
+    monkeypatch.setattr(jobs, "CRON", tmp_path)
+    monkeypatch.setattr(jobs, "OF_ROOT", tmp_path / "none")
     (tmp_path / "cron.daily").mkdir()
     (tmp_path / "cron.daily/x").touch()
-    assert audit_jobs.cron(None).state == "ok"
+    assert jobs.cron(None).level == "ok"
     shutil.chown(tmp_path / "cron.daily/x", "daemon")
-    told = audit_jobs.cron(None)
+    told = jobs.cron(None)
     assert told.evidence.endswith(f"{tmp_path}/cron.daily/x may be written by daemon")
     shutil.chown(tmp_path / "cron.daily/x", "root")
     (tmp_path / "cron.daily").chmod(0o777)
-    assert audit_jobs.cron(None).state == "wrong"
+    assert jobs.cron(None).level == "wrong"
 
 
 OF_06A3844 = """{theirs}/logs/*.log {{
@@ -387,9 +385,9 @@ def test_rotation_by_root_where_others_write_is_wrong(
 ) -> None:
     (tmp_path / "logrotate.d").mkdir()
     (places.theirs / "logs").mkdir()
-    monkeypatch.setattr(audit_jobs, "LOGROTATE", tmp_path / "logrotate.d")
+    monkeypatch.setattr(jobs, "LOGROTATE", tmp_path / "logrotate.d")
     (tmp_path / "logrotate.d/x").write_text(text.format(**vars(places)))
-    assert audit_jobs.rotation(None).state == state
+    assert jobs.rotation(None).level == state
 
 
 # -- drift
@@ -414,16 +412,16 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     return SimpleNamespace(
         **{"place": place, "source": source, "compiled": compiled},
-        **{"declare": declare, "drift": lambda: audit_drift.drift(None)},
-        undeclared=lambda: audit_drift.undeclared(None),
+        **{"declare": declare, "drift": lambda: drift.drift(System({}))},
+        undeclared=lambda: drift.undeclared(None),
     )
 
 
 @as_root
 def test_files_as_deployed_are_well(library: Any) -> None:
-    assert (library.drift().state, library.undeclared().state) == ("warn", "ok")
+    assert (library.drift().level, library.undeclared().level) == ("warn", "ok")
     library.declare()
-    assert (library.drift().state, library.undeclared().state) == ("ok", "ok")
+    assert (library.drift().level, library.undeclared().level) == ("ok", "ok")
     assert library.drift().evidence == "2 files as deployed"
 
 
@@ -443,7 +441,7 @@ def test_program_of_roots_that_was_changed_is_wrong(
     library.declare()
     change(library.place / "doctor")
     told = library.drift()
-    assert (told.state, told.values["files"]) == ("wrong", [f"{library.place}/doctor"])
+    assert (told.level, told.values["files"]) == ("wrong", [f"{library.place}/doctor"])
 
 
 @as_root
@@ -457,7 +455,7 @@ def test_module_that_root_would_load_instead_is_a_stranger(
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).touch()
     told = library.undeclared()
-    assert (told.state, told.values["files"]) == ("wrong", [str(tmp_path / name)])
+    assert (told.level, told.values["files"]) == ("wrong", [str(tmp_path / name)])
 
 
 @as_root
@@ -498,4 +496,4 @@ def test_bytecode_is_that_of_its_source(
     assert library.compiled.name == f"module.{sys.implementation.cache_tag}.pyc"
     library.declare()
     change(library)
-    assert library.undeclared().state == state
+    assert library.undeclared().level == state

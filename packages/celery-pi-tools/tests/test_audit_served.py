@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from celery_pi.settings import Settings
-from celery_pi_tools.checks import audit_served, http_probe, status_backups
+from celery_pi_tools.checks import backups, http_probe, served
 from celery_pi_tools.system import System
 from tests.fake import ME, Programs, as_root
 from tests.harness import wait_for
@@ -74,15 +74,15 @@ def site(tmp_path: Path) -> Path:
 @pytest.fixture
 def asked(site: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """The questions about that project, of the servers that a test names."""
-    backups = tmp_path / "backups"
-    backups.mkdir()
-    (backups / "2026-11-28T020000Z.tar.gz").write_bytes(b"old" * 999)
-    (backups / "2026-11-29T020000Z.tar.gz").write_bytes(os.urandom(2**17))
-    monkeypatch.setattr(status_backups, "PLACE", backups)
-    monkeypatch.setattr(audit_served, "read", lambda _, path: Path(path).read_bytes())
+    kept = tmp_path / "backups"
+    kept.mkdir()
+    (kept / "2026-11-28T020000Z.tar.gz").write_bytes(b"old" * 999)
+    (kept / "2026-11-29T020000Z.tar.gz").write_bytes(os.urandom(2**17))
+    monkeypatch.setattr(backups, "PLACE", kept)
+    monkeypatch.setattr(served, "read", lambda _, path: Path(path).read_bytes())
     settings = Settings(app_dir=str(site), app_module="nids", app_user=ME)
     system = System(settings.model_dump(mode="json"))
-    files = list(audit_served.files(system))
+    files = list(served.files(system))
     return lambda *servers: {
         "servers": servers,
         "names": ["nids.example", "localhost"],
@@ -300,21 +300,21 @@ def test_each_server_is_asked_at_each_address(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Programs(tmp_path, monkeypatch).add("hostname", "echo 192.0.2.7 2001:db8::7")
-    listening = audit_served.sockets(SS)
+    listening = served.sockets(SS)
     assert {process for _, _, process in listening} == {"nginx", "java", "python3", ""}
-    assert list(audit_served.servers(listening)) == [
+    assert list(served.servers(listening)) == [
         *(("127.0.0.1", 80), ("192.0.2.7", 80), ("::1", 443), ("2001:db8::7", 443)),
         *(("127.0.0.1", 8080), ("192.0.2.7", 8080), ("::1", 8080), ("2001:db8::7", 8080)),
         *(("fe80::1%eth0", 8000), ("127.0.0.1", 81), ("192.0.2.7", 81)),
     ]
-    assert audit_served.process(443, listening) == "nginx"
-    assert audit_served.process(81, listening) == "port 81"
+    assert served.process(443, listening) == "nginx"
+    assert served.process(81, listening) == "port 81"
 
 
 def test_names_are_those_that_the_servers_know() -> None:
     nginx = 'server {\n  server_name nids.example\n www.nids.example;\n}\nserver_name _ "" ~^x$;'
     nginx += "\n# server_name no.example;\n server_name *.a.example .b.example;\n"
-    assert audit_served.nginx_names(nginx) == [
+    assert served.nginx_names(nginx) == [
         *("nids.example", "www.nids.example", "_", '""', "~^x$", "www.a.example", "b.example")
     ]
     apache = """*:443                  is a NameVirtualHost
@@ -324,7 +324,7 @@ def test_names_are_those_that_the_servers_know() -> None:
                  wild alias *.c.example
 *:80                   one.example (/etc/apache2/sites-enabled/b.conf:1)
 """
-    assert audit_served.apache_names(apache) == [
+    assert served.apache_names(apache) == [
         *("nids.example", "www.nids.example", "www.c.example", "one.example")
     ]
 
@@ -334,13 +334,13 @@ def judged(site: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """What the check says of these answers."""
 
     def judge(**answer: Any) -> Any:
-        monkeypatch.setattr(audit_served, "output", lambda *_: SS.splitlines()[0])
-        monkeypatch.setattr(audit_served, "files", lambda _: iter([{"what": "x"}]))
-        monkeypatch.setattr(audit_served, "names", lambda *_: [])
-        monkeypatch.setattr(audit_served, "servers", lambda _: [])
+        monkeypatch.setattr(served, "output", lambda *_: SS.splitlines()[0])
+        monkeypatch.setattr(served, "files", lambda _: iter([{"what": "x"}]))
+        monkeypatch.setattr(served, "names", lambda *_: [])
+        monkeypatch.setattr(served, "servers", lambda _: [])
         empty = {"found": [], "servers": [1], "asked": 9, "unanswered": 0}
-        monkeypatch.setattr(audit_served, "fetched", lambda _: empty | answer)
-        return audit_served.served(System({"app_dir": str(site)}))
+        monkeypatch.setattr(served, "fetched", lambda _: empty | answer)
+        return served.served(System({"app_dir": str(site)}))
 
     return judge
 
@@ -348,13 +348,13 @@ def judged(site: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
 def test_what_is_served_is_wrong_with_server_url_and_remedy(
     judged: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audit_served, "DEFAULT", tmp_path / "default")
+    monkeypatch.setattr(served, "DEFAULT", tmp_path / "default")
     found = [
         {"what": "the app's .env", "url": f"http://{name}/nids/.env", "address": "::1", "port": 80}
         for name in ("raspberrypi", "localhost")
     ]
     told = judged(found=found)
-    assert told.state == "wrong"
+    assert told.level == "wrong"
     said = "nginx serves the app's .env at http://raspberrypi/nids/.env; and at 1 more"
     assert told.evidence == said
     assert "location ~ /\\. { return 404; }" in told.remedy
@@ -365,9 +365,9 @@ def test_what_is_served_is_wrong_with_server_url_and_remedy(
 
 
 def test_nothing_served_is_well_and_nothing_answered_is_told(judged: Callable[..., Any]) -> None:
-    assert judged().state == "ok"
+    assert judged().level == "ok"
     assert judged(servers=[]).evidence == "no server answers HTTP"
-    assert (judged(unanswered=3).state, judged(unanswered=3).evidence[:7]) == ("warn", "3 of 12")
+    assert (judged(unanswered=3).level, judged(unanswered=3).evidence[:7]) == ("warn", "3 of 12")
 
 
 @as_root
@@ -380,10 +380,10 @@ def test_questions_are_asked_by_nobody_and_find_what_is_served(
     program = Path("/tmp") / f"{tmp_path.name}-{os.getpid()}.py"  # noqa: S108
     program.write_text(text)
     program.chmod(0o644)
-    monkeypatch.setattr(audit_served.http_probe, "__file__", str(program))
+    monkeypatch.setattr(served.http_probe, "__file__", str(program))
     try:
         with serving(partial(Quiet, directory=str(site))) as server:
-            answer = audit_served.fetched(asked(server))
+            answer = served.fetched(asked(server))
     finally:
         program.unlink()
     assert {each["what"] for each in answer["found"]} == ALL
@@ -391,6 +391,6 @@ def test_questions_are_asked_by_nobody_and_find_what_is_served(
 
 
 def test_database_is_known_by_how_all_of_its_kind_begin() -> None:
-    file = {"start": base64.b64encode(audit_served.SQLITE).decode()}
+    file = {"start": base64.b64encode(served.SQLITE).decode()}
     assert http_probe.is_it(file, b"SQLite format 3\0 and more")
     assert not http_probe.is_it(file, b"<html>SQLite format 3\0")

@@ -16,7 +16,7 @@ from celery_pi.settings import Settings
 from celery_pi_tools import privileges
 from celery_pi_tools.backup import app, archive
 from celery_pi_tools.backup.common import BackupError
-from celery_pi_tools.checks import audit_backups, status_backups
+from celery_pi_tools.checks import backups
 from celery_pi_tools.system import System
 from tests.fake import ME, Programs, as_root
 from tests.library import LIBRARY
@@ -40,6 +40,11 @@ NAME = "2026-11-24T020000Z.tar.gz"
             b"# CELERY_KEY_PREFIX=\n",
             b"CELERY_KEY_PREFIX=b:\n",
             b"# CELERY_KEY_PREFIX=\nCELERY_KEY_PREFIX=b:\n",
+        ),
+        (
+            b"export CELERY_BROKER_URL =x\nA=1\n",
+            b"CELERY_BROKER_URL=y\n",
+            b"CELERY_BROKER_URL=y\nA=1\n",
         ),
         (b"CELERY_BROKER_URLS=x\n", b"CELERY_BROKER_URLS=y\n", b"CELERY_BROKER_URLS=x\n"),
     ],
@@ -202,9 +207,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Directories of the checks' own; deployed just now."""
     for name in ("PLACE", "STATE"):
         (tmp_path / name).mkdir(mode=0o700)
-        monkeypatch.setattr(status_backups, name, tmp_path / name)
+        monkeypatch.setattr(backups, name, tmp_path / name)
     (tmp_path / "unit").touch()
-    monkeypatch.setattr(status_backups, "UNIT", tmp_path / "unit")
+    monkeypatch.setattr(backups, "UNIT", tmp_path / "unit")
     return tmp_path
 
 
@@ -219,8 +224,8 @@ def noted(place: Path, name: str, hours: float, **told: Any) -> None:
 
 
 def state(check: str, **given: Any) -> str:
-    result = getattr(status_backups, check)(System(settings(**given)))
-    return result.state if result else ""
+    result = getattr(backups, check)(System(settings(**given)))
+    return result.level if result else ""
 
 
 @pytest.mark.parametrize(
@@ -265,13 +270,13 @@ def test_drill_that_is_red_or_late_is_wrong(
 def test_backup_that_others_can_read_is_wrong(place: Path) -> None:
     system = System(settings())
     made(place, 1)
-    assert audit_backups.private(system).state == "ok"
+    assert backups.private(system).level == "ok"
     (place / "PLACE" / NAME).chmod(0o640)
-    assert audit_backups.private(system).values == {"files": [NAME]}
+    assert backups.private(system).values == {"files": [NAME]}
 
 
 @pytest.mark.parametrize(("second", "wanted"), [("active", "ok"), ("inactive", "wrong")])
 def test_timer_that_does_not_run_is_wrong(programs: Programs, second: str, wanted: str) -> None:
     programs.add("systemctl", f"echo active; echo; echo {second}")
-    assert audit_backups.timers(System(settings())).state == wanted
-    assert audit_backups.timers(System(settings(backup=False))).state == "warn"
+    assert backups.timers(System(settings())).level == wanted
+    assert backups.timers(System(settings(backup=False))).level == "warn"

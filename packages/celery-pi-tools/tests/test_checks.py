@@ -23,11 +23,13 @@ from celery_pi.settings import Settings
 from celery_pi_tools import checks, redis_client, table, worker_control
 from celery_pi_tools import system as system_module
 from celery_pi_tools.checks import (
-    audit_network,
+    disk,
+    machine,
+    network,
+    redis_state,
     registry,
-    status_machine,
-    status_redis,
-    status_tasks,
+    task_state,
+    tasks,
 )
 from celery_pi_tools.commands import CannotRead
 from celery_pi_tools.system import System
@@ -73,8 +75,8 @@ def three(monkeypatch: pytest.MonkeyPatch) -> list[registry.Row]:
         ("Units", "nginx", registry.wrong("failed", "start it")),
         ("Units", "none", None),
     ):
-        registry.check(section, name)(lambda _, result=result: result)
-    return list(registry.rows(System({})))
+        registry.check(section, name, "status")(lambda _, result=result: result)
+    return list(registry.rows(System({}), "status"))
 
 
 def test_table_marks_what_is_wrong_and_says_what_to_do(three: Any) -> None:
@@ -119,8 +121,8 @@ def test_json_says_the_same(three: Any) -> None:
 @pytest.mark.parametrize(
     ("error", "evidence"),
     [
-        (ValueError("s3cret"), "cannot be read: ValueError"),
-        (KeyError("s3cret"), "cannot be read: KeyError"),
+        (ValueError("s3cret"), "cannot be read: ValueError: a fault of celery-pi"),
+        (KeyError("s3cret"), "cannot be read: KeyError: a fault of celery-pi"),
         (FileNotFoundError(2, "No such file", "/x"), "cannot be read: No such file /x"),
     ],
 )
@@ -129,23 +131,34 @@ def test_check_that_fails_is_wrong_and_tells_no_secret(error: Exception, evidenc
         raise error
 
     result = registry.judged(fail, None)
-    assert (result.state, result.evidence) == ("wrong", evidence)
+    assert (result.level, result.evidence) == ("wrong", evidence)
     assert result.remedy
-
-
-@pytest.mark.parametrize("command", ["status", "audit"])
-def test_every_module_on_the_pi_is_run_by_a_command(command: str) -> None:
-    found = {path.stem for path in Path(checks.__file__).parent.glob(f"{command}_*.py")}
-    assert set(checks.ORDER[command]) == found
 
 
 def test_module_of_a_component_that_was_added_is_run_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("status_redis", "status_added", "audit_added"):
+    for name in ("redis_state", "added", "__init__"):
         (tmp_path / f"{name}.py").touch()
     monkeypatch.setattr(checks, "__file__", str(tmp_path / "__init__.py"))
-    assert checks.modules("status") == (*checks.ORDER["status"], "status_added")
+    assert checks.modules() == (*checks.ORDER, "added")
+
+
+def test_view_shows_its_checks_by_section_and_the_doctor_in_the_order_of_causes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(registry, "CHECKS", [])
+    for section, name, *views in (
+        ("added", "one", "status"),
+        ("Units", "two", "status", "doctor"),
+        ("Redis", "three", "status", "audit"),
+        ("Redis", "four", "doctor"),
+    ):
+        registry.check(section, name, *views)(lambda _: None)
+    shown = {view: [each.name for each in registry.of_view(view)] for view in registry.VIEWS}
+    assert shown == {
+        **{"status": ["three", "two", "one"], "audit": ["three"], "doctor": ["two", "four"]}
+    }
 
 
 @pytest.mark.parametrize(
@@ -159,7 +172,7 @@ def test_module_of_a_component_that_was_added_is_run_last(
     ],
 )
 def test_throttling_is_decoded(bits: int, now: list[str], before: list[str]) -> None:
-    assert status_machine.decoded(bits) == (now, before)
+    assert machine.decoded(bits) == (now, before)
 
 
 @pytest.mark.parametrize(
@@ -170,11 +183,11 @@ def test_power_is_judged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, state: str
 ) -> None:
     Programs(tmp_path, monkeypatch).add("vcgencmd", f"echo {answer}")
-    assert status_machine.power(None).state == state
+    assert machine.power(None).level == state
 
 
 def test_power_is_left_out_where_there_is_no_vcgencmd() -> None:
-    assert status_machine.power(None) is None
+    assert machine.power(None) is None
 
 
 @pytest.mark.parametrize(
@@ -182,9 +195,11 @@ def test_power_is_left_out_where_there_is_no_vcgencmd() -> None:
 )
 def test_disk_is_judged(monkeypatch: pytest.MonkeyPatch, free: float, state: str) -> None:
     blocks = 2**22  # of 4 KiB: 16 GiB
-    shown = SimpleNamespace(f_bavail=int(blocks * free / 100), f_blocks=blocks, f_frsize=4096)
+    shown = SimpleNamespace(
+        f_bavail=int(blocks * free / 100), f_blocks=blocks, f_frsize=4096, f_files=0
+    )
     monkeypatch.setattr(os, "statvfs", lambda _: shown)
-    assert status_machine.disk("/").state == state
+    assert disk.room("/").level == state
 
 
 @pytest.mark.parametrize(
@@ -196,13 +211,13 @@ def test_temperature_is_the_hottest(
     celsius: list[int],
     state: str | None,
 ) -> None:
-    monkeypatch.setattr(status_machine, "THERMAL", tmp_path)
+    monkeypatch.setattr(machine, "THERMAL", tmp_path)
     for place, degrees in enumerate(celsius):
         zone = tmp_path / f"thermal_zone{place}"
         zone.mkdir()
         (zone / "temp").write_text(f"{degrees}000\n")
-    result = status_machine.temperature(None)
-    assert (result and result.state) == state
+    result = machine.temperature(None)
+    assert (result and result.level) == state
     assert not celsius or result.values["celsius"] == max(celsius)
 
 
@@ -211,7 +226,7 @@ def test_temperature_is_the_hottest(
     [(1, 100, "ok"), (70, 100, "warn"), (95, 100, "wrong"), (1, 0, "wrong")],
 )
 def test_memory_of_redis_is_judged(used: int, limit: int, state: str) -> None:
-    assert status_redis.memory(info(used_memory=used, maxmemory=limit)).state == state
+    assert redis_state.memory(info(used_memory=used, maxmemory=limit)).level == state
 
 
 @pytest.mark.parametrize(
@@ -227,7 +242,7 @@ def test_memory_of_redis_is_judged(used: int, limit: int, state: str) -> None:
 def test_append_only_file_is_judged(told: dict[str, object], state: str) -> None:
     well = {"aof_last_write_status": "ok", "aof_last_bgrewrite_status": "ok", "aof_enabled": 1}
     system = info(**{**well, "aof_current_size": 1, "aof_delayed_fsync": 0, **told})
-    assert status_redis.append_only_file(system).state == state
+    assert redis_state.append_only_file(system).level == state
 
 
 @pytest.mark.parametrize(
@@ -248,9 +263,9 @@ def test_beats_schedule_is_read(
     path = tmp_path / "schedule"
     if schedule is not None:
         path.write_text(schedule)
-    monkeypatch.setattr(status_tasks, "SCHEDULE", path)
+    monkeypatch.setattr(task_state, "SCHEDULE", path)
     system = System(Settings(app_user=ME).model_dump())
-    assert status_tasks.beat(system).state == state
+    assert task_state.beat(system).level == state
 
 
 @as_root
@@ -259,19 +274,19 @@ def test_schedule_that_is_no_such_file_is_told_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     put(tmp_path / "schedule", what)
-    monkeypatch.setattr(status_tasks, "SCHEDULE", tmp_path / "schedule")
+    monkeypatch.setattr(task_state, "SCHEDULE", tmp_path / "schedule")
     system = System(Settings(app_user=ME).model_dump())
     begun = time.monotonic()
-    result = registry.judged(status_tasks.beat, system)
+    result = registry.judged(task_state.beat, system)
     assert time.monotonic() - begun < 2
-    assert result.state == "wrong"
+    assert result.level == "wrong"
     assert "no regular file" in result.evidence or "is larger than" in result.evidence
 
 
 def test_check_that_waits_for_ever_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "TIMEOUT", 0.1)
     result = registry.judged(lambda _: time.sleep(60), None)
-    assert (result.state, result.evidence) == (
+    assert (result.level, result.evidence) == (
         "wrong",
         "cannot be read: does not end within 0.1 s",
     )
@@ -303,11 +318,11 @@ def test_sockets_beyond_loopback_are_found(
     (tmp_path / "net").mkdir()
     (tmp_path / "net/tcp").write_text(TCP + added)
     (tmp_path / "net/tcp6").write_text(TCP6)
-    monkeypatch.setattr(audit_network, "PROC", tmp_path)
+    monkeypatch.setattr(network, "PROC", tmp_path)
     system = System(Settings(firewall=False).model_dump())
     system.ssh_ports = {22}
-    result = audit_network.listening(system)
-    assert (result.state, result.values["ports"]) == (
+    result = network.listening(system)
+    assert (result.level, result.values["ports"]) == (
         ("wrong", ports) if ports else ("ok", [22, 443])
     )
 
@@ -315,7 +330,7 @@ def test_sockets_beyond_loopback_are_found(
 def test_listening_socket_of_this_machine_is_read() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         table = Path("/proc/net/tcp").read_text()
-        assert ("127.0.0.1", server.getsockname()[1]) in audit_network.sockets(table)
+        assert ("127.0.0.1", server.getsockname()[1]) in network.sockets(table)
 
 
 # -- the client of Redis
@@ -439,8 +454,8 @@ def test_redis_that_does_not_answer_is_told_with_a_remedy(
 ) -> None:
     monkeypatch.setattr(system_module, "REDIS_TIMEOUT", 0.2)
     server.replies += replies
-    result = registry.judged(status_redis.server, System(Settings().model_dump()))
-    assert result.state == "wrong"
+    result = registry.judged(redis_state.server, System(Settings().model_dump()))
+    assert result.level == "wrong"
     assert result.evidence.endswith(reason)
     assert result.remedy
     assert "s3cret" not in result.evidence
@@ -449,7 +464,7 @@ def test_redis_that_does_not_answer_is_told_with_a_remedy(
 def test_redis_that_is_away_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     tries: list[str] = []
 
-    def away(user: str, _: float) -> None:
+    def away(user: str, *_: object) -> None:
         tries.append(user)
         raise ConnectionRefusedError(111, "Connection refused")
 
@@ -458,9 +473,9 @@ def test_redis_that_is_away_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> No
     results = [
         registry.judged(asked, system)
         for asked in (
-            status_redis.server,
-            status_tasks.queues,
-            status_tasks.set_aside,
+            redis_state.server,
+            task_state.queues,
+            tasks.set_aside,
         )
     ]
     assert {result.evidence for result in results} == {
@@ -472,7 +487,7 @@ def test_redis_that_is_away_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> No
 def test_password_that_is_refused_is_tried_once(server: Any) -> None:
     server.replies.append(b"-WRONGPASS no\r\n")
     system = System(Settings().model_dump())
-    asked = (status_redis.server, status_tasks.queues)
+    asked = (redis_state.server, task_state.queues)
     told = {registry.judged(each, system).evidence for each in asked}
     assert len(told) == 1
     assert "does not take the stored password" in told.pop()
@@ -561,5 +576,5 @@ def test_worker_that_does_not_answer_is_told(
     monkeypatch: pytest.MonkeyPatch, names: list[str], evidence: str
 ) -> None:
     monkeypatch.setattr(worker_control, "TIMEOUT", 0.1)
-    result = status_tasks.in_workers(Workers(names, answers=False))
-    assert (result.state, result.evidence) == ("warn", evidence)
+    result = task_state.in_workers(Workers(names, answers=False))
+    assert (result.level, result.evidence) == ("warn", evidence)

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from celery_pi_tools import cli, config, doctor
+from celery_pi_tools import checks, cli, config, manifest
+from celery_pi_tools.checks import registry
 from celery_pi_tools.commands import CannotRead
-from celery_pi_tools.doctor import command, examination, registry, report
+from celery_pi_tools.doctor import command, examination, report
 from celery_pi_tools.privileges import Failed
 from celery_pi_tools.system import System
 from tests.fake import Programs
@@ -20,7 +21,7 @@ from tests.harness import ROOT
 from tests.hostile import TEXT
 
 pytestmark = pytest.mark.fast
-doctor.load()
+checks.load()
 
 
 class Machine:
@@ -41,9 +42,7 @@ class Machine:
 @pytest.fixture
 def known(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Makes a problem known, that is there while the machine has it among what is wrong."""
-    problems: list[Any] = []
-    monkeypatch.setattr(registry, "PROBLEMS", problems)
-    monkeypatch.setattr(examination, "PROBLEMS", problems)
+    monkeypatch.setattr(registry, "CHECKS", [])
     monkeypatch.setattr(examination, "INTERVAL", 0.001)
     monkeypatch.setattr(examination, "REPAIR_TIMEOUT", 0.01)
     monkeypatch.setattr(examination, "UNKNOWN_GRACE", 0.01)
@@ -53,9 +52,9 @@ def known(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             if name not in system.wrong:
                 return None
             mend = fix and (lambda: fix(system, name))
-            return registry.Found(f"saw {name}", "why", "will", mend, grace)
+            return registry.problem(f"saw {name}", "why", "will", mend, grace)
 
-        registry.problem("Section", name, needs, **more)(find)
+        registry.check("Section", name, "doctor", after=needs, **more)(find)
 
     return add
 
@@ -65,7 +64,7 @@ def mend(machine: Machine, name: str) -> None:
 
 
 def states(outcomes: list[Any]) -> dict[str, str]:
-    return {each.problem.name: each.state for each in outcomes}
+    return {each.check.name: each.state for each in outcomes}
 
 
 def test_healthy_machine_is_looked_at_once(known: Any) -> None:
@@ -164,9 +163,9 @@ def test_files_of_a_problem_that_stands_are_known_to_those_behind() -> None:
             if name not in system.wrong:
                 return None
             mended = fix and (lambda: fix(system, name))
-            return registry.Found("saw", "why", "will", mended, files=(f"/{name}",))
+            return registry.problem("saw", "why", "will", mended, files=(f"/{name}",))
 
-        registry.problem("Section", name)(find)
+        registry.check("Section", name, "doctor")(find)
     machine = Machine("standing", "fixed")
     examination.examine(machine, fix=True)
     assert machine.concerned == {"/standing"}
@@ -175,8 +174,8 @@ def test_files_of_a_problem_that_stands_are_known_to_those_behind() -> None:
 
 
 def test_look_that_waits_for_ever_is_ended(known: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(examination, "TIMEOUT", 0.05)
-    registry.problem("Section", "waits")(lambda _: time.sleep(60))
+    monkeypatch.setattr(registry, "TIMEOUT", 0.05)
+    registry.check("Section", "waits", "doctor")(lambda _: time.sleep(60))
     known("other")
     found = examination.examine(Machine("other"), fix=False)
     assert states(found) == {"waits": "unknown", "other": "manual"}
@@ -194,7 +193,7 @@ def test_what_cannot_be_looked_for_is_told_and_hides_nothing(known: Any, name: s
     def find(_: object) -> None:
         raise errors[name]
 
-    registry.problem("Section", "unseen")(find)
+    registry.check("Section", "unseen", "doctor")(find)
     known("other")
     found = examination.examine(Machine("other"), fix=False)
     assert states(found) == {"unseen": "unknown", "other": "manual"}
@@ -207,9 +206,9 @@ def test_what_cannot_be_looked_for_is_told_and_hides_nothing(known: Any, name: s
 
 
 def outcome(state: str, said: str = "") -> Any:
-    problem = registry.Problem("Redis", "Redis is down", None, ())
-    found = registry.Found("it is failed", "no task is accepted", "start it")
-    return registry.Outcome(problem, state, found, said)
+    down = registry.Check("Redis", "Redis is down", lambda _: None, ("doctor",))
+    found = registry.problem("it is failed", "no task is accepted", "start it")
+    return examination.Outcome(down, state, found, said)
 
 
 @pytest.mark.parametrize(
@@ -259,10 +258,10 @@ def test_last_line_tells_all(states: list[str], line: str) -> None:
 
 
 def test_text_of_others_is_no_command_to_the_terminal() -> None:
-    problem = registry.Problem("Redis", "Redis is down", None, ())
-    found = registry.Found(TEXT, TEXT, TEXT)
+    down = registry.Check("Redis", "Redis is down", lambda _: None, ("doctor",))
+    found = registry.problem(TEXT, TEXT, TEXT)
     outcomes = [
-        registry.Outcome(problem, state, found, TEXT) for state in ("unresolved", "unknown")
+        examination.Outcome(down, state, found, TEXT) for state in ("unresolved", "unknown")
     ]
     told = report.as_text(outcomes)
     assert all(line.isprintable() for line in told.split("\n"))
@@ -305,24 +304,33 @@ def test_restarts_are_forgotten_once_their_reason_is_gone(
 # -- the problems as a whole
 
 
-def test_every_module_with_problems_is_looked_at() -> None:
-    finding = {each.find.__module__.rpartition(".")[2] for each in registry.PROBLEMS}
-    assert finding == set(doctor.MODULES)
-    assert len(doctor.MODULES) == len(set(doctor.MODULES))
-
-
 def test_causes_are_known_and_come_first() -> None:
     before: set[str] = set()
-    for each in registry.PROBLEMS:
+    for each in registry.of_view("doctor"):
         assert each.name not in before
-        assert set(each.needs) <= before, f"{each.name} needs what is not looked for before it"
+        assert set(each.after) <= before, f"{each.name} needs what is not looked for before it"
         before |= {each.section, each.name}
+
+
+def test_what_two_views_show_is_judged_by_one_function() -> None:
+    shown = {view: {each.function for each in registry.of_view(view)} for view in registry.VIEWS}
+    names = {
+        each.name
+        for each in registry.of_view("doctor")
+        if each.function in shown["status"] | shown["audit"]
+    }
+    units = {f"{name} is down" for name in manifest.units() if name != "redis-server"}
+    assert names == {
+        *("Redis is down", "The worker is not connected to Redis", "Tasks were set aside"),
+        "Files differ from what was deployed",
+        *units,
+    }
 
 
 def test_page_lists_every_problem() -> None:
     page = (ROOT / "docs/operate/doctor.md").read_text()
     listed = [line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| ")]
-    assert set(listed) - {"problem"} == {each.name for each in registry.PROBLEMS}
+    assert set(listed) - {"problem"} == {each.name for each in registry.of_view("doctor")}
 
 
 def test_command_fails_without_settings(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from pathlib import Path
+from shlex import quote
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,8 +14,8 @@ import pytest
 from celery_pi.operations.env_file import HEADING, with_variables
 from celery_pi.secrets import redis_url
 from celery_pi.settings import Settings
-from celery_pi_tools import redis_client
-from celery_pi_tools.doctor import env
+from celery_pi_tools import env_file, redis_client
+from celery_pi_tools.checks import env
 from celery_pi_tools.privileges import Refused
 from fake_system import fake_system
 from tests.fake import ME, as_root, mode
@@ -52,13 +53,13 @@ def test_url_is_the_one_that_a_deploy_writes(settings: dict[str, Any], password:
 )
 def test_env_is_changed_as_a_deploy_changes_it(text: str) -> None:
     wanted = {"B": "redis://u:p@h/0", "C": ""}
-    assert env.with_variables(text, wanted) == with_variables(text.encode(), wanted).decode()
+    assert env_file.with_variables(text.encode(), wanted) == with_variables(text.encode(), wanted)
 
 
 def test_what_env_lacks_is_added_at_its_end() -> None:
     for text in ("", "A=1", "A=1\n", "A=1\\\n"):
         ours = with_variables(text.encode(), {"B": "2"}).replace(HEADING + b"\n", b"")
-        assert env.with_variables(text, {"B": "2"}) == ours.decode()
+        assert env_file.with_variables(text.encode(), {"B": "2"}) == ours
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     system = fake_system(app_dir=str(tmp_path), app_user=ME)
     right = env.url(system, "s3cret-new")
     path = tmp_path / ".env"
-    lines = [f"{name}={env.quote(right)}\n" for name in env.URLS]
+    lines = [f"{name}={quote(right)}\n" for name in env.URLS]
     path.write_text("KEEP='é ✓'\n" + "".join(lines) + "CELERY_KEY_PREFIX=\n")
     path.chmod(0o640)
     return SimpleNamespace(system=system, path=path, text=path.read_text())
@@ -114,7 +115,7 @@ def test_wrong_env_is_told_without_a_secret_and_written_back(
 ) -> None:
     site.path.write_text(site.text.replace(before, after))
     found = env.leads_elsewhere(site.system)
-    assert told in found.symptom
+    assert told in found.evidence
     assert "s3cret" not in "".join(found[:3])
     found.fix()
     assert env.leads_elsewhere(site.system) is None
@@ -202,5 +203,5 @@ def test_env_that_becomes_a_link_is_not_written_through(site: Any, tmp_path: Pat
 def test_env_that_is_missing_is_not_made_up(site: Any) -> None:
     site.path.unlink()
     found = env.leads_elsewhere(site.system)
-    assert "is missing" in found.symptom
+    assert "is missing" in found.evidence
     assert found.fix is None

@@ -1,4 +1,4 @@
-"""`celery-pi doctor` and the machine: disks, clock, packages, owners, services, code."""
+"""`celery-pi doctor` and the machine: disks, clock, packages, owners, units, code."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 
 from celery_pi.manifest import merged
 from celery_pi_tools import journal, manifest
-from celery_pi_tools.doctor import (
+from celery_pi_tools.checks import (
     app,
     certificates,
     clock,
@@ -28,9 +28,11 @@ from celery_pi_tools.doctor import (
     packages,
     permissions,
     processes,
+    registry,
     repairs,
     restarts,
-    services,
+    secrets,
+    units,
 )
 from celery_pi_tools.privileges import Failed
 from fake_system import UP, fake_system
@@ -114,7 +116,7 @@ def test_clock_that_nobody_sets_is_told(
     if synchronized:
         (tmp_path / "synchronized").touch()
     found = clock.unset(None)
-    assert (found and found.symptom) == saw
+    assert (found and found.evidence) == saw
     (tmp_path / "container").touch()
     assert clock.unset(None) is None, "it has its host's clock"
     if saw == OFF:
@@ -143,7 +145,7 @@ def test_half_installed_package_is_brought_to_its_end(dpkg: Any) -> None:
     assert packages.half_installed(None) is None
     dpkg.list("install half-configured ok a\\ninstall unpacked ok b\\n")
     found = packages.half_installed(None)
-    assert found.symptom == "not fully installed: a, b"
+    assert found.evidence == "not fully installed: a, b"
     dpkg.programs.add("dpkg", "env | grep DEBIAN_FRONTEND=noninteractive")
     dpkg.programs.calls()
     found.fix()
@@ -169,7 +171,7 @@ def test_package_that_is_being_installed_is_no_problem(dpkg: Any) -> None:
 
 def test_package_of_ours_that_is_held_is_told(dpkg: Any) -> None:
     dpkg.list("hold installed ok redis-server\\nhold installed ok vim\\n")
-    assert packages.held(None).symptom == "held back: redis-server"
+    assert packages.held(None).evidence == "held back: redis-server"
     dpkg.list("hold installed ok vim\\n")
     assert packages.held(None) is None
 
@@ -182,7 +184,7 @@ def test_stopped_process_is_found_and_goes_on() -> None:
         assert processes.stopped(system) is None
         process.send_signal(signal.SIGSTOP)
         found = wait_for("it is stopped", lambda: processes.stopped(system))
-        assert f"celery-beat, process {process.pid}" in found.symptom
+        assert f"celery-beat, process {process.pid}" in found.evidence
         found.fix()
         wait_for("it goes on", lambda: processes.stopped(system) is None)
         process.kill()
@@ -220,12 +222,27 @@ def test_file_of_roots_where_others_write_is_given_to_nobody(
     system = fake_system(app_dir=str(tmp_path), app_user="daemon", app_writable=("logs",))
     found = permissions.unwritable(system)
     assert found.fix is None
-    assert found.action.endswith(f"chown -h daemon {tmp_path}/logs/django.log")
+    assert found.remedy.endswith(f"chown -h daemon {tmp_path}/logs/django.log")
     wanted = [permissions.Wanted(tmp_path / ".env", 0o600, "daemon", "daemon")]
     monkeypatch.setattr(permissions, "wanted", lambda _: wanted)
     found = permissions.drifted(system)
     assert (found.fix, found.files) == (None, (f"{tmp_path}/.env",))
-    assert found.action.endswith(f"chown -h daemon {tmp_path}/.env")
+    assert found.remedy.endswith(f"chown -h daemon {tmp_path}/.env")
+
+
+def test_each_secret_that_a_component_states_has_its_owner_and_mode() -> None:
+    wanted = [(str(each.path), each.described) for each in permissions.wanted(fake_system())]
+    assert ("/etc/celery-pi/flower.env", "600 root:root") in wanted
+    assert ("/etc/nginx/celery-pi.htpasswd", "640 root:www-data") in wanted
+    assert len({path for path, _ in wanted}) == len(wanted), "each is named once"
+
+
+def test_passwords_that_are_missing_are_not_taken_for_private(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(permissions, "STORE", tmp_path / "secrets")
+    assert registry.judged(secrets.passwords_private, fake_system()).level == "wrong"
+    assert permissions.wanted(fake_system()), "the doctor goes on with the others"
 
 
 @as_root
@@ -236,7 +253,7 @@ def test_what_drifted_is_set_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     wanted = [permissions.Wanted(path, 0o600, "root", "root") for path in (there, missing)]
     monkeypatch.setattr(permissions, "wanted", lambda _: wanted)
     found = permissions.drifted(fake_system())
-    assert found.symptom == f"{there} is 644 root:root, not 600 root:root"
+    assert found.evidence == f"{there} is 644 root:root, not 600 root:root"
     found.fix()
     assert mode(there) == 0o600
     assert permissions.drifted(fake_system()) is None
@@ -260,7 +277,7 @@ def test_directories_and_logs_of_the_app_are_given_to_it(tmp_path: Path) -> None
     (tmp_path / "logs/django.log").chmod(0o440)
     shutil.chown(tmp_path / "media", "bin", "bin")
     found = permissions.unwritable(system)
-    assert found.symptom == f"daemon cannot write {tmp_path}/media, {tmp_path}/logs/django.log"
+    assert found.evidence == f"daemon cannot write {tmp_path}/media, {tmp_path}/logs/django.log"
     found.fix()
     assert permissions.unwritable(system) is None
     assert permissions.access(tmp_path / "logs/django.log") == "640 daemon:daemon"
@@ -280,7 +297,7 @@ def test_log_of_a_third_user_is_given_by_hand(tmp_path: Path) -> None:
     shutil.chown(tmp_path / "logs/django.log", "bin", "bin")
     found = permissions.unwritable(system)
     assert found.fix is None
-    assert found.action.endswith(f"chown -h daemon {tmp_path}/logs/django.log")
+    assert found.remedy.endswith(f"chown -h daemon {tmp_path}/logs/django.log")
 
 
 @as_root
@@ -302,23 +319,24 @@ def test_directory_outside_the_app_is_its_owners(tmp_path: Path) -> None:
     ("shown", "saw", "grace"),
     [
         ({}, None, 0),
-        ({"ActiveState": "failed", "SubState": "failed"}, "nginx is failed (failed)", 0.5),
-        ({"ActiveState": "activating", "SubState": "start"}, "nginx is activating (start)", 45),
-        ({"ActiveState": "deactivating"}, "nginx is deactivating (running)", 45),
+        ({"ActiveState": "failed", "SubState": "failed"}, "failed (failed)", 0.5),
+        ({"ActiveState": "activating", "SubState": "start"}, "activating (start)", 45),
+        ({"ActiveState": "deactivating"}, "deactivating (running)", 45),
         (
             {"ActiveState": "inactive", "SubState": "dead", "Job": "77"},
-            "nginx is inactive (dead)",
+            "inactive (dead)",
             45,
         ),
-        ({"ActiveState": "inactive", "LoadState": "masked"}, "nginx is masked", 0),
+        ({"ActiveState": "inactive", "LoadState": "masked"}, "inactive (running), masked", 0),
     ],
 )
 def test_service_that_is_down_is_told(shown: dict[str, str], saw: str | None, grace: float) -> None:
     system = fake_system()
     system.units = {"nginx": {**UP, **shown}}
     system.down_for = lambda _: 1.5
-    found = services.down("nginx", "why")(system)
-    assert (found and (found.symptom, found.grace)) == (saw and (saw, grace))
+    found = units.is_running(system, "nginx", "why")
+    assert (found.level, found.impact) == (("wrong", "why") if saw else ("ok", ""))
+    assert not saw or (found.evidence, found.grace) == (saw, grace)
 
 
 @pytest.mark.parametrize(
@@ -381,7 +399,7 @@ def test_service_that_is_not_enabled_is_enabled(
     programs.add("systemctl")
     system = fake_system()
     system.units = {"a": {"UnitFileState": "enabled"}, "b": {"UnitFileState": "disabled"}}
-    services.disabled(system).fix()
+    units.disabled(system).fix()
     assert programs.calls() == ["systemctl enable --quiet b"]
 
 
@@ -402,8 +420,8 @@ def test_restarts_of_the_last_hour_are_told(
     system.since = lambda _: time.time() - age
     found = restarts.restarts(system)
     assert (found is not None) is told
-    assert not told or "celery-worker (2 times)" in found.symptom
-    assert not told or "Watchdog timeout" in found.symptom
+    assert not told or "celery-worker (2 times)" in found.evidence
+    assert not told or "Watchdog timeout" in found.evidence
 
 
 # -- code, leftovers, certificates
@@ -428,10 +446,10 @@ def test_newer_code_is_old_to_the_services(project: Any, monkeypatch: pytest.Mon
     assert app.old(project.system) is None
     project.system.since = lambda _: time.time() - 70
     found = app.old(project.system)
-    assert "celery-worker and celery-beat started 1 min" in found.symptom
-    assert "app/tasks.py came" in found.symptom
+    assert "celery-worker and celery-beat started 1 min" in found.evidence
+    assert "app/tasks.py came" in found.evidence
     project.system.units["celery-worker"]["ActiveState"] = "failed"
-    assert app.old(project.system).symptom.startswith("celery-beat started")
+    assert app.old(project.system).evidence.startswith("celery-beat started")
 
 
 @as_root
@@ -482,7 +500,7 @@ def test_check_says_why_the_worker_would_not_run(
     assert programs.calls() == [], "there is no reason to load the app"
     project.system.units["celery-worker"]["ActiveState"] = "failed"
     found = app.unfit(project.system)
-    assert (found.symptom if found else "") == "; ".join(said)
+    assert (found.evidence if found else "") == "; ".join(said)
     programs.add("systemctl")
     project.system.units["celery-worker"]["ActiveState"] = "active"
     project.system.since = lambda _: 0
@@ -520,7 +538,7 @@ def test_stale_pid_file_is_removed_and_no_other(
     (tmp_path / "celery-fresh.pid").write_text("4194999")
     system = fake_system(app_dir=str(tmp_path))
     found = leftovers.stale(system)
-    assert found.symptom.startswith(f"{tmp_path}/celerybeat.pid names")
+    assert found.evidence.startswith(f"{tmp_path}/celerybeat.pid names")
     found.fix()
     assert leftovers.stale(system) is None
     assert {path.name for path in tmp_path.iterdir()} == {*texts, "celery-fresh.pid"} - {
@@ -597,7 +615,8 @@ def declared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     def found(*concerned: str) -> Any:
         seen = fake_system()
         seen.concerned = frozenset(concerned)
-        return drift.drift(seen)
+        told = drift.drift(seen)
+        return told if told.impact else None
 
     return SimpleNamespace(left=left, drift=found)
 
@@ -624,7 +643,7 @@ def test_file_that_is_another_is_told(declared: Any, tmp_path: Path, change: Any
     declared.left(a=True, b=True)
     change(tmp_path / "b")
     found = declared.drift()
-    assert found.symptom.startswith(f"{tmp_path / 'b'} {how}")
+    assert found.evidence.startswith(f"{tmp_path / 'b'} {how}")
     assert found.fix is None
     assert declared.drift(str(tmp_path / "b")) is None, "another problem tells of it"
 
@@ -634,7 +653,7 @@ def test_few_of_many_are_named(declared: Any, tmp_path: Path) -> None:
     declared.left(**dict.fromkeys("abcdef", True))
     for name in "abcdef":
         (tmp_path / name).write_text("by hand")
-    assert declared.drift().symptom.endswith("c was changed and 3 others")
+    assert declared.drift().evidence.endswith("c was changed and 3 others")
 
 
 @as_root
@@ -645,7 +664,7 @@ def test_what_is_no_file_any_more_is_told_at_once(declared: Any, tmp_path: Path,
     path.unlink()
     put(path, what)
     begun = time.monotonic()
-    assert declared.drift().symptom.startswith(f"{path} ")
+    assert declared.drift().evidence.startswith(f"{path} ")
     assert time.monotonic() - begun < 1
 
 
@@ -654,4 +673,4 @@ def test_file_below_a_directory_of_anothers_is_not_opened(declared: Any, tmp_pat
     declared.left(a=True)
     shutil.chown(tmp_path, "daemon")
     lies = f"{tmp_path / 'a'} lies in {tmp_path}, where others than root may write"
-    assert declared.drift().symptom == lies
+    assert declared.drift().evidence == lies

@@ -10,7 +10,7 @@ import pytest
 from celery_pi.operations.redis_server import directives
 from celery_pi.settings import Settings, of_memory
 from celery_pi_tools import redis_client
-from celery_pi_tools.doctor import redis_memory, redis_server, redis_settings
+from celery_pi_tools.checks import redis_memory, redis_server, redis_settings
 from fake_system import answering, consuming, fake_system
 from tasks.redis import conf
 from tests.fake import Programs, as_root, mode
@@ -62,7 +62,7 @@ def test_changed_file_of_redis_is_written_back(
     assert redis_settings.in_files(fake_system()) is None
     path.write_text(text.replace(before, after))
     found = redis_settings.in_files(fake_system())
-    assert told in found.symptom
+    assert told in found.evidence
     found.fix()
     assert path.read_text() == text
     assert mode(path) == 0o640
@@ -71,7 +71,7 @@ def test_changed_file_of_redis_is_written_back(
 def test_directive_that_is_missing_is_told(redis_conf: Path) -> None:
     path = redis_conf / "redis-live.conf"
     path.write_text(path.read_text().replace("appendonly yes\n", ""))
-    assert "appendonly is missing, not yes" in redis_settings.in_files(fake_system()).symptom
+    assert "appendonly is missing, not yes" in redis_settings.in_files(fake_system()).evidence
 
 
 def test_running_server_is_set_back() -> None:
@@ -88,10 +88,25 @@ def test_running_server_is_set_back() -> None:
         },
     )
     found = redis_settings.in_server(system)
-    assert "port is 7000, not 6379; appendonly is no, not yes" in found.symptom
+    assert "port is 7000, not 6379; appendonly is no, not yes" in found.evidence
     found.fix()
     assert running == wanted
     assert redis_settings.in_server(system) is None
+
+
+@pytest.mark.parametrize(
+    ("bind", "level", "evidence"),
+    [
+        ("127.0.0.1 -::1", "ok", "127.0.0.1 -::1"),
+        ("* -::*", "wrong", "* -::*, not 127.0.0.1 -::1"),
+        ("", "wrong", "nothing, not 127.0.0.1 -::1"),
+    ],
+)
+def test_running_redis_is_compared_with_what_was_deployed(
+    bind: str, level: str, evidence: str
+) -> None:
+    found = redis_settings.configured("bind")(fake_system({"CONFIG GET bind": ["bind", bind]}))
+    assert (found and (found.level, found.evidence)) == (level, evidence)
 
 
 def test_users_are_set_as_the_file_has_them(
@@ -158,7 +173,7 @@ def test_results_without_an_expiry_get_one() -> None:
     keys = {f"{RESULT}{n}": (MIB, -1) for n in range(80)}
     system = memory(keys, 82 * MIB)
     found = redis_memory.fills(system)
-    assert "80.0 MiB results that never expire" in found.symptom
+    assert "80.0 MiB results that never expire" in found.evidence
     found.fix()
     assert redis_memory.fills(system) is None
 
@@ -166,8 +181,8 @@ def test_results_without_an_expiry_get_one() -> None:
 def test_what_fills_memory_is_named_with_its_largest_key() -> None:
     keys = {"celery": (50 * MIB, -1), "celery\x06\x169": (5 * MIB, -1), "old": (20 * MIB, -1)}
     found = redis_memory.fills(memory(keys, 80 * MIB))
-    assert "55.0 MiB tasks in the queue celery, 20.0 MiB other lists" in found.symptom
-    assert "50.0 MiB in the one key celery" in found.symptom
+    assert "55.0 MiB tasks in the queue celery, 20.0 MiB other lists" in found.evidence
+    assert "50.0 MiB in the one key celery" in found.evidence
     assert found.fix is None
 
 
@@ -202,7 +217,7 @@ def test_redis_that_answers_is_well_whatever_it_says(monkeypatch: pytest.MonkeyP
 def test_redis_that_is_silent_is_left_to_a_person(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redis_server, "login", lambda *_: Server(TimeoutError("timed out")))
     found = redis_server.silent(fake_system())
-    assert found.symptom == "no answer within 1 s: timed out"
+    assert found.evidence == "no answer within 1 s: timed out"
     assert found.fix is None
 
 
@@ -222,6 +237,6 @@ def test_write_that_failed_is_tried_again() -> None:
     assert redis_server.unwritten(system) is None
     system.info["rdb_last_bgsave_status"] = "err"
     found = redis_server.unwritten(system)
-    assert found.symptom == "the last try failed: the snapshot"
+    assert found.evidence == "the last try failed: the snapshot"
     found.fix()
     assert system.asked == ["BGSAVE SCHEDULE", "BGREWRITEAOF"]

@@ -16,7 +16,7 @@ import pytest
 from celery.worker.consumer.consumer import UNKNOWN_TASK_ERROR
 from kombu.transport.virtual import Message
 
-from celery_pi_tools.doctor import tasks, worker
+from celery_pi_tools.checks import tasks, worker
 from celery_pi_tools.system import WORKER_MESSAGES
 from fake_system import answering, consuming, fake_system
 
@@ -37,6 +37,29 @@ def test_question_to_one_worker_is_read_by_kombu() -> None:
 
 
 @pytest.mark.parametrize(
+    ("here", "pool", "level", "evidence"),
+    [
+        (1, 2, "ok", "alive, 2 processes; 1 elsewhere"),
+        (1, 1, "warn", "alive, 1 process of 2; 1 elsewhere"),
+        (1, 0, "wrong", "alive, 0 processes; 1 elsewhere"),
+        (0, 2, "wrong", "not connected to Redis, 2 processes; 1 elsewhere"),
+    ],
+)
+def test_worker_that_is_not_connected_is_a_problem(
+    monkeypatch: pytest.MonkeyPatch, here: int, pool: int, level: str, evidence: str
+) -> None:
+    system = fake_system(celery_concurrency=2)
+    system.units = {"celery-worker": {"MainPID": "7"}}
+    system.alive_workers = lambda: (here, 1)
+    system.pids = lambda _: [7, *range(10, 10 + pool)]
+    monkeypatch.setattr(worker, "parent", lambda pid: "1" if pid == 7 else "7")
+    found = worker.connected(system)
+    assert (found.level, found.evidence) == (level, evidence)
+    assert bool(found.fix) == bool(found.impact) == (not here)
+    assert found.values == {"here": here, "elsewhere": 1, "pool": pool}
+
+
+@pytest.mark.parametrize(
     ("consumed", "missing"),
     [
         (consuming("celery", "ocr"), None),
@@ -47,7 +70,7 @@ def test_question_to_one_worker_is_read_by_kombu() -> None:
 def test_queue_that_nobody_consumes_is_paused(consumed: Any, missing: str | None) -> None:
     system = answering(fake_system(celery_queues=("celery", "ocr")), active_queues=consumed)
     found = worker.paused(system)
-    assert (found and found.symptom) == (missing and f"no worker takes tasks from {missing}")
+    assert (found and found.evidence) == (missing and f"no worker takes tasks from {missing}")
 
 
 def test_queue_that_is_paused_for_maintenance_is_left_so(
@@ -81,7 +104,7 @@ def test_tasks_in_a_forgotten_queue_are_counted() -> None:
     system = answering(
         fake_system(replies, redis_app_keys=("cache*",)), active_queues=consuming("celery")
     )
-    assert tasks.unconsumed(system).symptom == "no worker consumes this: 4 tasks in old"
+    assert tasks.unconsumed(system).evidence == "no worker consumes this: 4 tasks in old"
 
 
 def test_queue_of_another_worker_is_none() -> None:
@@ -96,7 +119,7 @@ def test_unknown_task_is_read_from_the_journal() -> None:
     system.worker_log = [
         f"[2026-01-01: ERROR/MainProcess] {line}" for line in said.splitlines()
     ] * 2
-    assert tasks.unknown(system).symptom.endswith(": birds.tasks.gone (2 times)")
+    assert tasks.unknown(system).evidence.endswith(": birds.tasks.gone (2 times)")
     assert WORKER_MESSAGES.partition("|")[0] in said
     system.worker_log = ["something else"]
     assert tasks.unknown(system) is None
@@ -108,7 +131,7 @@ def test_task_at_its_limit_is_read_from_the_journal() -> None:
         "[…: ERROR/MainProcess] Hard time limit (1800s) exceeded for birds.tasks.slow[1-2]",
         "[…: WARNING/MainProcess] Soft time limit (1740.0s) exceeded for birds.tasks.slow[1-2]",
     ]
-    saw = tasks.limit_reached(system).symptom
+    saw = tasks.limit_reached(system).evidence
     assert saw.endswith(": birds.tasks.slow (1 time, 1800 s), birds.tasks.slow (1 time, 1740.0 s)")
 
 
@@ -123,8 +146,8 @@ def test_task_that_is_too_far_off_is_told(hours: float, longest: int, told_of: b
     )
     found = tasks.far_off(system)
     assert (found is not None) is told_of
-    assert not told_of or "birds.later" in found.symptom
-    assert not told_of or "celery_longest_countdown to 10800" in found.action
+    assert not told_of or "birds.later" in found.evidence
+    assert not told_of or "celery_longest_countdown to 10800" in found.remedy
 
 
 def test_results_that_are_off_are_told() -> None:
@@ -152,7 +175,7 @@ def test_refused_queue_is_told(entry: dict[str, str], told_of: bool) -> None:
     flat = [word for pair in ({**refused, **entry}).items() for word in pair]
     found = tasks.refused(fake_system({"ACL LOG": [flat]}))
     assert (found is not None) is told_of
-    assert not told_of or found.symptom.endswith(": wrong")
+    assert not told_of or found.evidence.endswith(": wrong")
 
 
 @pytest.fixture
@@ -183,9 +206,9 @@ def test_second_beat_of_the_app_is_found(celery: Any) -> None:
     system.units = {}
     system.pids = lambda _: []
     # On this machine there may be more, of virtual Pis.
-    saw = worker.second(system).symptom
+    saw = worker.second(system).evidence
     assert f"celery beat ({pid})" in saw
     assert not [other for other in others if f"({other})" in saw]
     system.pids = lambda _: [pid]
     found = worker.second(system)
-    assert f"({pid})" not in (found.symptom if found else "")
+    assert f"({pid})" not in (found.evidence if found else "")

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from celery_pi_tools import maintenance
-from celery_pi_tools.checks import status_tasks
-from tests.fake import Programs, mode
+from celery_pi_tools.checks import task_state
+from tests.fake import Programs, as_root, mode
 
-pytestmark = pytest.mark.fast
+pytestmark = [pytest.mark.fast, as_root]
 
 
 @pytest.fixture
@@ -130,11 +130,11 @@ def test_worker_of_another_machine_does_not_count(
 def test_status_warns_of_it_and_says_nothing_without_it(
     page: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(status_tasks, "MAINTENANCE_PAGE", page)
-    assert status_tasks.maintenance(None) is None
+    monkeypatch.setattr(task_state, "MAINTENANCE_PAGE", page)
+    assert task_state.maintenance(None) is None
     page.parent.mkdir()
     page.touch()
     os.utime(page, (time.time() - 125, time.time() - 125))
-    result = status_tasks.maintenance(None)
-    assert (result.state, result.remedy) == ("warn", "celery-pi maintenance off")
+    result = task_state.maintenance(None)
+    assert (result.level, result.remedy) == ("warn", "celery-pi maintenance off")
     assert result.evidence.startswith("on for 2 min")

@@ -35,6 +35,12 @@ def output(*command: str, timeout: float = READ_TIMEOUT) -> str:
     return done.stdout
 
 
+def inactive(*units: str) -> list[str]:
+    """Those of the units that are not active."""
+    states = output("systemctl", "show", "-P", "ActiveState", *units).split()
+    return [unit for unit, state in zip(units, states, strict=True) if state != "active"]
+
+
 def execute(*command: str, timeout: float = EXECUTE_TIMEOUT) -> str:
     """Standard output of a program that changes something. Raises Failed, with its last line, when
     it fails or does not end within `timeout` seconds."""

@@ -16,7 +16,7 @@ import sys
 from datetime import datetime
 
 from celery_pi_tools.config import Settings
-from celery_pi_tools.redis_client import Connection, Refused, login
+from celery_pi_tools.redis_client import Refused, login
 from celery_pi_tools.text import printable
 from celery_pi_tools.worker_control import SEPARATOR
 
@@ -54,11 +54,11 @@ return {put, left}
 
 
 def main(settings: Settings, put_back: bool) -> int:
-    key = settings["redis_key_prefix"] + "set-aside"
+    key, database = settings["redis_key_prefix"] + "set-aside", settings["redis_database"]
     try:
         if put_back:
             return_to_queues(settings, key)
-        entries = connect("admin", settings).ask("LRANGE", key, "0", str(LISTED - 1))
+        entries = login("admin", TIMEOUT, database).ask("LRANGE", key, "0", str(LISTED - 1))
     except (Refused, OSError) as error:
         print(f"celery-pi: Redis: {printable(str(error))}", file=sys.stderr)
         return 2
@@ -68,21 +68,13 @@ def main(settings: Settings, put_back: bool) -> int:
 
 
 def return_to_queues(settings: Settings, key: str) -> None:
-    prefix = settings["redis_key_prefix"]
+    prefix, database = settings["redis_key_prefix"], settings["redis_database"]
     plain = [f"{prefix}{queue}" for queue in settings["celery_queues"]]
     names = [*plain, *(f"{name}{SEPARATOR}{step}" for name in plain for step in PRIORITIES)]
-    put, left = connect("celery", settings).ask("EVAL", RETURN, "1", key, *names)
+    put, left = login("celery", TIMEOUT, database).ask("EVAL", RETURN, "1", key, *names)
     print(f"{put} put back")
     if left:
         print(f"celery-pi: {left} stay: they are no tasks for celery_queues", file=sys.stderr)
-
-
-def connect(user: str, settings: Settings) -> Connection:
-    """A connection of that Redis user, in the app's database. Raises Refused, OSError."""
-    connection = login(user, TIMEOUT)
-    if settings["redis_database"]:
-        connection.ask("SELECT", str(settings["redis_database"]))
-    return connection
 
 
 def described(entry: str) -> str:

@@ -19,6 +19,7 @@ from collections.abc import Callable
 
 from celery_pi_tools.commands import CannotRead
 from celery_pi_tools.config import MAINTENANCE_PAGE, Settings
+from celery_pi_tools.privileges import replace
 from celery_pi_tools.system import System
 from celery_pi_tools.worker_control import ask_workers
 
@@ -87,15 +88,10 @@ def write(message: str) -> None:
     when maintenance is on."""
     PAGE.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     PAGE.parent.chmod(0o755)
-    new = PAGE.with_name("page.new")
-    with new.open("w", encoding="utf-8") as file:
-        file.write(TEXT.format(html.escape(message)))
-        file.flush()
-        os.fsync(file.fileno())
-    new.chmod(0o644)
-    if PAGE.exists():
-        os.utime(new, (PAGE.stat().st_mtime, PAGE.stat().st_mtime))
-    new.replace(PAGE)
+    since = PAGE.stat().st_mtime if PAGE.exists() else 0
+    replace(str(PAGE), TEXT.format(html.escape(message)).encode(), user="root", mode=0o644)
+    if since:
+        os.utime(PAGE, (since, since))
 
 
 def consumes(settings: Settings) -> bool | None:

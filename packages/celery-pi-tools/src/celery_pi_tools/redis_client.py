@@ -125,8 +125,8 @@ def stored(user: str) -> list[str]:
     return [path.read_text().rstrip("\n"), *(old.read_text().splitlines() if old.exists() else [])]
 
 
-def login(user: str, timeout: float) -> Connection:
-    """A connection of that user of Redis. Raises Refused or OSError."""
+def login(user: str, timeout: float, database: int = 0) -> Connection:
+    """A connection of that user of Redis, in that database. Raises Refused or OSError."""
     connection = Connection(timeout)
     for password in stored(user):
         try:
@@ -135,5 +135,7 @@ def login(user: str, timeout: float) -> Connection:
             if not str(error).startswith("WRONGPASS"):
                 raise
         else:
+            if database:
+                connection.ask("SELECT", str(database))
             return connection
     raise Refused(f"it does not take the stored password of its user {user}")

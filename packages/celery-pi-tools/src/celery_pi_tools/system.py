@@ -30,7 +30,9 @@ WORKER_MESSAGES = (
     "celery-pi: |Watchdog timeout"
 )
 CGROUPS = Path("/sys/fs/cgroup")
+MACHINE = Path("/etc/machine-id")
 SSH = 22
+ACL_LOGGED = "128"  # entries of ACL LOG: all that Redis keeps, in memory
 IPV6 = Path("/proc/sys/net/ipv6")
 RESTART_REDIS = "journalctl -u redis-server -n 50; systemctl restart redis-server"
 
@@ -51,10 +53,6 @@ class System:
     def refresh(self, *files: str) -> System:
         """The state as it is now, after a problem that concerns these files was found."""
         return System(self.settings, self.concerned.union(files))
-
-    def value(self, name: str) -> Any:
-        """A deployed setting."""
-        return self.settings[name]
 
     # -- Redis
 
@@ -88,13 +86,10 @@ class System:
         """The one connection of that user."""
         if user not in self._connections:
             try:
-                connection = login(user, REDIS_TIMEOUT)
+                connection = login(user, REDIS_TIMEOUT, self.settings["redis_database"])
             except Refused as error:
                 self._refused[user] = f"Redis refuses: {error}"
                 raise
-            database = str(self.settings["redis_database"])
-            if database != "0":
-                connection.ask("SELECT", database)
             self._connections[user] = connection
         return self._connections[user]
 
@@ -112,6 +107,12 @@ class System:
         """A setting of the running Redis."""
         return str(self.ask("CONFIG", "GET", name)[1])
 
+    @cached_property
+    def acl_log(self) -> list[dict[str, Any]]:
+        """What Redis has refused, the newest first."""
+        entries = self.ask("ACL", "LOG", ACL_LOGGED)
+        return [dict(zip(flat[::2], flat[1::2], strict=True)) for flat in entries]
+
     # -- workers
 
     @cached_property
@@ -126,11 +127,14 @@ class System:
         start = max(self.since("celery-worker"), time.time() - RECENT)
         return journal.matching("celery-worker", f"@{start:.0f}", WORKER_MESSAGES)
 
-    def is_alive(self) -> bool:
-        """Whether this machine's worker is connected to Redis."""
-        machine = Path("/etc/machine-id").read_text().strip()
-        channel = self.key(f"celery-pi.alive.{machine}/{self.units['celery-worker']['Id']}/")
-        return bool(self.ask("PUBSUB", "CHANNELS", f"{channel}*"))
+    def alive_workers(self) -> tuple[int, int]:
+        """Number of workers of this machine, and of others, that are connected to Redis."""
+        channel = self.key("celery-pi.alive.")
+        here = f"{channel}{MACHINE.read_text().strip()}/{self.units['celery-worker']['Id']}/"
+        # A pattern for Redis: a prefix has no character that means something in one.
+        found = self.ask("PUBSUB", "CHANNELS", f"{channel}*")
+        number = sum(name.startswith(here) for name in found)
+        return number, len(found) - number
 
     # -- systemd
 
@@ -153,6 +157,13 @@ class System:
         """systemd's properties of every loaded service, of ours and of others."""
         properties = ",".join(SERVICE_PROPERTIES)
         return output("systemctl", "show", "--all", "-p", properties, "*.service")
+
+    @cached_property
+    def failed_units(self) -> list[str]:
+        """Units that have failed, of ours and of others."""
+        options = ("--failed", "--plain", "--no-legend", "--no-pager")
+        listed = output("systemctl", "list-units", *options)
+        return [line.split()[0] for line in listed.splitlines() if line]
 
     def up(self, unit: str) -> bool:
         return self.units[unit]["ActiveState"] == "active"

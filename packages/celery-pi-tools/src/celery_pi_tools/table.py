@@ -63,18 +63,18 @@ def as_table(rows: Sequence[Row]) -> str:
     for section, group in groupby(rows, key=lambda row: row.section):
         lines.append(line(section))
         for row in group:
-            mark = MARKS[row.result.state]
-            lines.append(f"  {mark:<5}  {line(row.name):<{width}}  {line(row.result.evidence)}")
-            if row.result.remedy not in ("", last_remedy):
-                lines.append(f"  {'':<5}  {'':<{width}}  -> {line(row.result.remedy)}")
-            last_remedy = row.result.remedy
+            mark = MARKS[row.finding.level]
+            lines.append(f"  {mark:<5}  {line(row.name):<{width}}  {line(row.finding.evidence)}")
+            if row.finding.remedy not in ("", last_remedy):
+                lines.append(f"  {'':<5}  {'':<{width}}  -> {line(row.finding.remedy)}")
+            last_remedy = row.finding.remedy
     return "\n".join([*lines, verdict(rows)])
 
 
 def verdict(rows: Sequence[Row]) -> str:
     """A summary in one line."""
     found = {
-        state: [line(row.name) for row in rows if row.result.state == state]
+        state: [line(row.name) for row in rows if row.finding.level == state]
         for state in ("wrong", "warn")
     }
     parts = [
@@ -85,6 +85,13 @@ def verdict(rows: Sequence[Row]) -> str:
 
 def as_json(command: str, rows: Sequence[Row]) -> str:
     """The same for programs."""
-    checks = [{"section": row.section, "name": row.name, **row.result._asdict()} for row in rows]
-    well = all(row.result.state != "wrong" for row in rows)
+    checks = [
+        {
+            **{"section": row.section, "name": row.name, "state": row.finding.level},
+            **{"evidence": row.finding.evidence, "remedy": row.finding.remedy},
+            "values": dict(row.finding.values),
+        }
+        for row in rows
+    ]
+    well = all(row.finding.level != "wrong" for row in rows)
     return json.dumps({"command": command, "well": well, "checks": checks}, indent=2)

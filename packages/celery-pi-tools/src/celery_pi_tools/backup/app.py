@@ -6,7 +6,6 @@ copies and replaces its files.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Container, Iterator
 from pathlib import Path, PurePosixPath
@@ -25,6 +24,7 @@ from celery_pi_tools.backup.workspace import (
     spare,
 )
 from celery_pi_tools.config import Settings
+from celery_pi_tools.env_file import OURS, assigned, with_lines
 from celery_pi_tools.privileges import (
     MIB,
     MISSING,
@@ -49,8 +49,6 @@ COMPLETE = b"-- Dump completed"
 REMOVE = 'file=$(readlink -f -- "$1") && rm -f -- "$file" "$file-wal" "$file-shm" "$file-journal"'
 AGAIN = 3  # seconds in which a file comes back that another one replaces
 HOURS = 6 * 3600  # seconds for MariaDB, of whose size nothing is known
-# What a deploy sets in `.env`: this machine's own values, which a restore keeps.
-OURS = re.compile(rb"\s*(CELERY_(?:_?BROKER_URL|_?RESULT_BACKEND|KEY_PREFIX))=")
 
 Found = TypeVar("Found")
 
@@ -218,12 +216,7 @@ def put_env(text: bytes, settings: Settings) -> None:
 
 
 def with_ours(text: bytes, current: bytes) -> bytes:
-    """The text, with the current assignments of the variables that a deploy sets."""
-    mine = {found[1]: line for line in current.splitlines(True) if (found := OURS.match(line))}
-    kept = []
-    for line in text.splitlines(True):
-        found = OURS.match(line)
-        kept.append(mine.pop(found[1], b"") if found else line)
-    if mine and kept and not kept[-1].endswith(b"\n"):
-        kept.append(b"\n")
-    return b"".join([*kept, *mine.values()])
+    """The text, with the current assignments of what a deploy sets: a restore keeps this machine's
+    own values."""
+    lines = {assigned(line): line.rstrip(b"\r\n") for line in current.splitlines(True)}
+    return with_lines(text, {name: lines.get(name) for name in OURS})

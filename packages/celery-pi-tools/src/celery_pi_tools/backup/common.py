@@ -14,7 +14,7 @@ from typing import Any
 
 from celery_pi_tools import config
 from celery_pi_tools.config import STATE, Settings
-from celery_pi_tools.privileges import Refused
+from celery_pi_tools.privileges import Refused, replace
 from celery_pi_tools.text import printable
 
 BACKUPS = Path("/var/backups/celery-pi")
@@ -48,9 +48,8 @@ def run(work: Callable[[], str], record: str = "") -> int:
 def write_record(name: str, **values: Any) -> None:
     """The result of a run, for `celery-pi status`."""
     STATE.mkdir(mode=0o755, parents=True, exist_ok=True)
-    new = STATE / f"{name}.json.new"
-    new.write_text(json.dumps({"time": time.time(), **values}))
-    new.replace(STATE / f"{name}.json")
+    text = json.dumps({"time": time.time(), **values}).encode()
+    replace(str(STATE / f"{name}.json"), text, user="root", mode=0o644)
 
 
 def load_settings() -> Settings:

@@ -7,17 +7,17 @@ import sys
 from typing import Any
 
 from celery_pi_tools import checks
-from celery_pi_tools.checks.registry import rows
+from celery_pi_tools.checks.registry import View, rows
 from celery_pi_tools.system import System
 from celery_pi_tools.table import as_json, as_table
 
 
-def main(command: str, settings: dict[str, Any], for_programs: bool) -> int:
+def main(command: View, settings: dict[str, Any], for_programs: bool) -> int:
     """Exit status: 0 all is well, 1 something is wrong."""
-    checks.load(command)
-    found = list(rows(System(settings)))
+    checks.load()
+    found = list(rows(System(settings), command))
     show(as_json(command, found) if for_programs else as_table(found))
-    return 1 if any(row.result.state == "wrong" for row in found) else 0
+    return 1 if any(row.finding.level == "wrong" for row in found) else 0
 
 
 def show(text: str) -> None:

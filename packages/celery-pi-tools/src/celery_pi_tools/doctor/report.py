@@ -6,11 +6,11 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from celery_pi_tools import doctor
+from celery_pi_tools import checks
+from celery_pi_tools.checks.registry import of_view
 from celery_pi_tools.checks.report import show
 from celery_pi_tools.commands import execute
-from celery_pi_tools.doctor.examination import examine
-from celery_pi_tools.doctor.registry import PROBLEMS, Outcome
+from celery_pi_tools.doctor.examination import Outcome, examine
 from celery_pi_tools.privileges import Failed
 from celery_pi_tools.system import System
 from celery_pi_tools.table import count, line
@@ -27,7 +27,7 @@ JSON_STATES = {"manual": "explained", "unresolved": "left"}
 
 def main(settings: dict[str, Any], fix: bool, for_programs: bool) -> int:
     """Exit status: 0 healthy, 1 there are problems, 2 something could not be looked at."""
-    doctor.load()
+    checks.load()
     outcomes = examine(System(settings), fix)
     if any(each.state == "fixed" for each in outcomes):
         forget_restarts(System(settings))
@@ -57,12 +57,15 @@ def as_text(outcomes: Sequence[Outcome]) -> str:
     lines = []
     for each in outcomes:
         if each.state in ANSWERS:
-            lines += [each.problem.name]
-            lines += [f"  saw    {line(each.found.symptom)}", f"  why    {line(each.found.impact)}"]
-            lines += [f"  {ANSWERS[each.state]:<5}  {line(each.found.action)}"]
+            lines += [each.check.name]
+            lines += [
+                f"  saw    {line(each.found.evidence)}",
+                f"  why    {line(each.found.impact)}",
+            ]
+            lines += [f"  {ANSWERS[each.state]:<5}  {line(each.found.remedy)}"]
             lines += [f"  but    {line(each.reason)}"] if each.reason else []
         elif each.state == "unknown":
-            lines += [each.problem.name, f"  could not be looked for: {line(each.reason)}"]
+            lines += [each.check.name, f"  could not be looked for: {line(each.reason)}"]
     return "\n".join([*lines, verdict(outcomes)])
 
 
@@ -75,23 +78,23 @@ def verdict(outcomes: Sequence[Outcome]) -> str:
     parts += [f"{of['fixed']} repaired"] if of["fixed"] else []
     parts += [f"celery-pi doctor --fix repairs {of['fixable']}"] if of["fixable"] else []
     parts += [f"{of['suppressed']} more not looked for meanwhile"] if of["suppressed"] else []
-    return f"{'; '.join(parts)} (of {len(PROBLEMS)} that are known)"
+    return f"{'; '.join(parts)} (of {len(of_view('doctor'))} that are known)"
 
 
 def as_json(outcomes: Sequence[Outcome]) -> str:
     """The same for programs."""
     problems = [
         {
-            **{"section": each.problem.section, "name": each.problem.name},
+            **{"section": each.check.section, "name": each.check.name},
             "state": JSON_STATES.get(each.state, each.state),
-            **{"saw": each.found.symptom, "why": each.found.impact, "will": each.found.action},
+            **{"saw": each.found.evidence, "why": each.found.impact, "will": each.found.remedy},
             "said": each.reason,
         }
         for each in outcomes
         if each.state in ANSWERS
     ]
     others = {
-        word: {each.problem.name: each.reason for each in outcomes if each.state == state}
+        word: {each.check.name: each.reason for each in outcomes if each.state == state}
         for word, state in (("unknown", "unknown"), ("behind", "suppressed"))
     }
     healthy = status(outcomes) == 0

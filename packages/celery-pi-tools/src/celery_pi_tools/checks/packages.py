@@ -1,0 +1,86 @@
+"""Managed by celery-pi. Debian's packages: what an interrupted upgrade leaves behind."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from celery_pi_tools.checks.registry import Finding, check, ok, problem, warn, wrong
+from celery_pi_tools.commands import execute, output
+from celery_pi_tools.system import System
+
+LOCKS = (Path("/var/lib/dpkg/lock-frontend"), Path("/var/lib/dpkg/lock"))
+ASKED = "${db:Status-Want} ${db:Status-Status} ${db:Status-Eflag} ${Package}\n"
+OURS = ("redis", "nginx", "python3", "fail2ban", "ufw", "openssl", "libssl", "systemd")
+QUIET = ("env", "DEBIAN_FRONTEND=noninteractive")
+PATIENCE = 600  # seconds
+
+
+def packages() -> list[list[str]]:
+    """Wanted state, state, error and name of each package that is at least partly installed."""
+    lines = [line.split() for line in output("dpkg-query", "-W", "-f", ASKED).splitlines()]
+    return [line for line in lines if line[1] not in ("not-installed", "config-files")]
+
+
+def broken(found: list[list[str]]) -> list[str]:
+    return sorted(name for _, *state, name in found if state != ["installed", "ok"])
+
+
+def on_hold(found: list[list[str]]) -> list[str]:
+    return sorted(name for want, *_, name in found if want == "hold")
+
+
+@check("Updates", "State of the packages", "audit")
+def states(_: System) -> Finding:
+    there = packages()
+    values = {"broken": broken(there), "held": on_hold(there)}
+    if names := values["broken"]:
+        evidence = f"not fully installed: {', '.join(names)}"
+        return wrong(evidence, "dpkg --configure -a; apt-get -f install", **values)
+    if names := values["held"]:
+        return warn(f"held back: {', '.join(names)}", "apt-mark unhold PACKAGE", **values)
+    return ok(f"{len(there)} installed, none held back", **values)
+
+
+@check("Packages", "A package is half installed", "doctor")
+def half_installed(_: System) -> Finding | None:
+    found = broken(packages())
+    if not found or is_busy():
+        return None
+    return problem(
+        f"not fully installed: {', '.join(found)}",
+        "no update is installed any more, and what it brings may not work",
+        "let dpkg bring it to its end (dpkg --configure -a), with your own files kept",
+        configure,
+    )
+
+
+def is_busy() -> bool:
+    """Whether apt or dpkg is running; meanwhile packages are half installed."""
+    for path in LOCKS:
+        if path.exists():
+            place = os.open(path, os.O_RDWR)
+            try:
+                fcntl.lockf(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            finally:
+                os.close(place)
+    return False
+
+
+def configure() -> None:
+    execute(*QUIET, "dpkg", "--force-confold", "--configure", "-a", timeout=PATIENCE)
+
+
+@check("Packages", "A package is held back", "doctor")
+def held(_: System) -> Finding | None:
+    ours = [name for name in on_hold(packages()) if name.startswith(OURS)]
+    if not ours:
+        return None
+    return problem(
+        f"held back: {', '.join(ours)}",
+        "it gets no security updates",
+        f"ask who has held it, and why; apt-mark unhold {' '.join(ours)}",
+    )

@@ -1,0 +1,117 @@
+"""Managed by celery-pi. The worker: alive for systemd, and yet no task is run."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from celery_pi_tools.checks.processes import command_line, parent, pids
+from celery_pi_tools.checks.registry import Finding, check, ok, problem, warn, wrong
+from celery_pi_tools.checks.repairs import all_of
+from celery_pi_tools.commands import execute
+from celery_pi_tools.config import MAINTENANCE_PAGE
+from celery_pi_tools.system import System
+from celery_pi_tools.table import count
+from celery_pi_tools.worker_control import EXCHANGE, command
+
+UNIT = "celery-worker"
+CONNECTING = 20  # seconds; 15 are its longest pause between two tries
+ANSWERING = 10  # seconds
+ABOVE = ("Redis", f"{UNIT} is down", "A process is stopped")
+ROLES = ("worker", "beat")
+LOG = f"journalctl -u {UNIT} -n 50"
+LOOK = f"{LOG}; systemctl restart {UNIT}"
+
+
+@check("Tasks", "Workers", "status")
+@check("Worker", "The worker is not connected to Redis", "doctor", after=ABOVE)
+def connected(system: System) -> Finding:
+    here, others = system.alive_workers()
+    pool = sum(parent(pid) == system.units[UNIT]["MainPID"] for pid in system.pids(UNIT))
+    least = system.settings["celery_min_concurrency"] or system.settings["celery_concurrency"]
+    elsewhere = f"; {others} elsewhere" if others else ""
+    processes = count(pool, "process", "processes")
+    values: dict[str, Any] = {"here": here, "elsewhere": others, "pool": pool}
+    if not here:
+        return problem(
+            f"not connected to Redis, {processes}{elsewhere}",
+            "it runs no task",
+            f"start it again, which lets its tasks finish first; {LOG}",
+            lambda: execute("systemctl", "--no-block", "restart", UNIT),
+            grace=CONNECTING,
+            **values,
+        )
+    evidence = f"alive, {processes}"
+    if not pool:
+        return wrong(f"{evidence}{elsewhere}", LOOK, **values)
+    if pool < least:
+        return warn(f"{evidence} of {least}{elsewhere}", LOOK, **values)
+    return ok(f"{evidence}{elsewhere}", **values)
+
+
+@check("Worker", "The worker does not answer", "doctor", after=(*ABOVE, "Worker"))
+def deaf(system: System) -> Finding | None:
+    if system.worker_answers[0]["active_queues"]:
+        return None
+    return problem(
+        "it is connected to Redis, and answers no question",
+        "it may hang; systemd then ends it within half a minute and starts it again",
+        f"journalctl -u {UNIT} -n 50 shows where it hung, if it was ended",
+        grace=ANSWERING,
+    )
+
+
+@check("Worker", "A queue is paused", "doctor", after=(*ABOVE, "Worker"))
+def paused(system: System) -> Finding | None:
+    if MAINTENANCE_PAGE.exists():
+        return None
+    answers = system.worker_answers[0]["active_queues"]
+    there = {queue["name"] for each in answers.values() for queue in each}
+    missing = [queue for queue in system.settings["celery_queues"] if queue not in there]
+    if not missing:
+        return None
+    name = min(answers)
+    return problem(
+        f"no worker takes tasks from {', '.join(missing)}",
+        "they wait there; somebody has said cancel_consumer, by Flower or celery control",
+        "have the worker take them again (add_consumer)",
+        all_of(*(partial(consume, system, name, queue) for queue in missing)),
+        grace=5,
+    )
+
+
+def consume(system: System, worker: str, queue: str) -> None:
+    """Makes that worker consume the queue (add_consumer)."""
+    channel = system.key(f"/{system.settings['redis_database']}.{EXCHANGE}")
+    message = command(
+        "add_consumer", str(uuid4()), str(uuid4()), {"queue": queue}, destination=[worker]
+    )
+    system.refresh().ask("PUBLISH", channel, message, user="admin")
+
+
+@check("Worker", "A second worker or Beat runs", "doctor")
+def second(system: System) -> Finding | None:
+    ours = {pid for unit in (UNIT, "celery-beat") for pid in system.pids(unit)}
+    found = [pid for pid in pids() if pid not in ours]
+    strangers = sorted(f"celery {role} ({pid})" for pid in found if (role := role_of(system, pid)))
+    if not strangers:
+        return None
+    return problem(
+        f"beside our units: {', '.join(strangers)}",
+        "a second Beat sends each periodic task twice; a worker without our safeguards loses tasks",
+        "find who starts it (systemctl status PID; an older unit of yours?) and end it there",
+        grace=2,
+    )
+
+
+def role_of(system: System, pid: int) -> str:
+    """`worker` or `beat` if the process is one of this app's, else empty."""
+    words = command_line(pid).decode(errors="replace").split("\0")
+    asked = [word for word in words if word in ROLES]
+    if not asked or "celery" not in (Path(word).name for word in words[:2]):
+        return ""
+    named = {word.rpartition("=")[2] for word in words}
+    ours = {system.settings["app_module"], "celery_pi_app"}
+    return "" if named.isdisjoint(ours) else asked[0]
