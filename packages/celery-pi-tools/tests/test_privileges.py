@@ -243,6 +243,18 @@ def test_roots_file_that_another_may_have_put_there_is_not_read_but_elsewhere_it
     assert privileges.show(str(roots), APP)[1] == SECRET
 
 
+def test_root_reads_nothing_where_another_may_change_the_way(
+    privileges: Any, app: Path, roots: Path
+) -> None:
+    env = file(app / ".env", b"A=1\n", "root", 0o644)
+    for path in (env, app / "link"):
+        if path != env:
+            path.symlink_to(roots)
+        told = refused(privileges, lambda path=path: privileges.read("root", str(path)))
+        assert told == f"{path}: root does not read it, since others may change {app}"
+    assert privileges.read("root", str(roots)) == SECRET
+
+
 # -- changing
 
 

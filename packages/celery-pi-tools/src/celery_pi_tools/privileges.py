@@ -252,8 +252,11 @@ def read(user: str, path: str, limit: int = MIB, timeout: float = PATIENCE) -> b
     """Content of a regular file as that user reads it, who may follow links of his own.
 
     Raises FileNotFoundError, and Refused for all that is no regular file, is larger than `limit`
-    bytes, cannot be read by him or takes more than `timeout` seconds.
+    bytes, cannot be read by him or takes more than `timeout` seconds. Root reads only where nobody
+    else can change where the path leads: `show` is for elsewhere.
     """
+    if user == "root" and (steps := " ".join(foreign_steps(path))):
+        raise Refused(f"{path}: root does not read it, since others may change {steps}")
     most = limit + BLOCK
     return _answer(
         attempt(user, _child("read", path, str(limit)), limit=most, timeout=timeout), path
