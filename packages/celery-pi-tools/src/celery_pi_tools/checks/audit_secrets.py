@@ -8,11 +8,11 @@ from pathlib import Path
 from celery_pi_tools import manifest
 from celery_pi_tools.checks.registry import Function, Result, check, ok, wrong
 from celery_pi_tools.file_access import access
+from celery_pi_tools.process import command_line
 from celery_pi_tools.system import System
 
 STORE = Path("/etc/celery-pi/secrets")
 PROC = Path("/proc")
-LONGEST = 4 * 2**20  # bytes of a command line; the kernel takes no longer one
 SHORTEST, SHORTEST_TYPED = 32, 16  # characters; the latter of a password that a person types
 
 
@@ -78,14 +78,6 @@ def command_lines(_: System) -> Result:
         remedy = "end it; give it the password by a file, and make rotate"
         return wrong(f"a password shows in ps: {', '.join(found)}", remedy, processes=found)
     return ok("no process shows a password", processes=[])
-
-
-def command_line(process: Path) -> bytes:
-    try:
-        with (process / "cmdline").open("rb") as file:
-            return file.read(LONGEST)
-    except (FileNotFoundError, ProcessLookupError):
-        return b""  # it has just ended
 
 
 def name(process: Path) -> str:

@@ -11,6 +11,7 @@ from celery_pi_tools.commands import execute
 from celery_pi_tools.config import MAINTENANCE_PAGE
 from celery_pi_tools.doctor.registry import Found, problem
 from celery_pi_tools.doctor.repairs import all_of
+from celery_pi_tools.process import command_line
 from celery_pi_tools.system import System
 from celery_pi_tools.worker_control import EXCHANGE, command
 
@@ -20,6 +21,7 @@ ANSWERING = 10  # seconds
 ABOVE = ("Redis", f"{UNIT} is down", "A process is stopped")
 PROC = Path("/proc")
 ROLES = ("worker", "beat")
+LONGEST = 2**16  # bytes of a command line in which they stand
 
 
 @problem("Worker", "The worker is not connected to Redis", needs=ABOVE)
@@ -92,13 +94,10 @@ def second(system: System) -> Found | None:
 
 def role_of(system: System, pid: int) -> str:
     """`worker` or `beat` if the process is one of this app's, else empty."""
-    try:
-        words = (PROC / str(pid) / "cmdline").read_bytes().decode(errors="replace").split("\0")
-        asked = [word for word in words if word in ROLES]
-        if not asked or "celery" not in (Path(word).name for word in words[:2]):
-            return ""
-        named = {word.rpartition("=")[2] for word in words}
-        ours = {system.value("app_module"), "celery_pi_app"}
-        return "" if named.isdisjoint(ours) else asked[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return ""  # it has just ended
+    words = command_line(PROC / str(pid), LONGEST).decode(errors="replace").split("\0")
+    asked = [word for word in words if word in ROLES]
+    if not asked or "celery" not in (Path(word).name for word in words[:2]):
+        return ""
+    named = {word.rpartition("=")[2] for word in words}
+    ours = {system.value("app_module"), "celery_pi_app"}
+    return "" if named.isdisjoint(ours) else asked[0]
