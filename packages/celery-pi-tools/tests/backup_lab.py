@@ -7,10 +7,12 @@ import grp
 import json
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +67,7 @@ case "$verb $1" in
     --appendonly yes --save '' --daemonize yes --repl-diskless-sync-delay 0 \
     --user backup on '>s3cret' +ping +info +sync +replconf \
     --user admin on '>s3cret' '~*' '&*' +@all \
+    --pidfile {0}/run/redis.pid \
     --enable-debug-command yes --logfile {0}/redis/log >/dev/null; exit ;;
   "stop redis-server.service") redis-cli -s {0}/run/redis.sock shutdown nosave 2>/dev/null
     for _ in $(seq 100); do [ -S {0}/run/redis.sock ] || exit 0; sleep 0.05; done; exit 1 ;;
@@ -131,6 +134,14 @@ class Lab:
 
     def stop(self) -> None:
         self.systemctl("stop", "redis-server.service")
+
+    def kill(self) -> None:
+        """Ends a server that would not end by itself."""
+        noted = self.root / "run/redis.pid"
+        if noted.exists():
+            with suppress(ProcessLookupError):
+                os.kill(int(noted.read_text()), signal.SIGKILL)
+        (self.root / "run/redis.sock").unlink(missing_ok=True)
 
     def systemctl(self, *words: str) -> None:
         subprocess.run([self.root / "bin/systemctl", *words], check=True, env=self.environment)
