@@ -7,10 +7,12 @@ import grp
 import json
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +41,14 @@ MOVED = {
     "/var/lib/celery-pi": "state",
     "/etc/celery-pi/settings.json": "settings.json",
     "/etc/celery-pi/manifest.json": "manifest.json",
-    "/usr/local/lib/celery-pi/redis-cli": "bin/cli",
+    "/etc/celery-pi/secrets": "secrets",
+    "/run/redis-celery/redis.sock": "run/redis.sock",
     "/usr/local/lib/celery-pi/tools": "lib",
     "/var/lib/redis": "redis",
     "/var/tmp": "work",  # noqa: S108
     "/usr/local/sbin:/usr/local/bin": "bin",  # of the path that everybody gets
 }
-CLI = '#!/bin/sh\nshift\nexec redis-cli -s {0}/run/redis.sock "$@"\n'
+PASSWORD = "s3cret"  # noqa: S105
 # The units that run are files; one word in `trouble` befalls the command that begins with it.
 SYSTEMCTL = r"""#!/bin/sh
 echo "$*" >>{0}/calls
@@ -62,6 +65,9 @@ case "$verb $1" in
     setpriv --reuid={1} --regid=$(id -g {1}) --clear-groups \
     redis-server --port 0 --unixsocket {0}/run/redis.sock --unixsocketperm 777 --dir {0}/redis \
     --appendonly yes --save '' --daemonize yes --repl-diskless-sync-delay 0 \
+    --user backup on '>s3cret' +ping +info +sync +replconf \
+    --user admin on '>s3cret' '~*' '&*' +@all \
+    --pidfile {0}/run/redis.pid \
     --enable-debug-command yes --logfile {0}/redis/log >/dev/null; exit ;;
   "stop redis-server.service") redis-cli -s {0}/run/redis.sock shutdown nosave 2>/dev/null
     for _ in $(seq 100); do [ -S {0}/run/redis.sock ] || exit 0; sleep 0.05; done; exit 1 ;;
@@ -76,7 +82,7 @@ class Lab:
     def __init__(self, root: Path, **settings: Any) -> None:
         self.root = root
         self.backups, self.state = root / "backups", root / "state"
-        for name in ("bin", "lib", "app", "units", "redis", "run", "work", "state"):
+        for name in ("bin", "lib", "app", "units", "redis", "run", "work", "state", "secrets"):
             (root / name).mkdir(parents=True)
         for path in (root, root / "app", root / "redis", root / "work"):
             path.chmod(0o755)
@@ -101,10 +107,11 @@ class Lab:
             target.write_text(self._moved(file.read_text()))
         program = self.root / "bin/celery-pi"
         program.write_text(self._moved(PROGRAM.read_text()))
-        for name, script in (("cli", CLI), ("systemctl", SYSTEMCTL)):
-            path = self.root / "bin" / name
-            path.write_text(script.replace("{0}", str(self.root)).replace("{1}", USER))
-            path.chmod(0o755)
+        path = self.root / "bin/systemctl"
+        path.write_text(SYSTEMCTL.replace("{0}", str(self.root)).replace("{1}", USER))
+        path.chmod(0o755)
+        for user in ("backup", "admin"):
+            (self.root / f"secrets/redis_{user}_password").write_text(f"{PASSWORD}\n")
         server = shutil.which("redis-check-rdb")  # Debian's redis-tools has it by this name only
         assert server
         (self.root / "bin/redis-server").symlink_to(server)
@@ -127,6 +134,14 @@ class Lab:
 
     def stop(self) -> None:
         self.systemctl("stop", "redis-server.service")
+
+    def kill(self) -> None:
+        """Ends a server that would not end by itself."""
+        noted = self.root / "run/redis.pid"
+        if noted.exists():
+            with suppress(ProcessLookupError):
+                os.kill(int(noted.read_text()), signal.SIGKILL)
+        (self.root / "run/redis.sock").unlink(missing_ok=True)
 
     def systemctl(self, *words: str) -> None:
         subprocess.run([self.root / "bin/systemctl", *words], check=True, env=self.environment)

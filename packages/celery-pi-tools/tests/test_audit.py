@@ -19,6 +19,8 @@ from tests.fake import Programs
 
 pytestmark = pytest.mark.fast
 
+FIRST = "/usr/lib/systemd/systemd"  # the program of process 1
+
 # As ufw has the kernel hold it: 22, 80 and 443 open.
 FILTER = """*filter
 :INPUT DROP [4:240]
@@ -50,6 +52,21 @@ def answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, st
     """Has a program say that, and nothing else."""
     programs = Programs(tmp_path, monkeypatch)
     return lambda name, text: programs.add(name, f"cat <<'END'\n{text.rstrip()}\nEND")
+
+
+@pytest.fixture
+def processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Adds a process with that program and user. Needs root."""
+    monkeypatch.setattr("celery_pi_tools.system.PROC", tmp_path / "proc")
+
+    def add(pid: int, program: str, user: int) -> None:
+        directory = tmp_path / "proc" / str(pid)
+        directory.mkdir(parents=True)
+        (directory / "exe").symlink_to(program)
+        os.chown(directory, user, user)
+
+    add(1, FIRST, 0)
+    return add
 
 
 @pytest.fixture
@@ -145,13 +162,53 @@ def test_ssh_is_limited_where_there_are_no_bans_but_for_who_deploys(
     ],
 )
 def test_ssh_comes_in_where_its_server_or_systemd_listens(
-    answer: Callable[[str, str], None], socket: str, ports: set[int]
+    answer: Callable[[str, str], None],
+    processes: Callable[..., None],
+    socket: str,
+    ports: set[int],
 ) -> None:
+    processes(9, "/usr/sbin/sshd", 0)
     sshd = 'LISTEN 0 128 0.0.0.0:2222 0.0.0.0:* users:(("sshd",pid=9,fd=6))'
     answer("ss", f'{sshd}\nLISTEN 0 128 0.0.0.0:80 0.0.0.0:* users:(("nginx",pid=8,fd=6))')
     answer("systemctl", socket)
     assert look_at().ssh_ports == ports
     answer("ss", "")
+    answer("systemctl", "inactive")
+    assert look_at().ssh_ports == {22}
+
+
+@pytest.mark.parametrize(
+    ("program", "user", "ports"),
+    [
+        ("/usr/sbin/sshd", 0, {2222}),
+        ("/usr/sbin/sshd (deleted)", 0, {2222}),
+        ("/usr/sbin/dropbear", 0, {2222}),
+        (FIRST, 0, {2222}),
+        ("/usr/sbin/sshd", 33, {22}),
+        ("/usr/bin/python3.13", 33, {22}),
+        ("/usr/bin/su", 0, {22}),
+    ],
+)
+def test_process_that_only_has_the_name_is_no_ssh_server(
+    answer: Callable[[str, str], None],
+    processes: Callable[..., None],
+    program: str,
+    user: int,
+    ports: set[int],
+) -> None:
+    processes(9, program, user)
+    answer("ss", 'LISTEN 0 128 0.0.0.0:2222 0.0.0.0:* users:(("sshd",pid=9,fd=6))')
+    answer("systemctl", "inactive")
+    assert look_at().ssh_ports == ports
+
+
+def test_name_of_a_process_names_no_other_process(
+    answer: Callable[[str, str], None],
+    processes: Callable[..., None],  # noqa: ARG001
+) -> None:
+    name = 'sshd",pid=1,fd='
+    assert len(name) == 15, "as many as the kernel keeps"
+    answer("ss", f'LISTEN 0 128 0.0.0.0:2222 0.0.0.0:* users:(("{name}",pid=9,fd=6))')
     answer("systemctl", "inactive")
     assert look_at().ssh_ports == {22}
 

@@ -96,7 +96,7 @@ def test_backup_that_fails_says_why_and_leaves_the_old_ones(lab: Lab, trouble: s
         shared = lab.root / "lib/celery_pi_tools/backup/workspace.py"
         shared.write_text(shared.read_text().replace("64 * 2**20", "2**60"))
     else:
-        (lab.root / "bin/cli").write_text("#!/bin/sh\necho NOAUTH Authentication required.\n")
+        (lab.root / "secrets/redis_backup_password").write_text("another\n")
     status, said = lab.run("backup", **given)
     assert status == 1
     assert said.startswith("celery-pi: ")

@@ -7,11 +7,14 @@ import gzip
 import json
 import os
 import shutil
+import socket
 import subprocess
 import tarfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -86,6 +89,80 @@ def sparse(path: Path, _: Path) -> None:
 
 
 Plant = Callable[[Path, Path], None]
+
+
+# -- what user redis has put in the place of Redis
+
+
+class FakeRedis:
+    """Replies +OK, and to the command that it names without end."""
+
+    def __init__(self, path: Path, to: str, start: bytes, block: bytes) -> None:
+        path.unlink(missing_ok=True)
+        self.to, self.start, self.block = to, start, block
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(str(path))
+        path.chmod(0o777)
+        self.listener.listen()
+        Thread(target=self.serve, daemon=True).start()
+
+    def serve(self) -> None:
+        with suppress(OSError):  # the test is over
+            while True:
+                client = self.listener.accept()[0]
+                Thread(target=self.talk, args=(client,), daemon=True).start()
+
+    def talk(self, client: socket.socket) -> None:
+        with client, suppress(OSError):
+            while asked := client.recv(2**16).decode().upper():
+                if f"\r\n{self.to}\r\n" in asked or asked.startswith(f"{self.to}\r\n"):
+                    client.sendall(self.start)
+                    while self.block:
+                        client.sendall(self.block)
+                used = b"used_memory:1000\r\n"
+                info = b"$%d\r\n%s\r\n" % (len(used), used)
+                client.sendall(info if "INFO" in asked else b"+OK\r\n")
+
+
+ENDLESS = bytes(2**16)
+MARK = b"$EOF:" + b"a" * 40 + b"\r\n"
+
+
+@pytest.mark.parametrize(
+    ("to", "start", "block", "reason"),
+    [
+        ("AUTH", b"$99999999999\r\n", ENDLESS, "its reply is larger than 8388608 bytes"),
+        ("INFO", b"$99999999999\r\n", ENDLESS, "its reply is larger than 8388608 bytes"),
+        ("INFO", b"*99999999999\r\n", b":1\r\n" * 1000, "its reply has more than 65536 values"),
+        ("REPLCONF", b"+", ENDLESS, "its reply is larger than 8388608 bytes"),
+        ("SYNC", MARK, ENDLESS, "Redis sends more than 1048576 bytes"),
+        ("SYNC", b"$99999999999\r\n", ENDLESS, "Redis sends more than 1048576 bytes"),
+        ("SYNC", b"x", ENDLESS, "Redis sends no snapshot"),
+        ("SYNC", b"-NOPERM\x1b[2J\r\n", b"", "Redis refuses: NOPERM\\x1b[2J"),
+    ],
+)
+def test_redis_without_an_end_fills_neither_memory_nor_disk(
+    lab: Lab, to: str, start: bytes, block: bytes, reason: str
+) -> None:
+    lab.change("backup/create.py", "limit=spare(rdb.parent)", "limit=2**20")
+    lab.stop()
+    fake = FakeRedis(lab.root / "run/redis.sock", to, start, block)
+    status, said = bounded(lab, "backup")
+    fake.listener.close()
+    (lab.root / "run/redis.sock").unlink()
+    assert (status, reason in said) == (1, True), said
+
+
+def test_backup_that_is_interrupted_leaves_no_process_and_no_file(lab: Lab) -> None:
+    lab.stop()
+    fake = FakeRedis(lab.root / "run/redis.sock", "SYNC", b"", b"\n")
+    status, said = lab.run("backup", within=("timeout", "5"))
+    fake.listener.close()
+    (lab.root / "run/redis.sock").unlink()
+    assert (status, said) == (124, "celery-pi: interrupted by SIGTERM")
+    named = ("pgrep", "-f", str(lab.root))
+    assert subprocess.run(named, capture_output=True, check=False).stdout == b""
+    assert lab.noted("backup")["well"] is False
 
 
 # -- what the app has put where a backup looks
@@ -321,7 +398,8 @@ def test_link_in_redis_directory_makes_root_write_nowhere(
     assert (status, "Permission denied" in said) == (ends, ends == 1), said
     assert [each.name for each in secret.parent.iterdir()] == ["shadow"]
     assert (secret.read_text(), secret.owner()) == (SECRET, "root")
-    socket.unlink(missing_ok=True)  # of a server that could not start
+    # A server whose append-only file is out of reach does not end by itself.
+    lab.kill()
 
 
 # -- archives of others

@@ -20,7 +20,7 @@ from kombu.transport.virtual import Message
 from kombu.utils.json import loads
 
 from celery_pi.settings import Settings
-from celery_pi_tools import checks, redis_client, table, worker_control
+from celery_pi_tools import checks, maintenance, redis_client, table, worker_control
 from celery_pi_tools import system as system_module
 from celery_pi_tools.checks import (
     disk,
@@ -553,6 +553,52 @@ def test_answer_that_takes_all_memory_is_not_read(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(worker_control, "LARGEST", 100)
     with pytest.raises(CannotRead, match="more than 100 bytes"):
         worker_control.ask_workers(Workers(["celery@a"]), ("active",))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "no JSON",
+        "[" * 100_000,
+        "5",
+        '"text"',
+        "{}",
+        '{"body": 5, "headers": {"ticket": "x"}}',
+        '{"body": "é", "headers": {"ticket": "x"}}',
+        json.dumps({"body": encoded([]), "headers": {"ticket": "x"}}),
+        json.dumps({"body": encoded({}), "headers": {"ticket": []}}),
+        json.dumps({"body": encoded({}), "headers": {"ticket": "another"}}),
+        json.dumps({"body": encoded({}), "headers": 5}),
+    ],
+    ids=lambda message: message[:20],
+)
+def test_answer_of_another_form_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, message: str
+) -> None:
+    redis = Workers(["celery@a"], answers=False)
+    redis.written.append(message)
+    with pytest.raises(CannotRead, match=r"^a worker"):
+        worker_control.ask_workers(redis, ("active",))
+    assert [words[0] for words in redis.asked[-2:]] == ["SREM", "DEL"], "it leaves nothing behind"
+    redis.written.append(message)
+    monkeypatch.setattr(maintenance, "System", lambda _: redis)
+    assert maintenance.consumes({}) is None
+
+
+@pytest.mark.parametrize("command", ["PUBLISH", "BRPOP"])
+@pytest.mark.parametrize("reply", ["text", ["x"], [], {}])
+def test_reply_of_a_redis_in_other_hands_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, command: str, reply: Any
+) -> None:
+    redis = Workers(["celery@a"])
+    real = redis.ask
+
+    def ask(*words: str, user: str) -> Any:
+        return reply if words[0] == command else real(*words, user=user)
+
+    monkeypatch.setattr(redis, "ask", ask)
+    with pytest.raises(CannotRead, match=r"^Redis"):
+        worker_control.ask_workers(redis, ("active",))
 
 
 @pytest.mark.parametrize("names", [[], ["celery@deaf"]])

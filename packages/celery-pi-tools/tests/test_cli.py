@@ -107,5 +107,5 @@ def test_command_that_lists_deploys_imports_no_checks() -> None:
     )
     assert set(done.stdout.splitlines()[-1].split()) == {
         "celery_pi_tools",
-        *(f"celery_pi_tools.{name}" for name in ("cli", "config", "deploys", "text")),
+        *(f"celery_pi_tools.{name}" for name in ("cli", "config", "deploys", "privileges", "text")),
     }

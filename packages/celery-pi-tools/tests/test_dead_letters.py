@@ -34,6 +34,7 @@ class Server:
 
     def __init__(self, path: Path) -> None:
         self.error = self.to = ""
+        self.replies = {"LRANGE": b"*0\r\n", "EVAL": b"*2\r\n:0\r\n:0\r\n"}
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(str(path))
         self.listener.listen()
@@ -50,7 +51,7 @@ class Server:
     def reply(self, command: str) -> bytes:
         if command == self.to:
             return f"-{self.error}\r\n".encode()
-        return {"LRANGE": b"*0\r\n", "EVAL": b"*2\r\n:0\r\n:0\r\n"}.get(command, b"+OK\r\n")
+        return self.replies.get(command, b"+OK\r\n")
 
 
 @pytest.fixture
@@ -93,3 +94,20 @@ def test_redis_that_is_not_there_is_a_sentence(
     told = capsys.readouterr().err
     assert told.startswith("celery-pi: Redis: ")
     assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("to", "reply"),
+    [
+        *((to, reply) for to in ("LRANGE", "EVAL") for reply in (b":5", b"$-1", b"+\x1b[2J")),
+        *(("EVAL", reply) for reply in (b"*1\r\n:1", b"*2\r\n+\x1b[2J\r\n:0", b"*0")),
+    ],
+)
+def test_reply_of_another_form_is_a_sentence(
+    server: Server, capsys: pytest.CaptureFixture[str], to: str, reply: bytes
+) -> None:
+    server.replies[to] = reply + b"\r\n"
+    assert run(put_back=to == "EVAL") == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"celery-pi: Redis: its reply to {to} is n")

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -562,6 +563,37 @@ def test_pid_file_that_is_none_is_passed_over_at_once(
     begun = time.monotonic()
     assert leftovers.stale(fake_system(app_dir=str(tmp_path))) is None
     assert time.monotonic() - begun < 2
+
+
+@as_root
+def test_pid_file_of_roots_is_not_followed_to_where_the_app_then_leads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is replaced by a link to a file of root's after it was looked at."""
+    with tempfile.TemporaryDirectory(prefix="celery-pi-test-", dir="/srv") as place:
+        Path(place).chmod(0o755)
+        secret = Path(place, "secret")
+        secret.write_text("4194999")
+        secret.chmod(0o600)
+        project = Path(place, "app")
+        project.mkdir()
+        shutil.chown(project, "www-data")
+        file = project / "celerybeat.pid"
+        monkeypatch.setattr(leftovers, "FRESH", -1)
+        file.write_text("4194999")
+        assert leftovers.is_stale(file), "where its content may be read"
+        real = os.lstat
+
+        def overtaken(path: Any, **how: Any) -> os.stat_result:
+            shown = real(path, **how)
+            if path == file and not file.is_symlink():
+                file.unlink()
+                file.symlink_to(secret)
+            return shown
+
+        monkeypatch.setattr(os, "lstat", overtaken)
+        assert not leftovers.is_stale(file)
+        assert file.is_symlink()
 
 
 def test_damaged_schedule_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

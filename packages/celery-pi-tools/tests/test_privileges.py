@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import re
 import shutil
 import socket
 import struct
@@ -241,6 +242,20 @@ def test_roots_file_that_another_may_have_put_there_is_not_read_but_elsewhere_it
     told = refused(privileges, lambda: privileges.show(str(app / ".env"), APP))
     assert told.endswith(f"cannot read it: Permission denied; it is root's: chown {APP} {app}/.env")
     assert privileges.show(str(roots), APP)[1] == SECRET
+
+
+@pytest.mark.parametrize("is_link", [False, True])
+def test_root_reads_nothing_where_another_may_change_the_way(
+    privileges: Any, app: Path, roots: Path, is_link: bool
+) -> None:
+    path = app / ".env"
+    if is_link:
+        path.symlink_to(roots)
+    else:
+        file(path, b"A=1\n", "root", 0o644)
+    told = refused(privileges, lambda: privileges.read("root", str(path)))
+    assert told == f"{path}: root does not read it, since others may change {app}"
+    assert privileges.read("root", str(roots)) == SECRET
 
 
 # -- changing
@@ -582,3 +597,32 @@ def test_refusal_is_one_sentence_and_status_1(text: str, app: Path, roots: Path)
     assert (done.returncode, done.stdout) == (1, b"")
     assert done.stderr.decode().startswith(f"celery-pi: {app / '.env'} leads into a directory")
     assert done.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "words"), [("show", (APP,)), ("give", (APP, "", "600")), ("run", (APP,))]
+)
+def test_name_from_outside_is_printed_without_its_control_characters(
+    text: str, app: Path, command: str, words: tuple[str, ...]
+) -> None:
+    name = "\x1b]0;title\x07\rlog\u202e"
+    if command == "show":
+        (app / name).mkdir()  # which is refused; without it the other command fails
+    done = told(text, command, *words, str(app / name))
+    shown = "\\x1b]0;title\\x07\\rlog\\u202e"
+    assert done.returncode == 1
+    assert shown in done.stderr.decode()
+    assert not re.search(rb"[\x00-\x09\x0b-\x1f]", done.stderr)
+
+
+@pytest.mark.parametrize("command", ["run", "own"])
+def test_output_of_another_user_is_made_printable_for_a_terminal_alone(
+    text: str, app: Path, command: str
+) -> None:
+    how = (APP,) if command == "run" else (str(app), "5")
+    words = (command, *how, "/usr/bin/printf", r"\033[2Jall is well\n\302")
+    assert told(text, *words).stdout == b"\x1b[2Jall is well\n\xc2"
+    ours, theirs = os.openpty()
+    with os.fdopen(ours, "rb", buffering=0) as terminal, os.fdopen(theirs, "wb") as end:
+        subprocess.run((sys.executable, "-I", "-c", text, *words), stdout=end, check=True)
+        assert terminal.read(1000) == "\\x1b[2Jall is well\r\n\ufffd".encode()

@@ -16,7 +16,7 @@ import sys
 from datetime import datetime
 
 from celery_pi_tools.config import Settings
-from celery_pi_tools.redis_client import Refused, login
+from celery_pi_tools.redis_client import Refused, Unreadable, login
 from celery_pi_tools.text import printable
 from celery_pi_tools.worker_control import SEPARATOR
 
@@ -59,6 +59,8 @@ def main(settings: Settings, put_back: bool) -> int:
         if put_back:
             return_to_queues(settings, key)
         entries = login("admin", TIMEOUT, database).ask("LRANGE", key, "0", str(LISTED - 1))
+        if not isinstance(entries, list):
+            raise Unreadable("its reply to LRANGE is no list")
     except (Refused, OSError) as error:
         print(f"celery-pi: Redis: {printable(str(error))}", file=sys.stderr)
         return 2
@@ -71,7 +73,11 @@ def return_to_queues(settings: Settings, key: str) -> None:
     prefix, database = settings["redis_key_prefix"], settings["redis_database"]
     plain = [f"{prefix}{queue}" for queue in settings["celery_queues"]]
     names = [*plain, *(f"{name}{SEPARATOR}{step}" for name in plain for step in PRIORITIES)]
-    put, left = login("celery", TIMEOUT, database).ask("EVAL", RETURN, "1", key, *names)
+    match login("celery", TIMEOUT, database).ask("EVAL", RETURN, "1", key, *names):
+        case [int(put), int(left)]:
+            pass
+        case _:
+            raise Unreadable("its reply to EVAL is not the script's")
     print(f"{put} put back")
     if left:
         print(f"celery-pi: {left} stay: they are no tasks for celery_queues", file=sys.stderr)

@@ -39,7 +39,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from grp import getgrgid, getgrnam
 from pwd import getpwall, getpwnam, getpwuid
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, TextIO
 
 MIB = 2**20
 PATIENCE = 10  # seconds for a file; a process whose file system hangs is killed
@@ -252,8 +252,11 @@ def read(user: str, path: str, limit: int = MIB, timeout: float = PATIENCE) -> b
     """Content of a regular file as that user reads it, who may follow links of his own.
 
     Raises FileNotFoundError, and Refused for all that is no regular file, is larger than `limit`
-    bytes, cannot be read by him or takes more than `timeout` seconds.
+    bytes, cannot be read by him or takes more than `timeout` seconds. Root reads only where nobody
+    else can change where the path leads: `show` is for elsewhere.
     """
+    if user == "root" and (steps := " ".join(foreign_steps(path))):
+        raise Refused(f"{path}: root does not read it, since others may change {steps}")
     most = limit + BLOCK
     return _answer(
         attempt(user, _child("read", path, str(limit)), limit=most, timeout=timeout), path
@@ -682,13 +685,26 @@ def _send_directory(path: str, follow: bool) -> None:
 # -- as a command
 
 
+def printable(text: str, lines: bool = False) -> str:
+    r"""The text with each character that does not print as its escape, such as `\x1b`: what moves
+    the cursor, colours, turns the direction of writing or ends a line, unless there may be several
+    `lines`."""
+    return "".join(
+        char if char.isprintable() or (lines and char == "\n") else _escaped(char) for char in text
+    )
+
+
+def _escaped(char: str) -> str:
+    return char.encode("unicode_escape", "surrogatepass").decode()
+
+
 def main(arguments: list[str]) -> int:
     command, *words = arguments
     try:
         if command == "child":
             return as_child(*words)
         if command == "run":
-            sys.stdout.buffer.write(run(words[0], words[1:], timeout=24 * 3600))
+            _pass_on(run(words[0], words[1:], timeout=24 * 3600), sys.stdout)
         elif command == "own":
             return _as_owner(words[0], float(words[1]), words[2:])
         elif command == "show":
@@ -706,20 +722,29 @@ def main(arguments: list[str]) -> int:
             else:
                 raise Refused(f"there is no command {command}")
     except Refused as error:
-        print(f"celery-pi: {error}", file=sys.stderr)
+        reason = str(error)
     except OSError as error:
-        print(f"celery-pi: {error.filename or words[-1]}: {error.strerror}", file=sys.stderr)
+        reason = f"{error.filename or words[-1]}: {error.strerror}"
     else:
         return 0
+    print(f"celery-pi: {printable(reason)}", file=sys.stderr)
     return 1
+
+
+def _pass_on(printed: bytes, stream: TextIO) -> None:
+    """Writes what another user's process printed; to a terminal, only what prints."""
+    if stream.isatty():
+        stream.write(printable(printed.decode(errors="replace"), lines=True))
+    else:
+        stream.buffer.write(printed)
 
 
 def _as_owner(path: str, seconds: float, command: Sequence[str]) -> int:
     """Runs the command as the owner and passes its output on. Files that it makes are 0644."""
     given = sys.stdin.buffer.read()
     done = attempt(owner(path), command, input=given, timeout=seconds, limit=16 * MIB, umask=0o022)
-    sys.stdout.buffer.write(done.out)
-    sys.stderr.buffer.write(done.err)
+    _pass_on(done.out, sys.stdout)
+    _pass_on(done.err, sys.stderr)
     return 1 if done.status else 0
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,16 @@ class Connection:
         bulk = [b"$%d\r\n%s\r\n" % (len(word), word) for word in encoded]
         self._socket.settimeout(self._timeout)
         self._socket.sendall(b"*%d\r\n" % len(bulk) + b"".join(bulk))
+
+    def raw(self, deadline: float) -> Iterator[bytes]:
+        """Whatever comes until that monotonic time, for what is no reply. Raises OSError."""
+        self._deadline = deadline
+        while True:
+            if not self._buffer:
+                self._more()
+            block = bytes(self._buffer)
+            self._buffer.clear()
+            yield block
 
     def reply(self) -> Any:
         self._deadline = time.monotonic() + self._timeout

@@ -16,12 +16,15 @@ from pathlib import Path
 from celery_pi_tools import manifest, worker_sandbox
 from celery_pi_tools.config import MAINTENANCE_PAGE, Settings
 from celery_pi_tools.privileges import PYTHON, Refused, attempt
+from celery_pi_tools.process import LARGEST, environment
 from celery_pi_tools.text import printable
 
 # Without these there is no task, or nothing shows it.
 NEEDED = ("redis-server", "celery-worker", "celery-beat", "celery-flower", "nginx")
 MODULE = "celery_redis_guard.smoke_test"
 TASK = "celery.accumulate"  # registered in every Celery app
+PROC = Path("/proc")
+CGROUPS = Path("/sys/fs/cgroup")
 TASK_ID = re.compile(r"[0-9a-f-]{36}")
 # Run as the site's user: becomes `celery call` in the environment that the file holds, which then
 # appears in no list of processes.
@@ -76,16 +79,19 @@ def run_task(settings: Settings, worker_pid: str) -> tuple[bool, str]:
 def send_as_site(settings: Settings, unit: str) -> tuple[bool, str]:
     """Sends a task as one of the unit's processes would: as its user, in its environment, with the
     app's own configuration and without ours. Whether that succeeded, and a line about it."""
-    found = site_process(unit)
+    try:
+        found = site_process(unit)
+    except Refused as refused:
+        return False, f"FAILED: {refused}"
     if found is None:
         return True, "not asked: no process of it runs as another user than root"
-    pid, user, environment = found
+    pid, user, variables = found
     app, venv = settings["app_dir"], settings["app_venv_dir"]
     with tempfile.TemporaryDirectory(dir="/run", prefix="celery-pi-site.") as scratch:
         Path(scratch).chmod(0o711)
         file = Path(scratch, secrets.token_hex(16))
         file.touch(mode=0o600)
-        file.write_bytes(environment)
+        file.write_bytes(variables)
         shutil.chown(file, user)
         celery, module = f"{app}/{venv}/bin/celery", settings["app_module"]
         script = SITE.format(file=str(file), app=app, celery=celery, module=module, task=TASK)
@@ -100,7 +106,8 @@ def send_as_site(settings: Settings, unit: str) -> tuple[bool, str]:
 
 
 def site_process(unit: str) -> tuple[int, str, bytes] | None:
-    """Number, user and environment of the newest process of the unit that is not root's."""
+    """Number, user and environment of the newest process of the unit that is not root's. Raises
+    Refused if no program could be started with that environment."""
     group = subprocess.run(
         ["systemctl", "show", "-P", "ControlGroup", unit],
         capture_output=True,
@@ -108,17 +115,19 @@ def site_process(unit: str) -> tuple[int, str, bytes] | None:
         check=True,
     ).stdout.strip()
     try:
-        listed = Path(f"/sys/fs/cgroup{group}/cgroup.procs").read_text().split() if group else []
+        file = CGROUPS / group.lstrip("/") / "cgroup.procs"
+        listed = file.read_text().split() if group else []
     except OSError:
         return None
     for pid in sorted(map(int, listed), reverse=True):
-        process = Path(f"/proc/{pid}")
         try:
-            uid, environment = process.stat().st_uid, (process / "environ").read_bytes()
+            uid, variables = (PROC / str(pid)).stat().st_uid, environment(PROC / str(pid))
         except OSError:  # it has ended
             continue
-        if uid:
-            return pid, pwd.getpwuid(uid).pw_name, environment
+        if uid and variables is None:
+            raise Refused(f"the environment of process {pid} is larger than {LARGEST} bytes")
+        if uid and variables is not None:
+            return pid, pwd.getpwuid(uid).pw_name, variables
     return None
 
 

@@ -31,8 +31,13 @@ WORKER_MESSAGES = (
 )
 CGROUPS = Path("/sys/fs/cgroup")
 MACHINE = Path("/etc/machine-id")
-SSH = 22
 ACL_LOGGED = "128"  # entries of ACL LOG: all that Redis keeps, in memory
+PROC = Path("/proc")
+SSH = 22
+SSH_SERVERS = ("sshd", "dropbear")
+# Any process can take such a name (prctl(2), PR_SET_NAME). A name has 15 characters, and so cannot
+# hold a whole entry with another process's PID.
+NAMED_SSH = re.compile(rf'"(?:{"|".join(SSH_SERVERS)})",pid=(\d+),fd=\d+\)')
 IPV6 = Path("/proc/sys/net/ipv6")
 RESTART_REDIS = "journalctl -u redis-server -n 50; systemctl restart redis-server"
 
@@ -195,10 +200,30 @@ class System:
 
     @cached_property
     def ssh_ports(self) -> set[int]:
-        """Ports on which sshd listens, or systemd for it."""
+        """Ports on which root's sshd listens, or systemd for it."""
         listening = output("ss", "-Hltnp").splitlines()
-        found = [line.split()[3] for line in listening if re.search(r'"(sshd|dropbear)"', line)]
+        found = [
+            line.split()[3]
+            for line in listening
+            if any(map(is_ssh_server, NAMED_SSH.findall(line)))
+        ]
         held = output("systemctl", "show", "-P", "ActiveState", "-P", "Listen", "ssh.socket")
         if "active" in held.split():
             found += re.findall(r"(\S+) \(Stream\)", held)
         return {int(end.rpartition(":")[2]) for end in found} or {SSH}
+
+
+def is_ssh_server(pid: str) -> bool:
+    """Whether root runs an ssh server as that process; false once it has ended.
+
+    By its program too: a set-uid program runs as root under any name, with the caller's sockets.
+    """
+    try:
+        roots = (PROC / pid).stat().st_uid == 0  # the effective user, of the directory itself
+        program, first = (PROC / each / "exe" for each in (pid, "1"))
+        path = program.readlink()
+        # An emulated Pi shows the emulator for each process, the first one too.
+        known = path.name.removesuffix(" (deleted)") in SSH_SERVERS or path == first.readlink()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return roots and known

@@ -21,6 +21,7 @@ LARGEST = 3 * 2**20  # bytes of all answers; a worker may be hostile, and Python
 SEPARATOR = "\x06\x16"  # kombu's, between the parts of a binding, and before a priority
 ANSWERS = "reply.celery.pidbox"
 EXCHANGE = "celery.pidbox"
+RESTART_WORKER = "systemctl restart celery-worker"
 
 Answers = dict[str, dict[str, list[Any]]]
 
@@ -50,6 +51,8 @@ def _broadcast(system: System, methods: tuple[str, ...], me: str, mine: str) -> 
         system.ask("PUBLISH", channel, command(method, ticket, me), user="admin")
         for ticket, method in tickets.items()
     ]
+    if not all(isinstance(number, int) for number in received):
+        raise CannotRead("Redis does not count the workers", "systemctl restart redis-server")
     deadline, size = time.monotonic() + TIMEOUT, 0
     for _ in range(sum(received)):
         message = _next(system, mine, deadline)
@@ -58,8 +61,10 @@ def _broadcast(system: System, methods: tuple[str, ...], me: str, mine: str) -> 
         size += len(message)
         if size > LARGEST:
             reason = f"workers answer with more than {LARGEST} bytes"
-            raise CannotRead(reason, "systemctl restart celery-worker")
+            raise CannotRead(reason, RESTART_WORKER)
         ticket, answer = read(message)
+        if ticket not in tickets:
+            raise CannotRead("a worker answers what was not asked", RESTART_WORKER)
         answers[tickets[ticket]].update(answer)
     return answers, max(received)
 
@@ -69,8 +74,10 @@ def _next(system: System, mine: str, deadline: float) -> str | None:
     while (left := deadline - time.monotonic()) > 0:
         # Not 0, which waits for ever; less than the time-out of Redis' reply.
         found = system.ask("BRPOP", mine, f"{max(0.05, min(left, 0.5)):.2f}", user="admin")
-        if found is not None:
+        if isinstance(found, list) and len(found) == 2:
             return str(found[1])
+        if found is not None:
+            raise CannotRead("Redis answers BRPOP with something else", RESTART_WORKER)
     return None
 
 
@@ -108,7 +115,14 @@ def command(
 
 
 def read(text: str) -> tuple[str, dict[str, list[Any]]]:
-    """Ticket and answer in a worker's message."""
-    message = json.loads(text)
-    answer = json.loads(base64.b64decode(message["body"]))
-    return message["headers"]["ticket"], answer
+    """Ticket and answer in a worker's message. Raises CannotRead for one that is not kombu's: the
+    app can write any."""
+    try:
+        message = json.loads(text)
+        ticket, answer = message["headers"]["ticket"], json.loads(base64.b64decode(message["body"]))
+    except (ValueError, TypeError, KeyError, RecursionError):  # no JSON, of another form, too deep
+        answer = None
+    if not isinstance(answer, dict) or not isinstance(ticket, str):
+        # Without its text, which may be of any kind.
+        raise CannotRead("a worker's answer is not of Celery's protocol", RESTART_WORKER)
+    return ticket, answer

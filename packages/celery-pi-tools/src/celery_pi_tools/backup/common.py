@@ -5,11 +5,13 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from celery_pi_tools import config
@@ -20,6 +22,7 @@ from celery_pi_tools.text import printable
 BACKUPS = Path("/var/backups/celery-pi")
 PATTERN = "????-??-??T??????Z.tar.gz"
 LOCK_TIMEOUT = 600  # seconds for another backup, restore or drill to end
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 MAX_AGE = 26 * 3600  # seconds; a backup each day, and two hours for a late one
 
 
@@ -31,6 +34,7 @@ def run(work: Callable[[], str], record: str = "") -> int:
     """Runs the command and prints the sentence that it returns or raises. Exit status 0, or 1 for
     an error. With the name of a record, `status` shows the result."""
     os.umask(0o077)
+    handle_signals()
     try:
         message, succeeded = work(), True
     except Refused as error:
@@ -43,6 +47,24 @@ def run(work: Callable[[], str], record: str = "") -> int:
     if record:
         write_record(record, well=succeeded, said=message)
     return 0 if succeeded else 1
+
+
+def handle_signals() -> None:
+    """A signal that would end the process raises BackupError, so that all is undone and no process
+    or file of ours is left."""
+    for number in SIGNALS:
+        signal.signal(number, interrupted)
+
+
+def ignore_signals() -> None:
+    """From here on the process runs to its end."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def interrupted(number: int, _: FrameType | None) -> None:
+    ignore_signals()
+    raise BackupError(f"interrupted by {signal.Signals(number).name}")
 
 
 def write_record(name: str, **values: Any) -> None:

@@ -11,7 +11,7 @@ import platform
 import time
 from pathlib import Path
 
-from celery_pi_tools.backup import app, archive, redis_contents
+from celery_pi_tools.backup import app, archive, redis_contents, snapshot
 from celery_pi_tools.backup.archive import RDB
 from celery_pi_tools.backup.common import (
     BACKUPS,
@@ -22,11 +22,10 @@ from celery_pi_tools.backup.common import (
     run,
 )
 from celery_pi_tools.backup.workspace import (
-    CLI,
     copy_timeout,
     number,
     require_space,
-    run_as_root,
+    spare,
     workspace,
 )
 from celery_pi_tools.config import Settings
@@ -65,16 +64,15 @@ def make(settings: Settings) -> Path:
 
 def used_by_redis() -> int:
     """Bytes of Redis' memory; a copy takes less."""
-    lines = run_as_root(CLI, "backup", "INFO", "memory").splitlines()
-    used = [line.partition(":")[2] for line in lines if line.startswith("used_memory:")]
-    if not used:
-        raise BackupError(f"Redis does not answer: {' '.join(lines[:1])}")
-    return number(used[0])
+    used = snapshot.info("memory").get("used_memory")
+    if used is None:
+        raise BackupError("Redis does not say how much memory it uses")
+    return number(used)
 
 
 def copy(rdb: Path, size: int) -> Path:
-    """A snapshot, as a replica would get it."""
-    run_as_root(CLI, "backup", "--rdb", str(rdb), timeout=copy_timeout(size))
+    """A snapshot of Redis, of about that size; it may grow meanwhile."""
+    snapshot.copy(rdb, limit=spare(rdb.parent), timeout=copy_timeout(size))
     return rdb
 
 

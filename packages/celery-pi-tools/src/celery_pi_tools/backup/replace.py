@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import shutil
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from celery_pi_tools.backup import app, archive, redis_contents, redis_data, services
-from celery_pi_tools.backup.common import BackupError
+from celery_pi_tools.backup.common import BackupError, ignore_signals
 from celery_pi_tools.backup.workspace import clear, copy_timeout, room_in, script
 from celery_pi_tools.config import Settings
 from celery_pi_tools.privileges import Refused
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 Undo = Callable[[], object]
 COPY_TIMEOUT = 3600  # seconds for what Redis has now, which is linked or copied
 
@@ -72,23 +69,6 @@ def undo_all(undo: list[Undo], kept: Path, reason: str) -> None:
         message = f"{reason}; and it could not be taken back: {error}; the data are in {kept}"
         raise BackupError(message) from error
     shutil.rmtree(kept)
-
-
-def handle_signals() -> None:
-    """A signal that would end the process raises BackupError, so that all is undone."""
-    for number in SIGNALS:
-        signal.signal(number, interrupted)
-
-
-def ignore_signals() -> None:
-    """From here on the process runs to its end."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-
-
-def interrupted(number: int, _: FrameType | None) -> None:
-    ignore_signals()
-    raise BackupError(f"interrupted by {signal.Signals(number).name}")
 
 
 def replace_redis(rdb: Path, described: archive.Manifest, kept: Path, undo: list[Undo]) -> None:

@@ -26,7 +26,6 @@ def main(file: str, yes: bool, only: str | None) -> int:
 
 def restore(file: Path, yes: bool, only: str | None) -> str:
     """Restores the backup. Raises BackupError, after which all is as it was."""
-    replace.handle_signals()
     settings = load_settings()
     with exclusive(), workspace() as place:
         unpacked = place / "archive"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 
 from celery_pi_tools import manifest
+from celery_pi_tools.backup import snapshot
 from celery_pi_tools.backup.common import BackupError
-from celery_pi_tools.backup.workspace import CLI, run_as_root
+from celery_pi_tools.backup.workspace import run_as_root
 from celery_pi_tools.config import CannotLoad, Settings
-from celery_pi_tools.privileges import attempt
 
 REDIS = "redis-server.service"
 UP = ("active\n", "activating\n", "reloading\n")
@@ -75,5 +75,8 @@ def _tries() -> int:
 
 
 def _answers() -> bool:
-    printed = attempt("root", (CLI, "admin", "INFO", "persistence")).out
-    return b"loading:0" in printed and b"aof_enabled:1" in printed
+    try:
+        shown = snapshot.info("persistence", "admin")
+    except (BackupError, OSError):  # not up yet, or still loading
+        return False
+    return (shown.get("loading"), shown.get("aof_enabled")) == ("0", "1")

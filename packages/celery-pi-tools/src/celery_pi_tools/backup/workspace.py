@@ -18,7 +18,6 @@ from celery_pi_tools.privileges import PYTHON, account, attempt, run
 
 WORK = Path("/var/tmp")  # noqa: S108  on the disk; /tmp may be in memory
 RESERVE = 64 * 2**20  # bytes left free for everybody else
-CLI = "/usr/local/lib/celery-pi/redis-cli"
 SLOWEST = 2**20  # bytes that a card copies in a second
 LEAST = 300  # seconds for whatever a program does
 BLOCK = 2**16

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from celery_pi_tools.checks.registry import Finding, check, problem
 from celery_pi_tools.checks.repairs import all_of
-from celery_pi_tools.privileges import Refused, place, read, user_name
+from celery_pi_tools.privileges import Refused, is_roots_alone, place, show, sole_owner, user_name
 from celery_pi_tools.system import System
 from celery_pi_tools.table import age
 
@@ -56,14 +56,23 @@ def pid_files(directory: Path) -> list[Path]:
 
 
 def is_stale(file: Path) -> bool:
-    """Whether the file names no live process. Its owner reads it: root follows no name there."""
+    """Whether the file names no live process.
+
+    Its owner reads it; one of root's, whoever may put another in its place.
+    """
     try:
-        shown = os.lstat(file)
-        if not stat.S_ISREG(shown.st_mode) or time.time() - shown.st_mtime < FRESH:
+        listed = os.lstat(file)
+        if not stat.S_ISREG(listed.st_mode) or time.time() - listed.st_mtime < FRESH:
             return False
-        text = read(user_name(shown.st_uid), str(file), LARGEST).decode(errors="replace").strip()
+        reader = user_name(listed.st_uid)
+        if reader == "root" and not is_roots_alone(str(file), follow=False):
+            reader = sole_owner(str(file), follow=False)
+        found = show(str(file), reader, LARGEST)
     except (FileNotFoundError, Refused):
-        return False  # it has gone meanwhile, or is no such file
+        return False  # it was removed meanwhile, or is no such file
+    if found is None or not os.path.samestat(found[0], listed):
+        return False  # another one was put there meanwhile
+    text = found[1].decode(errors="replace").strip()
     return text.isdigit() and not (PROC / text).exists()
 
 

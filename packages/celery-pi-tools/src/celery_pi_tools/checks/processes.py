@@ -11,7 +11,6 @@ from celery_pi_tools.commands import execute
 from celery_pi_tools.system import System
 
 STOPPED = "T"
-LONGEST = 4 * 2**20  # bytes of a command line; the kernel takes no longer one
 PROC = Path("/proc")
 
 
@@ -59,15 +58,6 @@ def stat(pid: int) -> list[str]:
     except (FileNotFoundError, ProcessLookupError):
         return ["", ""]
     return shown.rpartition(")")[2].split()[:2]
-
-
-def command_line(pid: int) -> bytes:
-    """What was started; empty if it has just ended."""
-    try:
-        with (PROC / str(pid) / "cmdline").open("rb") as file:
-            return file.read(LONGEST)
-    except (FileNotFoundError, ProcessLookupError):
-        return b""
 
 
 def pids() -> list[int]:

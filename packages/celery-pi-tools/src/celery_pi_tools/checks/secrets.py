@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from celery_pi_tools.checks.permissions import STORE, Wanted, secrets, stored
-from celery_pi_tools.checks.processes import PROC, command_line, pids
+from celery_pi_tools.checks.processes import PROC, pids
 from celery_pi_tools.checks.registry import Finding, Function, check, ok, wrong
+from celery_pi_tools.process import command_line
 from celery_pi_tools.system import System
 
 SHORTEST, SHORTEST_TYPED = 32, 16  # characters; the latter of a password that a person types
@@ -68,7 +69,7 @@ def command_lines(_: System) -> Finding:
     found = sorted(
         name(pid)
         for pid in pids()
-        if (shown := command_line(pid)) and any(secret in shown for secret in secrets)
+        if (shown := command_line(PROC / str(pid))) and any(secret in shown for secret in secrets)
     )
     if found:
         remedy = "end it; give it the password by a file, and make rotate"

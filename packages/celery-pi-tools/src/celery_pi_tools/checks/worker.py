@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from celery_pi_tools.checks.processes import command_line, parent, pids
+from celery_pi_tools.checks.processes import PROC, parent, pids
 from celery_pi_tools.checks.registry import Finding, check, ok, problem, warn, wrong
 from celery_pi_tools.checks.repairs import all_of
 from celery_pi_tools.commands import execute
 from celery_pi_tools.config import MAINTENANCE_PAGE
+from celery_pi_tools.process import command_line
 from celery_pi_tools.system import System
 from celery_pi_tools.table import count
 from celery_pi_tools.worker_control import EXCHANGE, command
@@ -21,6 +22,7 @@ CONNECTING = 20  # seconds; 15 are its longest pause between two tries
 ANSWERING = 10  # seconds
 ABOVE = ("Redis", f"{UNIT} is down", "A process is stopped")
 ROLES = ("worker", "beat")
+LONGEST = 2**16  # bytes of a command line in which they stand
 LOG = f"journalctl -u {UNIT} -n 50"
 LOOK = f"{LOG}; systemctl restart {UNIT}"
 
@@ -108,7 +110,7 @@ def second(system: System) -> Finding | None:
 
 def role_of(system: System, pid: int) -> str:
     """`worker` or `beat` if the process is one of this app's, else empty."""
-    words = command_line(pid).decode(errors="replace").split("\0")
+    words = command_line(PROC / str(pid), LONGEST).decode(errors="replace").split("\0")
     asked = [word for word in words if word in ROLES]
     if not asked or "celery" not in (Path(word).name for word in words[:2]):
         return ""
