@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -338,6 +339,13 @@ def moved_directory(path: Path, _: Path) -> None:
     directory(path, "root", 0o775)
 
 
+def renamed_directory(path: Path, _: Path) -> None:
+    """Who may write a directory may rename what is in it, such as root's dumps."""
+    private = directory(path.with_name("dumps"), "root", 0o700)
+    file(private / "monday.sql", SECRET, "root", 0o644)
+    private.rename(path)
+
+
 @pytest.mark.parametrize(
     ("trap", "reason"),
     [
@@ -346,6 +354,7 @@ def moved_directory(path: Path, _: Path) -> None:
         (second_name, "has a second name"),
         (roots_own, f"is root's, and {OWNER} may have put it there: chown {APP}"),
         (moved_directory, f"is root's, and {OWNER} may have put it there: chown {APP}"),
+        (renamed_directory, f"is root's, and {OWNER} may have put it there: chown {APP}"),
     ],
 )
 def test_what_may_be_anybodys_is_given_to_nobody(
@@ -354,13 +363,16 @@ def test_what_may_be_anybodys_is_given_to_nobody(
     path = app / "x"
     trap(path, roots)
     before = state(path), state(roots)
-    told = refused(privileges, lambda: privileges.give(str(path), user=APP, mode=0o666))
-    assert reason in told
+    for dry in (True, False):
+        give = partial(privileges.give, str(path), user=APP, mode=0o666, dry=dry)
+        assert reason in refused(privileges, give)
     assert (state(path), state(roots)) == before
 
 
-def test_directory_that_root_made_is_given(privileges: Any, app: Path) -> None:
+def test_empty_directory_that_root_made_is_given(privileges: Any, app: Path) -> None:
     path = directory(app / "logs", "root", 0o755)
+    privileges.give(str(path), user=APP, dry=True)
+    assert state(path) == ("root", 0o755)
     privileges.give(str(path), user=APP)
     assert state(path) == (APP, 0o755)
 

@@ -18,6 +18,7 @@ commands work on the Pi, as root:
     show USER PATH                   JSON: mode, user, group and content (base64) of a file, or {}
     replace USER GROUP MODE PATH     replaces its content by standard input, atomically
     give USER GROUP MODE PATH        sets owners and mode (a dash keeps the mode)
+    judge USER GROUP MODE PATH       fails if `give` would, and changes nothing
     make USER GROUP MODE PATH        makes a directory with these owners; an existing mode stays
 
 USER is the user who is to have the file. Exit status: 0, or 1 and one sentence.
@@ -524,17 +525,23 @@ def replace(path: str, content: bytes, *, user: str, group: str = "", mode: int 
         os.fsync(found.fd)
 
 
-def give(path: str, *, user: str, group: str = "", mode: int | None = None) -> None:
-    """Sets owners and mode of a file or directory itself; a link is refused.
+def give(
+    path: str, *, user: str, group: str = "", mode: int | None = None, dry: bool = False
+) -> None:
+    """Sets owners and mode of a file or directory itself; a link is refused. If `dry`, it is judged
+    and left as it is.
 
     Where others may write the directory, they may have put there a file with a second name, or one
-    of somebody else's than theirs: it is refused. Raises Refused, FileNotFoundError, OSError.
+    of somebody else's than theirs: it is refused, but for an empty directory of root's. Raises
+    Refused, FileNotFoundError, OSError.
     """
     uid, gid = _owners(user, group)
     with place(path, user, follow=False) as found:
         fd = found.entry()
         try:
-            _judge(path, os.fstat(fd), user, found.writer)
+            _judge(path, fd, user, found.writer)
+            if dry:
+                return
             itself = f"/proc/self/fd/{fd}"
             os.chown(itself, uid, gid)
             if mode is not None:
@@ -543,7 +550,8 @@ def give(path: str, *, user: str, group: str = "", mode: int | None = None) -> N
             os.close(fd)
 
 
-def _judge(path: str, shown: os.stat_result, user: str, writer: str) -> None:
+def _judge(path: str, fd: int, user: str, writer: str) -> None:
+    shown = os.fstat(fd)
     if stat.S_ISLNK(shown.st_mode):
         raise Refused(f"{path} is a link: set owner and mode of what it leads to")
     is_file = stat.S_ISREG(shown.st_mode)
@@ -552,17 +560,26 @@ def _judge(path: str, shown: os.stat_result, user: str, writer: str) -> None:
     if writer != "root" and is_file and shown.st_nlink > 1:
         raise Refused(f"{path} has a second name")
     owner = user_name(shown.st_uid)
-    if writer != "root" and owner not in (user, writer) and not is_roots_own_place(shown):
+    is_known = owner in (user, writer) or is_roots_empty_directory(f"/proc/self/fd/{fd}", shown)
+    if writer != "root" and not is_known:
         raise Refused(
             f"{path} is {owner}'s, and {writer} may have put it there: chown {user} {path}"
         )
 
 
-def is_roots_own_place(shown: os.stat_result) -> bool:
-    """Whether it is a directory that root has made where it is: to move one to another directory,
-    one must be allowed to write it, as a rename gives it another parent (rename(2), EACCES). An ACL
-    by which somebody may shows in the group's bits (acl(5))."""
-    return stat.S_ISDIR(shown.st_mode) and shown.st_uid == 0 and not shown.st_mode & 0o022
+def is_roots_empty_directory(path: str, shown: os.stat_result) -> bool:
+    """Whether the directory with that state is root's, none but root could have filled it, and it
+    is empty.
+
+    Only then may root give away what others may have put there. To move a directory to another
+    one, one must be allowed to write it (rename(2), EACCES); but who may write the one that it lies
+    in gives it another name, such as that of the app's to root's backups. An ACL by which somebody
+    may write it shows in the group's bits (acl(5)).
+    """
+    if not stat.S_ISDIR(shown.st_mode) or shown.st_uid or shown.st_mode & 0o022:
+        return False
+    with os.scandir(path) as entries:
+        return next(entries, None) is None
 
 
 def make(path: str, *, user: str, group: str = "", mode: int = 0o755) -> None:
@@ -696,8 +713,8 @@ def main(arguments: list[str]) -> int:
         else:
             user, group, mode, path = words
             bits = None if mode == "-" else int(mode, 8)
-            if command == "give":
-                give(path, user=user, group=group, mode=bits)
+            if command in ("give", "judge"):
+                give(path, user=user, group=group, mode=bits, dry=command == "judge")
             elif command == "make":
                 make(path, user=user, group=group, mode=bits or 0o755)
             elif command == "replace":
