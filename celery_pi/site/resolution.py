@@ -122,6 +122,7 @@ def asked(
         "own",
         venv,
         str(RESOLVING),
+        *("--by", requirements),
         *shell,
         *(COLLECT, requirements, names_of(locked)),
         *words,

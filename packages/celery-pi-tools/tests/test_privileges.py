@@ -478,6 +478,69 @@ def test_who_works_with_an_environment_is_who_may_replace_it(
     assert "by several users" in refused(privileges, lambda: privileges.owner(f"{app}/venv"))
 
 
+def environment(path: Path, python: Path) -> Path:
+    """A virtual environment of root's."""
+    packages = path / "lib/python3/site-packages"
+    packages.mkdir(parents=True)
+    (path / "bin").mkdir()
+    (path / "bin/python3").symlink_to(python)
+    (path / "bin/python").symlink_to("python3")
+    (path / "pyvenv.cfg").write_text("home = /usr/bin\nversion = 3.13.5\n")
+    (packages / "pip.py").write_text("")
+    return path
+
+
+def its_python(venv: Path, app: Path) -> Path:
+    (venv / "bin/python3").unlink()
+    python = file(app / "python3", b"", OWNER, 0o755)
+    (venv / "bin/python3").symlink_to(python)
+    return app
+
+
+def its_home(venv: Path, app: Path) -> Path:
+    (venv / "pyvenv.cfg").write_text(f"home = {directory(app / 'bin', OWNER)}\n")
+    return app
+
+
+def its_packages(venv: Path, _: Path) -> Path:
+    return owned(venv / "lib/python3/site-packages", OWNER, 0o755)
+
+
+def its_configuration(venv: Path, _: Path) -> Path:
+    return owned(venv / "pyvenv.cfg", OWNER, 0o644)
+
+
+@pytest.mark.parametrize("change", [its_python, its_home, its_packages, its_configuration])
+def test_root_runs_no_environment_of_its_own_in_which_somebody_else_may_change_something(
+    text: str, place: Path, app: Path, change: Callable[[Path, Path], Path]
+) -> None:
+    venv = environment(place / "venv", Path("/usr/bin/env"))
+    assert told(text, "own", str(venv), "5", "id", "-un").stdout == b"root\n"
+    change(venv, app)
+    done = told(text, "own", str(venv), "5", "touch", str(place / "run"))
+    assert f"{venv} is root's, but {OWNER} may change".encode() in done.stderr
+    assert done.returncode == 1
+    assert not (place / "run").exists()
+    for path in (venv, *venv.rglob("*")):
+        os.lchown(path, pwd.getpwnam(OWNER).pw_uid, -1)
+    assert told(text, "own", str(venv), "5", "id", "-un").stdout == f"{OWNER}\n".encode()
+
+
+def test_root_goes_by_no_file_that_somebody_else_may_change(
+    text: str, place: Path, app: Path
+) -> None:
+    """Such as requirements, by which pip runs what they name."""
+    venv = environment(place / "venv", Path("/usr/bin/env"))
+    for path, reason in (
+        (place / "requirements.txt", ""),
+        (app / "none.txt", f"{OWNER} may change {app}/none.txt"),
+        (file(place / "his.txt", b"", OWNER, 0o644), f"{OWNER} may change {place}/his.txt"),
+    ):
+        done = told(text, "own", str(venv), "5", "--by", str(path), "id", "-un")
+        assert reason.encode() in done.stderr
+        assert (done.stdout == b"root\n") is not bool(reason)
+
+
 def acl(path: Path, user: str) -> None:
     """An access control list by which that user may do what he likes in a directory."""
     uid = pwd.getpwnam(user).pw_uid

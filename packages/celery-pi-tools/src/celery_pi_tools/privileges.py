@@ -14,7 +14,9 @@ This module imports nothing of its package: the deploy sends its text to `python
 commands work on the Pi, as root:
 
     run USER COMMAND...              runs the command as that user; prints 1 MiB at most
-    own PATH SECONDS COMMAND...      runs it, with standard input, as the owner of the path
+    own PATH SECONDS [--by FILE]... COMMAND...
+                                     runs it, with standard input, as the owner of the directory;
+                                     as root only if nobody else may change that or a FILE
     show USER PATH                   JSON: mode, user, group and content (base64) of a file, or {}
     replace USER GROUP MODE PATH     replaces its content by standard input, atomically
     give USER GROUP MODE PATH        sets owners and mode (a dash keeps the mode)
@@ -620,6 +622,57 @@ def owner(path: str) -> str:
     return alone
 
 
+def runner(path: str, files: Sequence[str] = ()) -> str:
+    """As whom root runs what lies in a directory, such as a Python environment: its `owner`.
+
+    Where that is root, nobody else may change anything in it, what a link in it leads to, the
+    Python that it was made with, or these files, by which it goes. Raises Refused.
+    """
+    who = owner(path)
+    if who == "root":
+        for part in (path, *_parts(path), *_base(path), *files):
+            if others := _changers(part):
+                raise Refused(
+                    f"{path} is root's, but {' and '.join(others)} may change {part}: root runs "
+                    f"nothing of others'; make it from what is root's, or: chown -R USER {path}"
+                )
+    return who
+
+
+def _parts(path: str) -> Iterator[str]:
+    """What in the directory is a link, or may be another's to change."""
+    for directory, names, files in os.walk(path):
+        for name in (*names, *files):
+            entry = os.path.join(directory, name)  # noqa: PTH118
+            shown = os.lstat(entry)
+            by_acl = shown.st_mode & 0o020 and _has_acl(entry)
+            if stat.S_ISLNK(shown.st_mode) or by_acl or others_in(shown):
+                yield entry
+
+
+def _base(path: str) -> list[str]:
+    """Where the Python of an environment has its library, as that says; what is there is not looked
+    through."""
+    try:
+        with open(f"{path}/pyvenv.cfg", encoding="utf-8", errors="replace") as file:  # noqa: PTH123
+            lines = [line.partition("=") for line in file.read(MIB).splitlines()]
+    except OSError:
+        return []
+    homes = [value.strip() for key, _, value in lines if key.strip() == "home" and value.strip()]
+    return [part for home in homes for part in (home, f"{home}/../lib")]
+
+
+def _changers(path: str) -> list[str]:
+    """Who beside root may change where the path leads, or what is there."""
+    places = list(foreign_steps(path))
+    with suppress(OSError):
+        found = others_in(os.stat(path))  # noqa: PTH116
+        if found or _has_acl(path):
+            places.append(path)
+    names = {others_in(os.stat(place)) or "others" for place in places}  # noqa: PTH116
+    return sorted(names)
+
+
 def user_name(uid: int) -> str:
     """Name of the user; the number if there is none."""
     try:
@@ -733,8 +786,13 @@ def main(arguments: list[str]) -> int:
 
 def _as_owner(path: str, seconds: float, command: Sequence[str]) -> int:
     """Runs the command as the owner and passes its output on. Files that it makes are 0644."""
-    given = sys.stdin.buffer.read()
-    done = attempt(owner(path), command, input=given, timeout=seconds, limit=16 * MIB, umask=0o022)
+    given, files = sys.stdin.buffer.read(), []
+    while command[0] == "--by":
+        files.append(command[1])
+        command = command[2:]
+    done = attempt(
+        runner(path, files), command, input=given, timeout=seconds, limit=16 * MIB, umask=0o022
+    )
     sys.stdout.buffer.write(done.out)
     sys.stderr.buffer.write(done.err)
     return 1 if done.status else 0
