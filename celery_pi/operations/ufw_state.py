@@ -42,6 +42,22 @@ holds() {
 in_force() { holds "" && { [ ! -e "$ipv6" ] || holds 6; }; }
 """
 
+# By the sockets that root's processes of that name have open, real user root's too: any process may
+# take the name, and `ss` would show it.
+SSH = r"""
+find_ssh() {
+  held=" $(for pid in $(pgrep -u 0 -U 0 -x 'sshd|dropbear'); do
+    find "/proc/$pid/fd" -lname 'socket:*' -printf '%l ' 2>/dev/null
+  done)"
+  listening=$(ss -Hltne) || exit 1
+  printf '%s\n' "$listening" | awk -v held="$held" '
+    match($0, / ino:[0-9]+ /) {
+      socket = " socket:[" substr($0, RSTART + 5, RLENGTH - 6) "] "
+      if (index(held, socket)) { sub(/.*:/, "", $4); print "ssh", $4 }
+    }'
+}
+"""
+
 # Before ufw is installed there is nothing to read, which is an answer. The ports of ssh are those
 # that its server listens on, by itself or by systemd, and that of the session which asks: sudo
 # takes that out of the environment, but not out of its parents'.
@@ -55,8 +71,7 @@ esac
 ! in_force || echo loaded
 [ ! -e "$ipv6" ] || echo ipv6
 [ ! -e "$before" ] || sed 's/^/before /' "$before"
-listening=$(ss -Hltnp) || exit 1
-printf '%s\n' "$listening" | awk '/"(sshd|dropbear)"/ { sub(/.*:/, "", $4); print "ssh", $4 }'
+find_ssh
 if systemctl is-active --quiet ssh.socket; then
   systemctl show -P Listen ssh.socket | sed -n 's/^.*:\([0-9]*\) (Stream)$/ssh \1/p'
 fi
@@ -112,7 +127,7 @@ class FirewallState(FactBase[Firewall]):
     default = Firewall
 
     def command(self) -> StringCommand:
-        return StringCommand(variables(), IN_FORCE, SHOW)
+        return StringCommand(variables(), IN_FORCE, SSH, SHOW)
 
     def process(self, output: list[str]) -> Firewall:
         kept = [line.removeprefix("before ") for line in output if line.startswith("before ")]
