@@ -371,12 +371,12 @@ def ufw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 LISTEN = """
-import os, socket, sys
+import ctypes, os, socket, sys
 if sys.argv[1] != "0":
     os.setresgid(int(sys.argv[1]), int(sys.argv[1]), int(sys.argv[1]))
     os.setresuid(int(sys.argv[1]), int(sys.argv[1]), int(sys.argv[1]))
 listener = socket.create_server(("127.0.0.1", 0))
-open("/proc/self/comm", "w").write("sshd")
+ctypes.CDLL(None).prctl(15, b"sshd")  # PR_SET_NAME
 print(listener.getsockname()[1], flush=True)
 sys.stdin.read()
 """
@@ -389,7 +389,7 @@ def test_port_of_ssh_is_one_on_which_root_listens(user: str, is_known: bool) -> 
     command = ("/usr/bin/python3", "-c", LISTEN, user)
     with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True) as server:
         assert server.stdout
-        port = server.stdout.readline().strip()
+        port = int(server.stdout.readline())
         found = sh(StringCommand(ufw_state.SSH, "find_ssh"))
         server.communicate("")
     assert (f"ssh {port}" in found) is is_known
