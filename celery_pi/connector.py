@@ -1,8 +1,8 @@
-"""pyinfra's connectors `docker` and `ssh` with one persistent shell on the machine for a whole run.
+"""pyinfra's connectors `docker` and `ssh` with one process on the machine for a whole run.
 
 pyinfra starts a process for each command: 65 ms over docker; over ssh a channel, a login of sudo
-and two lines in the journal. A first deploy runs 150 commands. With these connectors one shell
-runs them all, each in a child shell of its own, so that none sees what another one left behind.
+and two lines in the journal. A first deploy runs 150 commands. With these connectors one program
+runs them all, each in a shell of its own, so that none sees what another one left behind.
 
 They are registered in the entry point group `pyinfra.connectors` by `celery_pi-*.dist-info`, which
 lies beside this package. pyinfra keeps the last connector of a name in the order of `sys.path`
@@ -13,13 +13,13 @@ costs a process, and nothing else changes.
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, Any, cast
 from uuid import uuid4
 
-import gevent
 import paramiko
 from gevent.subprocess import PIPE, Popen
 from pyinfra.api import StringCommand
@@ -28,15 +28,13 @@ from pyinfra.connectors.docker import DockerConnector
 from pyinfra.connectors.ssh import SSHConnector
 from pyinfra.connectors.util import CommandOutput, OutputLine, make_unix_command_for_host
 
-from celery_pi.fact_cache import FactCache
-from celery_pi.shell import assign, script
+from celery_pi.fact_cache import FactCache, output_lines, session_program
 
 Answer = tuple[bool, CommandOutput]
 Streams = tuple[IO[bytes], IO[bytes], IO[bytes]]  # of standard input, output and error
 
-LOOP = script("command_loop")
-
 MAX_OUTPUT = 64 * 2**20  # bytes of one command; a machine in other hands may never end
+MAX_LINE, MAX_LINES = 4096, 1000  # of what is no output of a command
 LOST = "the connection to the machine was lost in the midst of this command"
 NOT_SHARED = {"_timeout", "_get_pty"}  # a command with one of these needs a process of its own
 PER_COMMAND = {"_stdin", "_success_exit_codes"}  # arguments that may differ between commands
@@ -51,7 +49,6 @@ class ShellSession:
     def __init__(self, connector: BaseConnector, start: Callable[[str], Streams]) -> None:
         """`start` runs a command line on the machine and returns its streams."""
         self._connector, self._start_process = connector, start
-        self._end = uuid4().hex
         self._arguments: dict[str, Any] | None = None
         self._streams: Streams | None = None
         self._is_busy = False
@@ -92,56 +89,57 @@ class ShellSession:
             self._is_busy = False
 
     def _start(self, given: dict[str, Any]) -> None:
-        """Start the loop. If it does not start, pyinfra runs each command and reports why."""
-        loop = StringCommand(assign(end=self._end), LOOP)
+        """Start the program. If it does not start, pyinfra runs each command and reports why."""
         state, host = self._connector.state, self._connector.host
-        line = make_unix_command_for_host(state, host, loop, **given).get_raw_value()
-        self._streams = self._start_process(line)
-        self._answer()
+        line = make_unix_command_for_host(
+            state, host, session_program("session"), **given
+        ).get_raw_value()
+        to, source, errors = self._start_process(line)
+        # What a shell prints first, such as of ~/.bashrc, is none of it.
+        first = f"{uuid4().hex}\n".encode()
+        with suppress(OSError):  # it has ended, and so does its output
+            to.write(first)
+            to.flush()
+        for _ in range(MAX_LINES):
+            if (heard := source.readline(MAX_LINE)) == first:
+                self._streams = to, source, errors
+            if heard in (first, b""):
+                return
 
-    def _answer(self, message: bytes = b"") -> tuple[int | None, CommandOutput]:
-        """Send the message; the exit status that follows, or None if the shell is lost, and the
-        output before it."""
+    def _answer(self, message: bytes) -> tuple[int | None, CommandOutput]:
+        """Send the message; the exit status of the command and its output, or None if the shell is
+        lost. Raises OSError for more than `MAX_OUTPUT` bytes of output."""
         streams, self._streams = self._streams, None  # until it is known that they still serve
         assert streams
-        to, *ways = streams
-        lines: list[OutputLine] = []
-        readers = [
-            gevent.spawn(self._read, name, way, lines)
-            for name, way in zip(("stdout", "stderr"), ways, strict=True)
-        ]
-        with suppress(OSError):  # it has ended, and so do the readers
+        to, source, _ = streams
+        with suppress(OSError):  # it has ended, and so does its output
             to.write(message)
             to.flush()
-        gevent.joinall(readers, raise_error=True)
-        ends = [reader.value for reader in readers]
-        if None in ends:
-            lines.append(OutputLine("stderr", LOST))
-            return None, CommandOutput(lines)
-        self._streams = streams
-        return int(ends[0]), CommandOutput(lines)
-
-    def _read(self, name: str, way: IO[bytes], lines: list[OutputLine]) -> str | None:
-        """Read lines up to the end marker; the last word of that line, or None if there is none.
-
-        Raises OSError if there is no marker within `MAX_OUTPUT` bytes.
-        """
-        is_empty = False  # the line before: the command's, or of the end
+        said: dict[str, list[bytes]] = {"out": [], "err": []}
         size = 0
-        for raw in iter(lambda: way.readline(MAX_OUTPUT), b""):
-            size += len(raw)
-            if size >= MAX_OUTPUT:
+        while (line := source.readline(MAX_LINE)) and (word := _word(line)):
+            name, number = word
+            if name == "end":
+                self._streams = streams
+                return number, _output(said)
+            size += number
+            if size > MAX_OUTPUT:
                 host, limit = self._connector.host.name, MAX_OUTPUT >> 20
                 raise OSError(f"{host} sent more than {limit} MiB in one command")
-            line = raw.decode(errors="replace").rstrip("\n")
-            if line.startswith(self._end):
-                return line.split()[-1]
-            if is_empty:
-                lines.append(OutputLine(name, ""))
-            is_empty = not line
-            if line:
-                lines.append(OutputLine(name, line))
-        return None
+            said[name].append(source.read(number))
+        output = _output(said)
+        return None, CommandOutput([*output.combined_lines, OutputLine("stderr", LOST)])
+
+
+def _word(line: bytes) -> tuple[str, int] | None:
+    """What comes next, and its size; or how the command has ended, and its status."""
+    match = re.fullmatch(rb"(out|err|end) ([0-9]{1,9})\n", line)
+    return (match[1].decode(), int(match[2])) if match else None
+
+
+def _output(said: dict[str, list[bytes]]) -> CommandOutput:
+    out, err = (b"".join(blocks) for blocks in said.values())
+    return CommandOutput(output_lines(out, err))
 
 
 def _message(text: str, sent: str) -> bytes:

@@ -9,17 +9,20 @@ so its digest is among those of our files, and the audit reports a change of it.
 
 from __future__ import annotations
 
+import base64
 import hashlib
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable
+from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
-from pyinfra.api import QuoteString, StringCommand
+from pyinfra import logger
+from pyinfra.api import StringCommand
+from pyinfra.api.exceptions import PyinfraError
 from pyinfra.connectors.util import CommandOutput, OutputLine
 
-from celery_pi.deploys import lock
-from celery_pi.shell import assign, script
+from celery_pi.shell import assign, python_program, script
 
 if TYPE_CHECKING:
     from pyinfra.api import State
@@ -33,12 +36,16 @@ Answer = tuple[bool, CommandOutput]
 Run = Callable[[StringCommand, dict[str, Any]], Answer]
 
 
+def session_program(*words: str) -> StringCommand:
+    """Command that runs `on_the_pi/shell_session.py`, which explains the words."""
+    path = Path(__file__).parent / "on_the_pi/shell_session.py"
+    return python_program(path.read_text(encoding="utf-8"), *words)
+
+
 class NoFact(StringCommand):
     """A command that changes nothing a fact reads, such as those of lock and record."""
 
 
-ASK = script("fact_cache_ask")
-ASK_ALL = script("fact_cache_ask_all")
 KEEP = script("fact_cache_keep")
 
 
@@ -100,12 +107,9 @@ class FactCache:
 
     @property
     def _text(self) -> str:
-        """The same in whatever order the run has asked."""
-        asked = (
-            StringCommand("ask", digest, QuoteString(text)).get_raw_value()
-            for digest, text in sorted(self._asked.items())
-        )
-        return "\n".join([ASK, *asked, ""])
+        """A line each, the same in whatever order the run has asked."""
+        asked = sorted(self._asked.items())
+        return "".join(f"{digest} {json.dumps(text)}\n" for digest, text in asked)
 
     def _present_answers(self, arguments: dict[str, Any]) -> dict[str, Answer]:
         if self._state.is_executing and not self._is_executing:
@@ -123,27 +127,33 @@ class FactCache:
         return self._answers
 
     def _ask_all(self) -> dict[str, Answer]:
-        end = uuid4().hex
-        values = assign(file=FILE, directory=lock.DIRECTORY, end=end, known=",".join(self._done))
-        _, output = self._run(NoFact(values, ASK_ALL), self._arguments)
-        self._kept = next(iter(output.stdout_lines), "").partition(" ")[0]
-        out = _parts(output.stdout_lines[1:], end)
-        errors = _parts(output.stderr_lines, end)
-        answers = {}
-        for (said, (digest, status)), (complaints, _) in zip(out, errors, strict=False):
-            lines = [OutputLine("stdout", line) for line in said]
-            lines += [OutputLine("stderr", line) for line in complaints]
-            answers[digest] = (status == "0", CommandOutput(lines))
-        return answers
+        """The answers by digest. Raises PyinfraError for what is not of the form of ours."""
+        program = session_program("facts", FILE, *sorted(self._done))
+        ask_all = NoFact(assign(file=FILE), '[ ! -e "$file" ] ||', program)
+        done, output = self._run(ask_all, self._arguments)
+        if not output.stdout_lines:
+            self._kept = ""
+            if not done:
+                logger.warning(f"the cache of facts gives no answers: {output.stderr}")
+            return {}
+        try:
+            said = json.loads(output.stdout_lines[-1])
+            self._kept = str(said["file"])
+            return {digest: _answer(*answer) for digest, answer in said["answers"].items()}
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise PyinfraError(f"the cache of facts gives no answers: {error!r}") from error
 
 
-def _parts(lines: list[str], end: str) -> Iterator[tuple[list[str], list[str]]]:
-    """Lines before each that begins with `end`, and the words after it."""
-    part: list[str] = []
-    for line in lines:
-        if line.startswith(end):
-            # The line break before the end is an empty line only where the one before was ended.
-            yield part[:-1] if part and not part[-1] else part, line.split()[1:]
-            part = []
-        else:
-            part.append(line)
+def _answer(status: int, out: str, err: str) -> Answer:
+    lines = output_lines(base64.b64decode(out), base64.b64decode(err))
+    return status == 0, CommandOutput(lines)
+
+
+def output_lines(out: bytes, err: bytes) -> list[OutputLine]:
+    """Lines of standard output and error, as pyinfra has them."""
+    return [
+        OutputLine(name, line)
+        for name, text in (("stdout", out), ("stderr", err))
+        for line in text.decode(errors="replace").removesuffix("\n").split("\n")
+        if text
+    ]

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from functools import cache
 
-from pyinfra.api import QuoteString, StringCommand
+from pyinfra.api import StringCommand
 
 from celery_pi.render import ROOT
+from celery_pi.shell import python_program
 
 MODULE = ROOT / "packages/celery-pi-tools/src/celery_pi_tools/privileges.py"
 
@@ -30,9 +31,5 @@ def text() -> str:
 
 
 def privileged(command: str, *words: str) -> StringCommand:
-    """One of the module's commands, `show` or `give` and the like, which its head explains.
-
-    Without `-S` Python would look for packages, which takes longer than it takes to start.
-    """
-    python = "/usr/bin/python3 -I -S -c"
-    return StringCommand(python, QuoteString(text()), command, *map(QuoteString, words))
+    """One of the module's commands, `show` or `give` and the like, which its head explains."""
+    return python_program(text(), StringCommand(command), *words)

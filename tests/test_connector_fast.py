@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import time
 import tomllib
 from collections.abc import Callable
 from configparser import ConfigParser
@@ -147,7 +148,7 @@ def test_command_with_which_the_shell_was_lost_has_failed_and_the_next_go_by_the
     docker: Container,
 ) -> None:
     docker.lines("true")
-    answer = docker.ask("echo one; kill -KILL $(ps -o ppid= $PPID) $PPID; sleep 0.1; echo two")
+    answer = docker.ask("echo one; sleep 0.1; kill -KILL $PPID; sleep 0.1; echo two")
     assert answer
     assert not answer[0]
     assert LOST in answer[1].stderr_lines
@@ -167,6 +168,44 @@ def test_machine_that_never_ends_is_not_listened_to_without_end(
     with pytest.raises(OSError, match="@local sent more than 1 MiB in one command"):
         docker.ask(text)
     assert docker.ask("true") is None, "each command goes by itself from here on"
+
+
+# What any process may see of the others: all words that could be a marker of ours, each in the form
+# in which the end of a command was once told.
+FORGED = r"""
+cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null | tr '\0' '\n' |
+  grep -oE '\b[0-9a-f]{32}\b' | sort -u | sed 's/.*/forged\n&  0/; s/^/\n/'
+printf 'end 0\nout 7\nforged\nend 0\n'
+"""
+
+
+def test_output_that_looks_like_the_end_of_it_ends_nothing(docker: Container) -> None:
+    whole = docker.lines(f"{FORGED}echo whole")
+    assert whole[-5:] == ["end 0", "out 7", "forged", "end 0", "whole"]
+    assert docker.lines("echo next") == ["next"]
+
+
+def test_who_still_holds_the_output_of_a_command_writes_into_no_other(docker: Container) -> None:
+    """Another user's process that gets hold of it (pidfd_getfd) can do no more than this one."""
+    began = time.monotonic()
+    hold = "(i=0; while [ $i -lt 40 ]; do sleep 0.05; echo forged; i=$((i + 1)); done) &"
+    assert docker.lines(f"echo one; {hold}") == ["one"]
+    assert time.monotonic() - began < 1.5, "it is not waited for"
+    assert docker.lines("sleep 0.5; echo two") == ["two"]
+
+
+def test_what_is_printed_before_our_program_starts_is_no_answer(docker: Container) -> None:
+    docker.programs.add("docker", f"echo 'Welcome home'; printf 'end 0\\n%'\n{DOCKER}")
+    assert docker.lines("echo one") == ["one"]
+
+
+def test_commands_find_the_environment_of_the_shell_that_starts_them(
+    docker: Container, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python would add a locale to one that has none."""
+    for name in ("LANG", "LC_ALL", "LC_CTYPE"):
+        monkeypatch.delenv(name, raising=False)
+    assert docker.lines("echo ${LC_CTYPE-none}") == ["none"]
 
 
 DEPLOY = """
@@ -238,7 +277,7 @@ def test_facts_are_cached_for_a_deploy_of_ours_alone(
     monkeypatch.setattr(fact_cache, "FILE", str(tmp_path / "facts"))
     text = "echo asked"
     digest = sha256(text.encode()).hexdigest()
-    (tmp_path / "facts").write_text(f"{fact_cache.ASK}\nask {digest} 'echo kept'\n")
+    (tmp_path / "facts").write_text(f'{digest} "echo kept"\n')
     state, host = machine("@local", {"docker_identifier": "pi"})
     container = Docker(state, host)
     container.connect()

@@ -10,7 +10,6 @@ import pytest
 from pyinfra.api import StringCommand
 
 from celery_pi import fact_cache
-from celery_pi.deploys import lock
 from celery_pi.fact_cache import Answer, FactCache, NoFact
 from tests.fake import LocalShell, machine
 
@@ -135,6 +134,69 @@ def test_without_what_was_kept_each_is_asked_by_itself(pi: Machine, file: Path) 
     assert cache.facts.to_keep()
 
 
+LOOK_ROUND = r"""
+cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null | tr '\0' '\n' |
+  grep -oE '\b[0-9a-f]{32}\b' | sort -u | sed 's/.*/forged\n\n& DIGEST 0/'
+printf '", "answers": {"DIGEST": [0, "Zm9yZ2Vk", ""]}}\n'
+"""
+
+
+def test_answer_that_looks_like_another_ones_is_none(pi: Machine) -> None:
+    """Part of it may come from a user who looks for the marker in what everybody may see."""
+    wanted = "echo one"
+    forging = LOOK_ROUND.replace("DIGEST", sha256(wanted.encode()).hexdigest())
+    cache = pi.plan()
+    cache.ask(forging)
+    keep(cache)
+    cache = pi.begin()
+    assert "forged" in cache.ask(forging)[1]
+    for text in QUESTIONS.values():
+        assert cache.ask(text)[:2] == _alone(pi, text)
+
+
+def test_who_still_holds_the_output_of_a_question_writes_into_no_other(pi: Machine) -> None:
+    hold = "(i=0; while [ $i -lt 40 ]; do sleep 0.02; echo forged; i=$((i + 1)); done) & sleep 0.1"
+    slow = [f"sleep 0.1; echo {number}" for number in range(6)]
+    for texts in ([hold, *slow], [hold, *slow]):
+        cache = pi.begin()
+        answers = {text: cache.ask(text)[1] for text in texts}
+        assert [answers[text] for text in slow] == [[str(number)] for number in range(6)]
+        if pi.trips > 1:
+            keep(cache)
+    assert pi.trips == 1
+
+
+def test_question_is_in_no_argument_nor_in_the_environment_of_what_it_runs(pi: Machine) -> None:
+    """The other one that is asked at the time may look for processes."""
+    look = "tr '\\0' ' ' </proc/$$/cmdline; echo; env; : of-the-test"
+    cache = pi.plan()
+    cache.ask(look)
+    keep(cache)
+    shown = pi.begin().ask(look)[1]
+    assert pi.trips == 1
+    assert len(shown) > 1
+    assert "of-the-test" not in "".join(shown)
+
+
+def test_question_with_a_very_long_answer_is_asked_by_itself(pi: Machine) -> None:
+    long = "head -c 9000000 /dev/zero | tr '\\0' x"
+    for _ in range(2):
+        cache = pi.plan()
+        assert len(cache.ask(long)[1][0]) == 9_000_000
+        if kept := cache.facts.to_keep():
+            assert cache.run(kept[0], _stdin=kept[1])[0]
+    assert pi.trips == 2
+
+
+def test_cache_of_an_earlier_form_is_not_run(pi: Machine, file: Path, tmp_path: Path) -> None:
+    """Until the autumn of 2026 it was a script."""
+    file.write_text(f"touch {tmp_path}/run\nask {'0' * 64} 'touch {tmp_path}/run'\n")
+    keep(pi.plan())
+    assert not (tmp_path / "run").exists()
+    pi.plan()
+    assert pi.trips == 1
+
+
 def test_new_question_is_asked_by_itself_and_kept(pi: Machine) -> None:
     cache = pi.plan()
     assert cache.ask("echo new") == (True, ["new"], [])
@@ -155,7 +217,7 @@ def test_question_that_is_asked_no_longer_is_forgotten(pi: Machine) -> None:
 
 def test_file_that_was_cut_off_answers_what_it_has_whole(pi: Machine, file: Path) -> None:
     text = file.read_text()
-    file.write_text(text[: text.index("ask ", len(text) // 2) + 90])
+    file.write_text(text[: text.index("\n", len(text) // 2) + 90])
     cache = pi.plan()
     assert 1 < pi.trips < 1 + len(QUESTIONS)
     for text in QUESTIONS.values():
@@ -241,23 +303,6 @@ def test_what_sends_something_or_runs_otherwise_is_no_question(pi: Machine) -> N
 def _alone(pi: Machine, text: str) -> tuple[bool, list[str]]:
     done, said = pi.shell.run_shell_command(StringCommand(text))
     return done, said.stdout_lines
-
-
-def test_answers_wait_in_a_place_of_roots_and_are_gone_afterwards(
-    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    aside = tmp_path / "aside"
-    monkeypatch.setattr(lock, "DIRECTORY", str(aside))
-    pi = Machine()
-    keep(pi.plan())
-    look = f"stat -c '%a %n' {aside} {aside}/*"
-    cache = pi.plan()
-    cache.ask(look)
-    keep(cache)
-    shown = pi.plan().ask(look)[1]
-    assert [line.split()[0] for line in shown] in (["700"], ["700", "700"])
-    assert list(aside.iterdir()) == []
-    assert file.exists()
 
 
 def test_what_somebody_has_made_of_the_questions_is_not_kept(pi: Machine, file: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 from pyinfra.api import StringCommand
@@ -13,7 +15,7 @@ from celery_pi.facts import ufw as ufw_facts
 from celery_pi.facts.ufw import IN_FORCE, Firewall, FirewallState, variables
 from celery_pi.firewall_rules import ANYWHERE, MARK, Opening, Rule, delta, opening
 from celery_pi.operations.ufw import SETTINGS, firewall, no_firewall
-from tests.fake import Programs, Run, run, sh
+from tests.fake import Programs, Run, as_root, run, sh
 
 pytestmark = pytest.mark.fast
 
@@ -151,7 +153,7 @@ def settled(*more: str, ssh: str = "ssh 22", action: str = "allow") -> list[str]
 
 def look(shown: list[str], *, only_ours: bool = False) -> Run:
     task = lambda: firewall(openings=WEB, only_ours=only_ours)  # noqa: E731
-    return run(task, answers={"ss -Hltnp": shown}, dry=True)
+    return run(task, answers={"ss -Hltne": shown}, dry=True)
 
 
 def test_machine_that_is_as_declared_is_left_alone() -> None:
@@ -186,7 +188,7 @@ def test_plan_tells_what_is_added_removed_and_loaded() -> None:
 
 def test_strange_rule_is_told_once_and_goes_only_with_the_setting() -> None:
     shown = settled("rule allow tcp 9999 0.0.0.0/0 any 0.0.0.0/0 in")
-    told = run(lambda: firewall(openings=WEB), answers={"ss -Hltnp": shown})
+    told = run(lambda: firewall(openings=WEB), answers={"ss -Hltne": shown})
     assert (told.planned, told.changed) == ([False], [False])
     assert told.shown.count("not declared: allow in proto tcp from 0.0.0.0/0") == 1
     removed = look(shown, only_ours=True)
@@ -223,7 +225,7 @@ def test_ssh_is_open_where_it_listens_and_where_this_run_comes_in(
 
 def limited(shown: list[str], *, known: Sequence[str] = ()) -> Run:
     """A plan for a machine without bans, to which these machines have deployed."""
-    answers = {"ss -Hltnp": shown, DEPLOYERS: [*known, "now "]}
+    answers = {"ss -Hltne": shown, DEPLOYERS: [*known, "now "]}
     task = lambda: firewall(openings=[*WEB, opening("22/tcp")], limits=True)  # noqa: E731
     return run(task, answers=answers, dry=True)
 
@@ -250,7 +252,7 @@ def test_limit_of_the_owners_stays_and_lets_the_deploying_machine_in() -> None:
     his = [f"rule limit tcp 22 {any} any {any} in" for any in ANYWHERE]
     before = [f"before {line}" for line in (*his, "setting ENABLED yes")]
     rest = [line for line in settled() if " 22 " not in line]
-    answers = {"ss -Hltnp": [*his, *rest, *before], DEPLOYERS: ["192.0.2.7", "now "]}
+    answers = {"ss -Hltne": [*his, *rest, *before], DEPLOYERS: ["192.0.2.7", "now "]}
     told = run(lambda: firewall(openings=WEB), answers=answers, dry=True).shown
     assert "Will add the rule allow proto tcp from 192.0.2.7 to any port 22" in told
     assert "any port 22 comment" not in told.replace("from 192.0.2.7 to any port 22", "")
@@ -259,7 +261,7 @@ def test_limit_of_the_owners_stays_and_lets_the_deploying_machine_in() -> None:
 
 def test_what_was_there_is_kept_at_the_first_change_alone() -> None:
     def kept(shown: list[str]) -> str:
-        done = run(lambda: firewall(openings=WEB), answers={"ss -Hltnp": shown})
+        done = run(lambda: firewall(openings=WEB), answers={"ss -Hltne": shown})
         return "".join(command for command in done.commands if "found=" in command)
 
     his = "rule allow tcp 8123 0.0.0.0/0 any 0.0.0.0/0 in comment=6869"
@@ -280,7 +282,7 @@ def test_rule_of_his_that_would_cut_the_session_is_refused_at_the_first_change()
 
 def test_without_a_firewall_only_what_is_ours_goes() -> None:
     def planned(shown: list[str]) -> list[bool]:
-        return run(lambda: no_firewall(), answers={"ss -Hltnp": shown}, dry=True).planned
+        return run(lambda: no_firewall(), answers={"ss -Hltne": shown}, dry=True).planned
 
     assert planned(settled()) == [True]
     assert planned(["setting ENABLED yes", "rule allow tcp 1 0.0.0.0/0 any 0.0.0.0/0 in"]) == [
@@ -290,7 +292,7 @@ def test_without_a_firewall_only_what_is_ours_goes() -> None:
 
 
 def off(shown: list[str]) -> Run:
-    return run(lambda: no_firewall(), answers={"ss -Hltnp": shown})
+    return run(lambda: no_firewall(), answers={"ss -Hltne": shown})
 
 
 def test_firewall_of_the_owners_goes_on_without_ours() -> None:
@@ -366,6 +368,31 @@ def ufw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / f"user{v}.rules").write_text(user)
         programs.add(f"ip{v}tables-save", f"cat {tmp_path}/kernel{v}")
     return tmp_path
+
+
+LISTEN = """
+import ctypes, os, socket, sys
+if sys.argv[1] != "0":
+    os.setresgid(int(sys.argv[1]), int(sys.argv[1]), int(sys.argv[1]))
+    os.setresuid(int(sys.argv[1]), int(sys.argv[1]), int(sys.argv[1]))
+listener = socket.create_server(("127.0.0.1", 0))
+ctypes.CDLL(None).prctl(15, b"sshd")  # PR_SET_NAME
+print(listener.getsockname()[1], flush=True)
+sys.stdin.read()
+"""
+
+
+@as_root
+@pytest.mark.parametrize(("user", "is_known"), [("0", True), ("33", False)])
+def test_port_of_ssh_is_one_on_which_root_listens(user: str, is_known: bool) -> None:
+    """Any process may have that name."""
+    command = ("/usr/bin/python3", "-c", LISTEN, user)
+    with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True) as server:
+        assert server.stdout
+        port = int(server.stdout.readline())
+        found = sh(StringCommand(ufw_facts.SSH, "find_ssh"))
+        server.communicate("")
+    assert (f"ssh {port}" in found) is is_known
 
 
 def in_force() -> bool:

@@ -29,7 +29,7 @@ class Machine:
         (self.root / path).parent.mkdir(exist_ok=True)
         (self.root / path).write_text(text)
 
-    def found(self) -> set[tuple[str, str, str]]:
+    def lines(self) -> list[str]:
         script = SHOW
         for real, name in (
             ("/etc/logrotate.d", "logrotate.d"),
@@ -45,7 +45,10 @@ class Machine:
             capture_output=True,
             text=True,
         )
-        found = HandMade().process(done.stdout.splitlines())
+        return done.stdout.splitlines()
+
+    def found(self) -> set[tuple[str, str, str]]:
+        found = HandMade().process(self.lines())
         told = {tuple(each) for each in found if each.what != "process"}
         return {(what, name.removeprefix(f"{self.root}/"), more) for what, name, more in told}
 
@@ -147,3 +150,12 @@ def test_processes_of_units_are_not_told_twice() -> None:
     lines = ["unit celery.service worker", *(f"process {name} {len(name)}" for name in names)]
     told = [each for each in HandMade().process(lines) if each.what == "process"]
     assert told == [Found("process", "supervisor.service", "18")]
+
+
+def test_of_a_command_line_only_the_first_mebibyte_is_read(machine: Machine) -> None:
+    """It may be as large as the process' memory."""
+    for many, is_found in ((1, True), (10, False)):
+        command = ["sh", "-c", "read -r line", "celery", "worker", *["x" * 120_000] * many]
+        with subprocess.Popen([*command, f"{APP}/x"], stdin=subprocess.PIPE) as process:
+            assert any(str(process.pid) in line.split() for line in machine.lines()) is is_found
+            process.communicate(b"")

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pyinfra.api.exceptions import OperationError
 
 from celery_pi.operations import owned_directory as module
 from celery_pi.operations.owned_directory import DirectoryOwners, owned_directory
@@ -58,7 +59,7 @@ def test_owner_is_mended_and_the_mode_stays(theirs: Path, owner: int) -> None:
     assert deploy(logs).changed == [False]
 
 
-@pytest.mark.parametrize("what", ["link", "file", "fifo", "link above", "one others may write"])
+@pytest.mark.parametrize("what", ["link", "file", "fifo", "link above"])
 def test_what_is_something_else_is_refused_with_a_sentence(theirs: Path, what: str) -> None:
     path = theirs / "logs"
     if what == "link":
@@ -70,14 +71,45 @@ def test_what_is_something_else_is_refused_with_a_sentence(theirs: Path, what: s
     elif what == "link above":
         path.symlink_to(theirs.parent / "roots")
         path = path / "logs"
-    else:
-        path.mkdir()
-        path.chmod(0o775)  # so that another may have moved it there
     before = path.lstat() if what != "link above" else None
     done = deploy(path)
     assert done.error
     assert f"celery-pi: {path}" in done.shown
     assert not before or path.lstat() == before
+
+
+def test_directory_of_roots_with_something_in_it_is_not_given_and_the_plan_says_so(
+    theirs: Path,
+) -> None:
+    """Daemon has given root's dumps the name of the app's media."""
+    (theirs / "dumps").mkdir(0o700)
+    (theirs / "dumps/monday.sql").write_text("root's")
+    (theirs / "dumps").rename(theirs / "media")
+    with pytest.raises(OperationError, match=f"{theirs}/media is root's, and daemon may have put"):
+        deploy(theirs / "media")
+    assert ((theirs / "media").owner(), mode(theirs / "media")) == ("root", 0o700)
+
+
+def test_directory_of_roots_that_others_may_write_is_not_given(theirs: Path) -> None:
+    """Another may have moved it there."""
+    (theirs / "logs").mkdir()
+    (theirs / "logs").chmod(0o775)
+    with pytest.raises(OperationError, match=f"{theirs}/logs is root's"):
+        deploy(theirs / "logs")
+    assert (theirs / "logs").owner() == "root"
+
+
+def test_directory_for_a_user_who_is_yet_to_be_made_is_planned(theirs: Path) -> None:
+    (theirs / "logs").mkdir()
+    path = str(theirs / "logs")
+    give = lambda: owned_directory(name="Give", path=path, user="of-the-test", group="root")  # noqa: E731
+    assert run(give, dry=True).planned == [True]
+
+
+def test_empty_directory_of_roots_is_given(theirs: Path) -> None:
+    (theirs / "media").mkdir(0o755)
+    assert deploy(theirs / "media").changed == [True]
+    assert (theirs / "media").owner() == "nobody"
 
 
 def test_link_that_takes_its_place_at_the_last_moment_is_not_followed(
@@ -94,5 +126,5 @@ def test_link_that_takes_its_place_at_the_last_moment_is_not_followed(
         return ask(fact, output)
 
     monkeypatch.setattr(module.DirectoryOwners, "process", swap)
-    done = deploy(theirs / "logs")
-    assert f"celery-pi: {theirs}/logs is a link" in done.shown
+    with pytest.raises(OperationError, match=f"{theirs}/logs is a link"):
+        deploy(theirs / "logs")

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from pyinfra.api.exceptions import OperationError
 
 from celery_pi import render
 from celery_pi.operations import extra_files
@@ -147,6 +148,20 @@ def test_what_does_not_belong_to_the_package_is_removed_once(library: Path, name
     assert remove(library) == [True]
     assert left(library) == belongs | {"beside.py"}
     assert remove(library) == [False]
+
+
+@pytest.mark.parametrize("name", ["beside.py", "guard-other/x.py", "guard/../beside.py"])
+def test_what_is_elsewhere_is_not_removed_whatever_the_machine_answers(
+    library: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    put(library / "beside.py")
+    put(library / "guard-other/x.py")
+    before = left(library)
+    forged = [str(library / "guard"), f"{library}/{name}"]
+    monkeypatch.setattr(extra_files.Paths, "process", lambda *_: forged)
+    with pytest.raises(OperationError, match="was found, which is not in"):
+        remove(library)
+    assert left(library) == before
 
 
 def test_link_is_removed_and_not_followed(

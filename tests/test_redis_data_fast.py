@@ -215,3 +215,14 @@ def test_configuration_that_is_a_trap_is_not_waited_for(
     start = time.monotonic()
     theirs.deploy()
     assert time.monotonic() - start < 20
+
+
+def test_what_listens_there_and_keeps_silent_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = Theirs(tmp_path, monkeypatch)
+    theirs.programs.add("redis-cli", "exec tail -f /dev/null")
+    monkeypatch.setenv("patience", "1")
+    began = time.monotonic()
+    assert theirs.deploy(dry=True).planned == [False]
+    assert time.monotonic() - began < 20

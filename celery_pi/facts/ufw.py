@@ -17,6 +17,7 @@ DEFAULT = "/etc/default/ufw"
 IPV6 = "/proc/sys/net/ipv6"  # what ufw goes by too
 
 IN_FORCE = script("ufw_in_force")
+SSH = script("ufw_ssh")
 SHOW = script("ufw_state")
 
 
@@ -63,7 +64,7 @@ class FirewallState(FactBase[Firewall]):
     default = Firewall
 
     def command(self) -> StringCommand:
-        return StringCommand(variables(), IN_FORCE, SHOW)
+        return StringCommand(variables(), IN_FORCE, SSH, SHOW)
 
     def process(self, output: list[str]) -> Firewall:
         kept = [line.removeprefix("before ") for line in output if line.startswith("before ")]

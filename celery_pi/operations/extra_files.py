@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 
 from pyinfra import host
 from pyinfra.api import FactBase, QuoteString, StringCommand, operation
+from pyinfra.api.exceptions import OperationError
 
 from celery_pi.plan import will
 from celery_pi.shell import declare
@@ -35,12 +36,17 @@ def extra_files_absent(
     """Below the directory, which is root's, nothing is left but these files and the bytecode that
     Python has made of them; nor is anything at the former paths.
 
-    Raises ValueError for a path that is not below /usr/local/lib/celery-pi.
+    Raises ValueError for a path that is not below /usr/local/lib/celery-pi, and OperationError if
+    the machine answers with a path that is neither below the directory nor a former one.
     """
     for path in (directory, *former):
         if OURS not in PurePosixPath(path).parents or ".." in PurePosixPath(path).parts:
             raise ValueError(f"{path} is not below {OURS}")
     found = host.get_fact(Paths, paths=[directory, *former])
+    places = {PurePosixPath(path) for path in (directory, *former)}
+    for path in found:
+        if places.isdisjoint(_with_parents(path)):
+            raise OperationError(f"{path} was found, which is not in {directory}")
     extra = extra_paths(found, directory, files)
     declare(host, dict.fromkeys([*former, *extra]))
     if not extra:
@@ -49,6 +55,11 @@ def extra_files_absent(
     for path in extra:
         will(host, "remove", path)
     yield StringCommand("rm -rf --", *[QuoteString(path) for path in extra])
+
+
+def _with_parents(path: str) -> set[PurePosixPath]:
+    pure = PurePosixPath(path)
+    return set() if ".." in pure.parts else {pure, *pure.parents}
 
 
 def extra_paths(found: Sequence[str], directory: str, files: Sequence[str]) -> list[str]:

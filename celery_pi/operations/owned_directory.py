@@ -9,6 +9,11 @@ from pyinfra.api import FactBase, QuoteString, StringCommand, operation
 
 from celery_pi.plan import will
 from celery_pi.privileges import privileged
+from celery_pi.shell import assign, read_quietly
+
+KNOWN = """
+id -u "$user" >/dev/null 2>&1 && getent group "$group" >/dev/null || exit 0
+"""
 
 
 class DirectoryOwners(FactBase[str]):
@@ -30,12 +35,16 @@ def owned_directory(path: str, user: str, group: str) -> Generator[StringCommand
     """There is a directory, of that user and group; the mode of one that was there stays.
 
     Fails with a sentence where something else is, such as a link, or where root would have to go
-    into a directory that somebody else leads it to.
+    into a directory that somebody else leads it to. One of root's with something in it is given to
+    nobody where others may have moved it there; the plan fails then. Raises OperationError.
     """
     owners = host.get_fact(DirectoryOwners, path=path)
     if owners == f"{user}:{group}":
         host.noop(f"{path} is there")
         return
     if owners:
+        # Before anything is changed; a user who is yet to be made is judged when it is done.
+        known = StringCommand(assign(user=user, group=group), KNOWN)
+        read_quietly(host, StringCommand(known, privileged("judge", user, group, "-", path)))
         will(host, "change", path, f"its owner {owners} becomes {user}:{group}", theirs=True)
     yield privileged("make", user, group, "0755", path)

@@ -78,7 +78,7 @@ class PythonEnvironment(FactBase[Environment]):
     """
 
     def command(self, venv: str, requirements: str, *, last: bool = False) -> StringCommand:
-        look = _as_owner(venv, LOOKING, SHOW, requirements)
+        look = _as_owner(venv, requirements, LOOKING, SHOW, requirements)
         wait = assign(lock=LOCK, waiting=str(WAITING if last else QUIETLY), last="1" * last)
         return StringCommand(wait, WAIT, look, "</dev/null")
 
@@ -215,7 +215,8 @@ def _installation(
     now: Environment,
 ) -> StringCommand:
     words = arguments(pins, requirements, now)
-    return _as_owner(venv, seconds, INSTALL, _wanted(pins, now), names_of(locked), *words)
+    wanted = _wanted(pins, now)
+    return _as_owner(venv, requirements, seconds, INSTALL, wanted, names_of(locked), *words)
 
 
 def _sent(locked: Sequence[Locked], pins: Sequence[str], now: Environment) -> str:
@@ -225,9 +226,11 @@ def _sent(locked: Sequence[Locked], pins: Sequence[str], now: Environment) -> st
     return "".join(f"{package.line}\n" for package in to_install(locked, installed, pinned)) or "\n"
 
 
-def _as_owner(venv: str, seconds: int, script: str, *words: str) -> StringCommand:
+def _as_owner(
+    venv: str, requirements: str, seconds: int, script: str, *words: str
+) -> StringCommand:
     shell = ("sh", "-c", PACKAGES + script, "sh", venv, record(venv))
-    return privileged("own", venv, str(seconds), *shell, *words)
+    return privileged("own", venv, str(seconds), "--by", requirements, *shell, *words)
 
 
 def _lock() -> StringCommand:

@@ -78,6 +78,7 @@ def asked(
         "own",
         venv,
         str(RESOLVING),
+        *("--by", requirements),
         *shell,
         *(COLLECT, requirements, names_of(locked)),
         *words,

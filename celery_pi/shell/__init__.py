@@ -47,6 +47,15 @@ def assign(**values: str) -> StringCommand:
     return StringCommand(*bits, ";")
 
 
+def python_program(text: str, *words: str | StringCommand) -> StringCommand:
+    """Command that runs the text of a module, which imports the standard library alone.
+
+    Without `-S` Python would look for packages, which takes longer than it takes to start.
+    """
+    bits = (QuoteString(word) if isinstance(word, str) else word for word in words)
+    return StringCommand("/usr/bin/python3 -I -S -c", QuoteString(text), *bits)
+
+
 class Replacement(NamedTuple):
     """What is to stand at a path. `mode` is octal text, such as "0644". `check` is a shell command
     in which "$NEW" is the candidate; if it fails, the live file stays as it was."""

@@ -38,10 +38,14 @@ for file in /etc/cron.d/* /var/spool/cron/crontabs/*; do
   ! grep -vE '^[[:space:]]*#|celery-pi' -- "$file" | grep -qiE -e "$cron" || echo "cron $file -"
 done
 # Whatever of Celery runs for this app in no unit that can be put aside.
-for pid in $(pgrep -f 'celery.*(worker|beat|flower|multi)' 2>/dev/null); do
+# A process may have a command line as large as its memory (prctl(2), PR_SET_MM_MAP).
+running=$(ulimit -v 524288; timeout -s KILL 30 pgrep -f 'celery.*(worker|beat|flower|multi)' 2>&1)
+[ $? -le 1 ] || { echo "celery-pi: pgrep cannot look through the processes: $running" >&2; exit 1; }
+for pid in $running; do
   [ "$pid" != $$ ] || continue
   case $(readlink "/proc/$pid/cwd") in "$app" | "$app"/*) ;; *)
-    tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" | grep -qF "$app/" || continue ;; esac
+    timeout -s KILL 5 head -c 1048576 -- "/proc/$pid/cmdline" 2>/dev/null |
+      tr '\0' ' ' | grep -qF -e "$app/" || continue ;; esac
   unit=$(sed -n 's,.*/\([^/]*\.\(service\|scope\)\).*,\1,p' "/proc/$pid/cgroup" 2>/dev/null |
     head -n 1)
   echo "process ${unit:-none} $pid"

@@ -5,7 +5,7 @@
 # read as Redis, since that user can put something else in its place.
 [ ! -e "$acl" ] && command -v redis-cli >/dev/null || exit 0
 systemctl is-active --quiet redis-server || exit 0
-conf=$(read_as redis "$conf")
+conf=$(read_as redis "$conf" | timeout -s KILL 10 cat)  # which he may keep from ending
 said() { printf '%s\n' "$conf" | sed -n "s/^$1[[:space:]]*//p" | tail -n 1 | tr -d "\"'"; }
 port=$(said port)
 [ "$port" != 0 ] || exit 0
@@ -21,7 +21,8 @@ ss -Htnp "dport = :${port:-6379}" |
   while read -r from pid name; do
     unit=$(sed -n 's|^0::.*/||p' "/proc/$pid/cgroup" 2>/dev/null)
     user=$(stat -c %U "/proc/$pid" 2>/dev/null)
-    ! tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -qF "$app" || app_is=yes
+    ! timeout -s KILL 5 head -c 1048576 -- "/proc/$pid/cmdline" 2>/dev/null |
+      tr '\0' ' ' | grep -qF -e "$app" || app_is=yes
     case $(readlink "/proc/$pid/cwd") in "$app"*) app_is=yes ;; esac
     echo "from $from ${app_is:-no} ${user:--} ${unit:--} $name"
     app_is=

@@ -13,8 +13,7 @@ esac
 ! in_force || echo loaded
 [ ! -e "$ipv6" ] || echo ipv6
 [ ! -e "$before" ] || sed 's/^/before /' "$before"
-listening=$(ss -Hltnp) || exit 1
-printf '%s\n' "$listening" | awk '/"(sshd|dropbear)"/ { sub(/.*:/, "", $4); print "ssh", $4 }'
+find_ssh
 if systemctl is-active --quiet ssh.socket; then
   systemctl show -P Listen ssh.socket | sed -n 's/^.*:\([0-9]*\) (Stream)$/ssh \1/p'
 fi

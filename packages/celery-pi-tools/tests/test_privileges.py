@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -353,6 +354,13 @@ def moved_directory(path: Path, _: Path) -> None:
     directory(path, "root", 0o775)
 
 
+def renamed_directory(path: Path, _: Path) -> None:
+    """Who may write a directory may rename what is in it, such as root's dumps."""
+    private = directory(path.with_name("dumps"), "root", 0o700)
+    file(private / "monday.sql", SECRET, "root", 0o644)
+    private.rename(path)
+
+
 @pytest.mark.parametrize(
     ("trap", "reason"),
     [
@@ -361,6 +369,7 @@ def moved_directory(path: Path, _: Path) -> None:
         (second_name, "has a second name"),
         (roots_own, f"is root's, and {OWNER} may have put it there: chown {APP}"),
         (moved_directory, f"is root's, and {OWNER} may have put it there: chown {APP}"),
+        (renamed_directory, f"is root's, and {OWNER} may have put it there: chown {APP}"),
     ],
 )
 def test_what_may_be_anybodys_is_given_to_nobody(
@@ -369,13 +378,16 @@ def test_what_may_be_anybodys_is_given_to_nobody(
     path = app / "x"
     trap(path, roots)
     before = state(path), state(roots)
-    told = refused(privileges, lambda: privileges.give(str(path), user=APP, mode=0o666))
-    assert reason in told
+    for dry in (True, False):
+        give = partial(privileges.give, str(path), user=APP, mode=0o666, dry=dry)
+        assert reason in refused(privileges, give)
     assert (state(path), state(roots)) == before
 
 
-def test_directory_that_root_made_is_given(privileges: Any, app: Path) -> None:
+def test_empty_directory_that_root_made_is_given(privileges: Any, app: Path) -> None:
     path = directory(app / "logs", "root", 0o755)
+    privileges.give(str(path), user=APP, dry=True)
+    assert state(path) == ("root", 0o755)
     privileges.give(str(path), user=APP)
     assert state(path) == (APP, 0o755)
 
@@ -479,6 +491,69 @@ def test_who_works_with_an_environment_is_who_may_replace_it(
     shutil.chown(app, OWNER, APP)
     app.chmod(0o2775)
     assert "by several users" in refused(privileges, lambda: privileges.owner(f"{app}/venv"))
+
+
+def environment(path: Path, python: Path) -> Path:
+    """A virtual environment of root's."""
+    packages = path / "lib/python3/site-packages"
+    packages.mkdir(parents=True)
+    (path / "bin").mkdir()
+    (path / "bin/python3").symlink_to(python)
+    (path / "bin/python").symlink_to("python3")
+    (path / "pyvenv.cfg").write_text("home = /usr/bin\nversion = 3.13.5\n")
+    (packages / "pip.py").write_text("")
+    return path
+
+
+def its_python(venv: Path, app: Path) -> Path:
+    (venv / "bin/python3").unlink()
+    python = file(app / "python3", b"", OWNER, 0o755)
+    (venv / "bin/python3").symlink_to(python)
+    return app
+
+
+def its_home(venv: Path, app: Path) -> Path:
+    (venv / "pyvenv.cfg").write_text(f"home = {directory(app / 'bin', OWNER)}\n")
+    return app
+
+
+def its_packages(venv: Path, _: Path) -> Path:
+    return owned(venv / "lib/python3/site-packages", OWNER, 0o755)
+
+
+def its_configuration(venv: Path, _: Path) -> Path:
+    return owned(venv / "pyvenv.cfg", OWNER, 0o644)
+
+
+@pytest.mark.parametrize("change", [its_python, its_home, its_packages, its_configuration])
+def test_root_runs_no_environment_of_its_own_in_which_somebody_else_may_change_something(
+    text: str, place: Path, app: Path, change: Callable[[Path, Path], Path]
+) -> None:
+    venv = environment(place / "venv", Path("/usr/bin/env"))
+    assert told(text, "own", str(venv), "5", "id", "-un").stdout == b"root\n"
+    change(venv, app)
+    done = told(text, "own", str(venv), "5", "touch", str(place / "run"))
+    assert f"{venv} is root's, but {OWNER} may change".encode() in done.stderr
+    assert done.returncode == 1
+    assert not (place / "run").exists()
+    for path in (venv, *venv.rglob("*")):
+        os.lchown(path, pwd.getpwnam(OWNER).pw_uid, -1)
+    assert told(text, "own", str(venv), "5", "id", "-un").stdout == f"{OWNER}\n".encode()
+
+
+def test_root_goes_by_no_file_that_somebody_else_may_change(
+    text: str, place: Path, app: Path
+) -> None:
+    """Such as requirements, by which pip runs what they name."""
+    venv = environment(place / "venv", Path("/usr/bin/env"))
+    for path, reason in (
+        (place / "requirements.txt", ""),
+        (app / "none.txt", f"{OWNER} may change {app}/none.txt"),
+        (file(place / "his.txt", b"", OWNER, 0o644), f"{OWNER} may change {place}/his.txt"),
+    ):
+        done = told(text, "own", str(venv), "5", "--by", str(path), "id", "-un")
+        assert reason.encode() in done.stderr
+        assert (done.stdout == b"root\n") is not bool(reason)
 
 
 def acl(path: Path, user: str) -> None:

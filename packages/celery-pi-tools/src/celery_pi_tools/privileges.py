@@ -14,10 +14,13 @@ This module imports nothing of its package: the deploy sends its text to `python
 commands work on the Pi, as root:
 
     run USER COMMAND...              runs the command as that user; prints 1 MiB at most
-    own PATH SECONDS COMMAND...      runs it, with standard input, as the owner of the path
+    own PATH SECONDS [--by FILE]... COMMAND...
+                                     runs it, with standard input, as the owner of the directory;
+                                     as root only if nobody else may change that or a FILE
     show USER PATH                   JSON: mode, user, group and content (base64) of a file, or {}
     replace USER GROUP MODE PATH     replaces its content by standard input, atomically
     give USER GROUP MODE PATH        sets owners and mode (a dash keeps the mode)
+    judge USER GROUP MODE PATH       fails if `give` would, and changes nothing
     make USER GROUP MODE PATH        makes a directory with these owners; an existing mode stays
 
 USER is the user who is to have the file. Exit status: 0, or 1 and one sentence.
@@ -527,17 +530,23 @@ def replace(path: str, content: bytes, *, user: str, group: str = "", mode: int 
         os.fsync(found.fd)
 
 
-def give(path: str, *, user: str, group: str = "", mode: int | None = None) -> None:
-    """Sets owners and mode of a file or directory itself; a link is refused.
+def give(
+    path: str, *, user: str, group: str = "", mode: int | None = None, dry: bool = False
+) -> None:
+    """Sets owners and mode of a file or directory itself; a link is refused. If `dry`, it is judged
+    and left as it is.
 
     Where others may write the directory, they may have put there a file with a second name, or one
-    of somebody else's than theirs: it is refused. Raises Refused, FileNotFoundError, OSError.
+    of somebody else's than theirs: it is refused, but for an empty directory of root's. Raises
+    Refused, FileNotFoundError, OSError.
     """
     uid, gid = _owners(user, group)
     with place(path, user, follow=False) as found:
         fd = found.entry()
         try:
-            _judge(path, os.fstat(fd), user, found.writer)
+            _judge(path, fd, user, found.writer)
+            if dry:
+                return
             itself = f"/proc/self/fd/{fd}"
             os.chown(itself, uid, gid)
             if mode is not None:
@@ -546,7 +555,8 @@ def give(path: str, *, user: str, group: str = "", mode: int | None = None) -> N
             os.close(fd)
 
 
-def _judge(path: str, shown: os.stat_result, user: str, writer: str) -> None:
+def _judge(path: str, fd: int, user: str, writer: str) -> None:
+    shown = os.fstat(fd)
     if stat.S_ISLNK(shown.st_mode):
         raise Refused(f"{path} is a link: set owner and mode of what it leads to")
     is_file = stat.S_ISREG(shown.st_mode)
@@ -555,17 +565,26 @@ def _judge(path: str, shown: os.stat_result, user: str, writer: str) -> None:
     if writer != "root" and is_file and shown.st_nlink > 1:
         raise Refused(f"{path} has a second name")
     owner = user_name(shown.st_uid)
-    if writer != "root" and owner not in (user, writer) and not is_roots_own_place(shown):
+    is_known = owner in (user, writer) or is_roots_empty_directory(f"/proc/self/fd/{fd}", shown)
+    if writer != "root" and not is_known:
         raise Refused(
             f"{path} is {owner}'s, and {writer} may have put it there: chown {user} {path}"
         )
 
 
-def is_roots_own_place(shown: os.stat_result) -> bool:
-    """Whether it is a directory that root has made where it is: to move one to another directory,
-    one must be allowed to write it, as a rename gives it another parent (rename(2), EACCES). An ACL
-    by which somebody may shows in the group's bits (acl(5))."""
-    return stat.S_ISDIR(shown.st_mode) and shown.st_uid == 0 and not shown.st_mode & 0o022
+def is_roots_empty_directory(path: str, shown: os.stat_result) -> bool:
+    """Whether the directory with that state is root's, none but root could have filled it, and it
+    is empty.
+
+    Only then may root give away what others may have put there. To move a directory to another
+    one, one must be allowed to write it (rename(2), EACCES); but who may write the one that it lies
+    in gives it another name, such as that of the app's to root's backups. An ACL by which somebody
+    may write it shows in the group's bits (acl(5)).
+    """
+    if not stat.S_ISDIR(shown.st_mode) or shown.st_uid or shown.st_mode & 0o022:
+        return False
+    with os.scandir(path) as entries:
+        return next(entries, None) is None
 
 
 def make(path: str, *, user: str, group: str = "", mode: int = 0o755) -> None:
@@ -604,6 +623,57 @@ def owner(path: str) -> str:
         steps = " ".join(foreign_steps(path))
         raise Refused(f"{path} may be replaced by several users: chmod g-w,o-w {steps}")
     return alone
+
+
+def runner(path: str, files: Sequence[str] = ()) -> str:
+    """As whom root runs what lies in a directory, such as a Python environment: its `owner`.
+
+    Where that is root, nobody else may change anything in it, what a link in it leads to, the
+    Python that it was made with, or these files, by which it goes. Raises Refused.
+    """
+    who = owner(path)
+    if who == "root":
+        for part in (path, *_parts(path), *_base(path), *files):
+            if others := _changers(part):
+                raise Refused(
+                    f"{path} is root's, but {' and '.join(others)} may change {part}: root runs "
+                    f"nothing of others'; make it from what is root's, or: chown -R USER {path}"
+                )
+    return who
+
+
+def _parts(path: str) -> Iterator[str]:
+    """What in the directory is a link, or may be another's to change."""
+    for directory, names, files in os.walk(path):
+        for name in (*names, *files):
+            entry = os.path.join(directory, name)  # noqa: PTH118
+            shown = os.lstat(entry)
+            by_acl = shown.st_mode & 0o020 and _has_acl(entry)
+            if stat.S_ISLNK(shown.st_mode) or by_acl or others_in(shown):
+                yield entry
+
+
+def _base(path: str) -> list[str]:
+    """Where the Python of an environment has its library, as that says; what is there is not looked
+    through."""
+    try:
+        with open(f"{path}/pyvenv.cfg", encoding="utf-8", errors="replace") as file:  # noqa: PTH123
+            lines = [line.partition("=") for line in file.read(MIB).splitlines()]
+    except OSError:
+        return []
+    homes = [value.strip() for key, _, value in lines if key.strip() == "home" and value.strip()]
+    return [part for home in homes for part in (home, f"{home}/../lib")]
+
+
+def _changers(path: str) -> list[str]:
+    """Who beside root may change where the path leads, or what is there."""
+    places = list(foreign_steps(path))
+    with suppress(OSError):
+        found = others_in(os.stat(path))  # noqa: PTH116
+        if found or _has_acl(path):
+            places.append(path)
+    names = {others_in(os.stat(place)) or "others" for place in places}  # noqa: PTH116
+    return sorted(names)
 
 
 def user_name(uid: int) -> str:
@@ -712,8 +782,8 @@ def main(arguments: list[str]) -> int:
         else:
             user, group, mode, path = words
             bits = None if mode == "-" else int(mode, 8)
-            if command == "give":
-                give(path, user=user, group=group, mode=bits)
+            if command in ("give", "judge"):
+                give(path, user=user, group=group, mode=bits, dry=command == "judge")
             elif command == "make":
                 make(path, user=user, group=group, mode=bits or 0o755)
             elif command == "replace":
@@ -741,8 +811,13 @@ def _pass_on(printed: bytes, stream: TextIO) -> None:
 
 def _as_owner(path: str, seconds: float, command: Sequence[str]) -> int:
     """Runs the command as the owner and passes its output on. Files that it makes are 0644."""
-    given = sys.stdin.buffer.read()
-    done = attempt(owner(path), command, input=given, timeout=seconds, limit=16 * MIB, umask=0o022)
+    given, files = sys.stdin.buffer.read(), []
+    while command[0] == "--by":
+        files.append(command[1])
+        command = command[2:]
+    done = attempt(
+        runner(path, files), command, input=given, timeout=seconds, limit=16 * MIB, umask=0o022
+    )
     _pass_on(done.out, sys.stdout)
     _pass_on(done.err, sys.stderr)
     return 1 if done.status else 0

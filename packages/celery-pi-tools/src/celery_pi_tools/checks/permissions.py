@@ -17,7 +17,7 @@ from celery_pi_tools.file_access import access
 from celery_pi_tools.privileges import (
     give,
     is_roots_alone,
-    is_roots_own_place,
+    is_roots_empty_directory,
     may_write,
     run,
     sole_owner,
@@ -103,7 +103,7 @@ def is_put_there(path: str, user: str) -> bool:
     """Whether it belongs to root or a third user in a directory that others may write. They could
     have put any file of that owner there, so root does not give it away."""
     shown = os.lstat(path)
-    if is_roots_alone(path, follow=False) or is_roots_own_place(shown):
+    if is_roots_alone(path, follow=False) or is_roots_empty_directory(path, shown):
         return False
     return user_name(shown.st_uid) not in (user, sole_owner(path, follow=False))
 
