@@ -12,6 +12,7 @@ from celery_pi.operations.earlier_users import (
     earlier_users,
     earlier_users_kept,
     has_default,
+    without_administration,
 )
 from celery_pi.operations.migrate_to_aof import migrate_to_aof
 from celery_pi.operations.redis_server import UNIT, ready, redis_server
@@ -108,7 +109,7 @@ def retire(settings: Settings) -> None:
         )
         return
     if has_default(earlier):
-        others = [line for line in earlier if line.split()[1] != "default"]
+        others = [line for line in earlier if line.split(" ")[1] != "default"]
         users = acl(known.wanted_hashes, settings, others)
         default_forgotten(name="Take them off the list", acl=users.path, without=users.content)
     else:
@@ -145,7 +146,7 @@ def conf(
         check=f'{LIBRARY}/check-redis-config "$NEW"',
         settings=settings,
         passwords=passwords,
-        earlier=earlier,
+        earlier=[without_administration(line) for line in earlier],
         lets_default_in=has_default(earlier),
         maxmemory=size_in_bytes(settings.redis_maxmemory),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from celery_pi.operations.earlier_users import _others, has_default
+from celery_pi.operations.earlier_users import _others, has_default, without_administration
 from celery_pi.secrets import USERS
 from celery_pi.settings import Settings
 from tasks.redis import acl
@@ -30,7 +30,7 @@ def test_without_others_nobody_is_let_in_without_a_name() -> None:
 
 
 def test_who_gives_a_password_alone_or_none_goes_on() -> None:
-    assert users(NOBODY)["default"] == "on nopass sanitize-payload ~* &* +@all"
+    assert users(NOBODY)["default"] == "on nopass sanitize-payload ~* &* +@all -@admin"
 
 
 def test_others_of_the_owners_stay_when_the_default_goes() -> None:
@@ -41,6 +41,20 @@ def test_others_of_the_owners_stay_when_the_default_goes() -> None:
 
 def test_users_of_our_names_are_ours() -> None:
     assert _others(["user admin on nopass +@all", CACHE, "user x off", "user"]) == [CACHE]
+
+
+def test_who_was_there_before_administers_no_more() -> None:
+    selectors = "user evil on nopass ~* +@all (~a +@all) (~b resetchannels -@all +get)"
+    assert users(selectors)["evil"] == (
+        "on nopass ~* +@all (~a +@all -@admin) (~b resetchannels -@all +get -@admin) -@admin"
+    )
+
+
+def test_what_only_python_takes_for_a_space_adds_no_word() -> None:
+    """Redis allows such in a pattern."""
+    line = "user evil on nopass ~x\x1f+@all\u2028user\x1fcelery +get"
+    assert without_administration(line) == f"{line} -@admin"
+    assert _others([line]) == [line]
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,14 @@
 their new URL; whose password is not ours, nor to be shown.
 
 In /etc/celery-pi/secrets/redis_earlier_users, a line of the ACL each. The one named `default`, for
-whoever gives a password alone or none, goes once nobody uses it any more. Others are the owner's.
+whoever gives a password alone or none, goes once nobody uses it any more. Others are the owner's,
+as far as anybody knows: whoever could log in to that Redis could make them (ACL SETUSER). So the
+plan names each, and none of them may administer Redis any more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, cast
 
 from pyinfra import host as current_host
@@ -19,14 +21,17 @@ from celery_pi.operations.migrate_to_aof import CLI, CONFIG
 from celery_pi.operations.redis_server import CLI as ADMIN
 from celery_pi.operations.redis_server import UNIT
 from celery_pi.operations.service import RECORDS
+from celery_pi.plan import will
 from celery_pi.secrets import DIRECTORY, USERS
 from celery_pi.shell import announce_write, assign, read_quietly, replace_file, script
+from celery_pi.terminal import printable
 
 if TYPE_CHECKING:
     from pyinfra.api.host import Host
 
 FILE = f"{DIRECTORY}/redis_earlier_users"
 KNOWN = "celery_pi_earlier_users"
+SPACE = " "  # what divides a line of the ACL; a name may hold what else is a space for Python
 
 READ = script("redis_users_before")
 
@@ -40,7 +45,29 @@ def earlier_users(host: Host) -> list[str]:
 
 def has_default(lines: Sequence[str]) -> bool:
     """Whether who gives no name is let in."""
-    return any(line.split()[1:3] == ["default", "on"] for line in lines)
+    return any(line.split(SPACE)[1:3] == ["default", "on"] for line in lines)
+
+
+def without_administration(line: str) -> str:
+    """Its user may do the same, but for Redis' category `admin`: ACL, CONFIG, SHUTDOWN and so on.
+
+    Rules apply in their order, and each selector, in parentheses, has its own (redis.io, ACL).
+    """
+    taken = "-@admin"
+    words = (
+        f"{word[:-1]} {taken})" if is_in_selector and word.endswith(")") else word
+        for word, is_in_selector in _words(line)
+    )
+    return f"{' '.join(words)} {taken}"
+
+
+def _words(line: str) -> Iterator[tuple[str, bool]]:
+    """Its words, and whether each stands in a selector."""
+    is_in_selector = False
+    for word in line.split(SPACE):
+        is_in_selector = is_in_selector or word.startswith("(")
+        yield word, is_in_selector
+        is_in_selector = is_in_selector and not word.endswith(")")
 
 
 @operation()
@@ -52,6 +79,10 @@ def earlier_users_kept(lines: Sequence[str]) -> Generator[StringCommand]:
         return
     yield StringCommand("install -d -m 0700 -o root -g root", DIRECTORY, BEFORE)
     kept_users = _others(found) or list(lines)
+    for name in (line.split(SPACE)[1] for line in kept_users):
+        end = "until no program uses it" if name == "default" else f"not yours? delete it in {FILE}"
+        why = f"it stays, without the right to administer; {end}"
+        will(current_host, "change", f"Redis' user {printable(name)}", why, theirs=True)
     yield _write(kept_users, f"{BEFORE}/redis_users")
     yield _write(kept_users)
 
@@ -86,7 +117,7 @@ def default_forgotten(acl: str, without: str) -> Generator[StringCommand]:
             f"{', '.join(still)}; name their units in app_units and deploy again"
         )
         return
-    lines = [line for line in earlier_users(current_host) if line.split()[1] != "default"]
+    lines = [line for line in earlier_users(current_host) if line.split(SPACE)[1] != "default"]
     announce_write(current_host, acl)
     yield replace_file(acl, without.encode(), user="root", group="redis", mode="0640")
     yield _write(lines)
@@ -99,13 +130,13 @@ def _write(lines: Sequence[str], path: str = FILE) -> StringCommand:
 
 def _others(lines: Sequence[str]) -> list[str]:
     """Without ours; the default user where it lets somebody in."""
-    named = (line for line in lines if len(line.split()) > 2)
-    return [line for line in named if line.split()[1] not in USERS and line.split()[2] == "on"]
+    named = ((line, line.split(SPACE)[1:3]) for line in lines)
+    return [line for line, words in named if words[1:] == ["on"] and words[0] not in USERS]
 
 
 def _read(host: Host) -> tuple[bool, list[str]]:
     """Whether they are kept already, and they."""
     values = assign(config=CONFIG, file=FILE, record=f"{RECORDS}/{UNIT}", unit=UNIT)
-    lines = read_quietly(host, StringCommand(values, CLI, READ)).splitlines()
+    lines = read_quietly(host, StringCommand(values, CLI, READ)).split("\n")
     kept = lines[:1] == ["kept"]
     return kept, lines[1:] if kept else lines

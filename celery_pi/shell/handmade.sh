@@ -39,6 +39,7 @@ for file in /etc/cron.d/* /var/spool/cron/crontabs/*; do
 done
 # Whatever of Celery runs for this app in no unit that can be put aside.
 # A process may have a command line as large as its memory (prctl(2), PR_SET_MM_MAP).
+# shellcheck disable=SC3045  # dash has ulimit -v
 running=$(ulimit -v 524288; timeout -s KILL 30 pgrep -f 'celery.*(worker|beat|flower|multi)' 2>&1)
 [ $? -le 1 ] || { echo "celery-pi: pgrep cannot look through the processes: $running" >&2; exit 1; }
 for pid in $running; do

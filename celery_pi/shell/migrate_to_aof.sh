@@ -10,6 +10,7 @@ case $where in
   "$data" | *ERR* | *NOPERM*) ;;
   *) echo "Redis keeps its data in $where: move it to $data first" >&2; exit 1 ;;
 esac
+# shellcheck disable=SC2034  # of `theirs`
 patience=3600  # seconds: it may have much to write
 if [ "$(theirs config set appendonly yes)" = OK ]; then
   # While a snapshot is being written, it waits for that one.

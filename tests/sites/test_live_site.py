@@ -33,6 +33,8 @@ OWNERS = {
     "backup_mariadb": "observations_nids",
 }
 TRIES = 2
+PASSWORD = "R3dis-password-of-the-owner-2718281828"
+EVIL = "of-whoever-reaches-redis"  # password of a user
 # Whatever runs for the site, or is the owner's own.
 SITES = (
     *("apache2.service", "mariadb.service", "redis-server.service"),
@@ -83,6 +85,8 @@ class Course:
 @pytest.fixture(scope="module")
 def course(site: Site) -> Iterator[Course]:
     client = Client(site)
+    made = cli(site, f"acl setuser evil on >{EVIL} ~* &* +@all", "-a", PASSWORD)
+    assert made.endswith("OK")  # whoever reaches that Redis can do it
     before = take(site.pi)
     client.start()
     yield Course(site, client, before)
@@ -106,6 +110,11 @@ def unnoticed(course: Course) -> Iterator[None]:
     seen = course.client.since(began)
     assert seen.ticks
     assert seen.troubles == {}, seen
+
+
+def cli(site: Site, command: str, *words: str) -> str:
+    """What Redis answers to redis-cli with these words; `command` is split at spaces."""
+    return site.pi.run("redis-cli", *words, *command.split(), check=False).stdout.strip()
 
 
 def nothing_served(site: Site) -> None:
@@ -174,6 +183,7 @@ def test_with_what_its_sentences_ask_for_it_ends_well_in_two_tries_and_nobody_no
             give(course, told)
 
     assert told.status == 0, told.output
+    assert "Redis' user evil (yours: it stays, without the right to administer" in told.output
     course.is_deployed = True
     wait_for("all end once", lambda: ended_once(course), 120)
 
@@ -236,6 +246,17 @@ def test_what_is_the_owners_own_stays_his(deployed: Course) -> None:
     gone = {line.split()[1].rstrip(":") for line in differing if line.endswith("=> absent")}
     links = {path for path in gone if ".wants/celery-" in path}
     assert {path for path in gone if path.startswith("/")} - links <= set(REPLACED)
+
+
+def test_a_user_of_redis_from_before_goes_on_and_administers_no_more(deployed: Course) -> None:
+    evil = ("--user", "evil", "--pass", EVIL, "--no-auth-warning")
+
+    assert cli(deployed.site, "set evil 1", *evil) == "OK"
+    assert cli(deployed.site, "del evil", *evil) == "1"
+    for command in ("acl setuser evil +@admin", "config get dir", "shutdown nosave", "acl list"):
+        assert "NOPERM" in cli(deployed.site, command, *evil), command
+    told = deployed.site.pi.run("celery-pi", "audit", check=False).stdout
+    assert "from before the first deploy: evil" in told
 
 
 def test_whatever_has_been_replaced_is_kept(deployed: Course) -> None:

@@ -453,3 +453,21 @@ def test_package_of_the_app_that_is_not_as_pinned_is_named(tmp_path: Path) -> No
     assert told("redis==5.2.1").evidence == "redis is missing, not 5.2.1"
     pins[1] = "django-celery-results==2.5.1"
     assert told().evidence == "django-celery-results 2.6.0, not 2.5.1"
+
+
+def test_users_of_redis_from_before_the_first_deploy_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_client, "SECRETS", str(tmp_path))
+    system = look_at(flower=False)
+    found = sorted(redis_users.USERS | {"cache"})
+    system.ask = lambda *_, **__: found
+    assert redis_users.users(system).evidence == "unknown: cache"
+    (tmp_path / redis_users.EARLIER).write_text("user cache on nopass ~* +@all\n")
+    told = redis_users.users(system)
+    assert (told.level, told.evidence.partition("; ")[2]) == (
+        "ok",
+        "from before the first deploy: cache",
+    )
+    found += ["stranger"]
+    assert redis_users.users(system).evidence == "unknown: stranger"

@@ -11,6 +11,7 @@ from celery_pi_tools.checks.registry import Finding, check, ok, warn, wrong
 from celery_pi_tools.system import System
 from celery_pi_tools.table import count
 
+EARLIER = "redis_earlier_users"  # lines of an ACL
 USERS = {"default", "celery", "backup", "monitor", "admin"}
 DAY = 86400  # seconds
 CHANGE = 600  # seconds that a change of passwords takes, in which ours are tried, new and old
@@ -32,13 +33,24 @@ def default_user(system: System) -> Finding:
 @check("Redis", "Users of Redis", "audit")
 def users(system: System) -> Finding:
     found = set(system.ask("ACL", "USERS", user="admin"))
+    earlier = earlier_users() & found
     wanted = USERS | ({"flower"} if system.settings["flower"] else set())
-    strangers, missing = sorted(found - wanted), sorted(wanted - found)
+    strangers, missing = sorted(found - wanted - earlier), sorted(wanted - found)
     if strangers or missing:
         parts = [f"unknown: {', '.join(strangers)}"] if strangers else []
         parts += [f"missing: {', '.join(missing)}"] if missing else []
         return wrong("; ".join(parts), AGAIN, users=sorted(found))
-    return ok(", ".join(sorted(found)), users=sorted(found))
+    evidence = ", ".join(sorted(found - earlier))
+    if earlier:
+        evidence += f"; from before the first deploy: {', '.join(sorted(earlier))}"
+    return ok(evidence, users=sorted(found), earlier=sorted(earlier))
+
+
+def earlier_users() -> set[str]:
+    """Those that a deploy has found in Redis and has kept."""
+    file = Path(redis_client.SECRETS, EARLIER)
+    lines = file.read_text().split("\n") if file.exists() else []
+    return {line.split(" ")[1] for line in lines if line.startswith("user ")} - USERS
 
 
 @check("Redis", "Failed logins", "audit")
