@@ -33,7 +33,6 @@ OWNERS = {
     "backup_mariadb": "observations_nids",
 }
 TRIES = 2
-PASSWORD = "R3dis-password-of-the-owner-2718281828"
 EVIL = "of-whoever-reaches-redis"  # password of a user
 # Whatever runs for the site, or is the owner's own.
 SITES = (
@@ -85,7 +84,12 @@ class Course:
 @pytest.fixture(scope="module")
 def course(site: Site) -> Iterator[Course]:
     client = Client(site)
-    made = cli(site, f"acl setuser evil on >{EVIL} ~* &* +@all", "-a", PASSWORD)
+    made = cli(
+        site,
+        f"acl setuser evil on >{EVIL} ~* &* +@all",
+        "-a",
+        "R3dis-password-of-the-owner-2718281828",
+    )
     assert made.endswith("OK")  # whoever reaches that Redis can do it
     before = take(site.pi)
     client.start()
