@@ -90,6 +90,16 @@ def test_password_stands_in_no_command_line(helper: Helper) -> None:
     assert not [call for call in helper.programs.calls() if "s3cret" in call]
 
 
+ENDLESS = "exec python3 -c 'print(len(bytearray(1 << 30)))'"
+
+
+def test_answer_without_end_takes_no_memory_without_end(helper: Helper) -> None:
+    helper.store("s3cret")
+    helper.programs.add("redis-cli", ENDLESS)
+    assert subprocess.run(["sh", "-c", ENDLESS], check=False).returncode == 0
+    assert helper.run("info") == (1, "")
+
+
 @pytest.mark.parametrize("ending", ["", "\n"])
 @pytest.mark.parametrize(
     ("known", "tried"),

@@ -77,12 +77,12 @@ def earlier_users_kept(lines: Sequence[str]) -> Generator[StringCommand]:
     if kept or not lines:
         current_host.noop("no other users are to be kept")
         return
-    yield StringCommand("install -d -m 0700 -o root -g root", DIRECTORY, BEFORE)
     kept_users = _others(found) or list(lines)
     for name in (line.split(SPACE)[1] for line in kept_users):
         end = "until no program uses it" if name == "default" else f"not yours? delete it in {FILE}"
         why = f"it stays, without the right to administer; {end}"
         will(current_host, "change", f"Redis' user {printable(name)}", why, theirs=True)
+    yield StringCommand("install -d -m 0700 -o root -g root", DIRECTORY, BEFORE)
     yield _write(kept_users, f"{BEFORE}/redis_users")
     yield _write(kept_users)
 

@@ -25,7 +25,7 @@ theirs() {
   read_as "$user" "$1" || { owner=$(stat -c %U "$app") && read_as "${owner#root}" "$1"; }
 }
 [ -n "$root" ] && [ -d "$venv" ] && echo "venv=$(theirs "$venv/pyvenv.cfg" \
-  | timeout -s KILL 15 sed -n 's/^version *= *\([0-9][0-9.]*\).*/\1/p')"
+  | timeout -s KILL 15 sed -n 's/^version *= *\([0-9][0-9.]*\).*/\1/p' | head -n 1)"
 [ -d "$venv" ] || for name in .venv venv env; do
   [ ! -f "$app/$name/pyvenv.cfg" ] || { echo "other=$name"; break; }
 done

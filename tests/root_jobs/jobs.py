@@ -8,6 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+# Seconds: a restore waits for the worker, which may take TimeoutStartSec (300) to start, as when
+# its code is a FIFO.
+RESTORE = 420
 ARCHIVE = "/root/celery-pi-walk.tar.gz"  # a backup from before the traps
 
 
@@ -64,7 +67,7 @@ JOBS: dict[str, list[Job] | str] = {
     ],
     # It waits while systemd tries to start Redis, three times, and once more when it goes back.
     "command restore": [
-        Job(f"celery-pi restore --yes {ARCHIVE}", limit=300, among=BOTH, users=("redis",))
+        Job(f"celery-pi restore --yes {ARCHIVE}", limit=RESTORE, among=BOTH, users=("redis",))
     ],
     # It waits until the worker is back.
     "command maintenance": [
@@ -117,7 +120,7 @@ JOBS: dict[str, list[Job] | str] = {
     "program clock-is-set": "unit celery-beat-clock.service",
     "program redis-before-start": "unit redis-server.service, as user redis",
     "program redis-certificates": "unit redis-certificates.service",
-    "program redis-cli": "within celery-pi backup",
+    "program redis-cli": "within redis-memory.service",
     "program redis-memory": "unit redis-memory.service",
     "program celery_pi_tools/log_rotation.py": "logrotate.d celery-pi, as the app's user",
     "program celery_pi_tools/env_launcher.py": "within with-env-file, as the app's user",

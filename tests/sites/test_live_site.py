@@ -6,6 +6,7 @@ the last: each test goes on where the one before has ended.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -177,17 +178,19 @@ def test_with_what_its_sentences_ask_for_it_ends_well_in_two_tries_and_nobody_no
     wait_for("the 10 run", lambda: begun(course) == 10)
     course.waiting += course.client.send("row", 50)
 
+    said = ""
     with unnoticed(course):
         for _ in range(TRIES):
             before = take(course.site.pi)
             told = deploy(course.site.pi, **course.settings)
+            said += " ".join(re.sub(r"\[[^]]*\]", "", told.output).split())
             if told.status == 0:
                 break
             goes_on_as_before(before, take(course.site.pi), told)
             give(course, told)
 
     assert told.status == 0, told.output
-    assert "Redis' user evil (yours: it stays, without the right to administer" in told.output
+    assert "Redis' user evil (yours: it stays, without the right to administer" in said
     course.is_deployed = True
     wait_for("all end once", lambda: ended_once(course), 120)
 
