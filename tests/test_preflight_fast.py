@@ -347,7 +347,11 @@ def test_machine_finds_the_app_module_in_each_shape(tmp_path: Path, file: str) -
 
 @pytest.mark.parametrize(
     ("config", "version"),
-    [("home = /usr/bin\nversion = 3.13.5\n", "3.13.5"), ("", ""), (None, "")],
+    [
+        ("home = /usr/bin\nversion = 3.13.5\n", "3.13.5"),
+        ("version = 3.13.5\nversion = 3.9\n", "3.13.5"),
+        *(("", ""), (None, "")),
+    ],
 )
 def test_machine_reads_the_version_of_the_environment(
     tmp_path: Path, config: str | None, version: str
