@@ -17,7 +17,7 @@ virtual_pi_args = --name $(VIRTUAL_PI) --platform $(PLATFORM) --release $(RELEAS
 python_works := python3 -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
 
 .DEFAULT_GOAL := help
-.PHONY: help deploy plan rotate rollback leave prove status audit doctor up shell down test test-fast walk troubles cut-off faults bench bench-quick lint lock
+.PHONY: help deploy plan rotate rollback leave prove status audit doctor up shell down test test-fast walk troubles earlier cut-off faults bench bench-quick lint lock
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -76,6 +76,9 @@ walk: .venv/installed ## Run root's jobs among traps in each directory alone, fo
 
 troubles: .venv/installed ## Show on the commit that did harm to a live site that the tests of it see it
 	@CELERY_PI_TROUBLES=1 $(python) -m pytest tests/sites/test_troubles.py
+
+earlier: .venv/installed ## Take over Pis that earlier versions have deployed
+	@CELERY_PI_EARLIER=1 $(python) -m pytest tests/test_earlier_versions.py
 
 # With AT, only at the operations whose names have it, such as AT="Redis | Run".
 cut-off: export CELERY_PI_CUT_OFF := $(or $(AT),1)

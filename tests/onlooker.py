@@ -79,3 +79,8 @@ def secrets_of(pi: VirtualPi) -> list[str]:
     return [
         line.removeprefix("flower:") for line in listed if len(line) >= 32
     ]  # a test's are short
+
+
+def reason(pi: VirtualPi, unit: str) -> str:
+    """Why the unit was started last, as `celery-pi status` has it."""
+    return str(ask(pi)["Last restart"][unit.replace("-", "_")])

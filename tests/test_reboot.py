@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.harness import UNITS, deploy, fsynced, pids, prove, redis, wait_for
+from tests.onlooker import reason
 from tests.virtual_pi import VirtualPi
 
 pytestmark = pytest.mark.native
@@ -18,6 +19,7 @@ def test_everything_comes_back(pi: VirtualPi, interruption: str) -> None:
     assert set(pids(pi)) == set(UNITS)
     assert redis(pi, "llen", f"kept-{interruption}") == "1"
     assert "SUCCESS" in prove(pi)
+    assert reason(pi, "celery-worker") == reason(pi, "celery-beat") == "the start of the machine"
     assert deploy(pi).changed == set()
     # What a reboot clears is made again, and by its owner's rules.
     modes = pi.run("stat", "-c", "%U %a", "/var/lib/celery-beat", "/run/redis").stdout

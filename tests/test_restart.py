@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.harness import ROOT, deploy, pids, plan, prove, redis
+from tests.harness import ROOT, deploy, pids, plan, prove, redis, wait_for
+from tests.onlooker import reason
 from tests.virtual_pi import VirtualPi
 
 pytestmark = pytest.mark.debian12
@@ -65,3 +66,24 @@ def test_services_run_with_the_new_values(pi: VirtualPi, settings: dict[str, obj
     assert settings["redis_port"] == 7000
     assert pi.run("ss", "-Htln", "sport = :7000").stdout
     assert not pi.run("ss", "-Htln", "sport = :6379").stdout
+
+
+def test_status_has_the_reason_of_the_last_restart(pi: VirtualPi) -> None:
+    by_deploy = reason(pi, "celery-worker")
+    assert re.match(r"deploy \d+: /.* (will change|changed since it was started)$", by_deploy)
+    assert reason(pi, "celery-beat").startswith("deploy ")
+    pi.run("systemctl", "restart", "celery-beat")
+    assert reason(pi, "celery-beat") == "a command (systemctl)"
+    kill(pi, "KILL")
+    assert reason(pi, "celery-worker").startswith("systemd: celery-worker.service: Main process")
+    kill(pi, "STOP")
+    assert reason(pi, "celery-worker") == "the watchdog: it did not answer in time"
+    assert reason(pi, "celery-beat") == "a command (systemctl)"
+
+
+def kill(pi: VirtualPi, signal: str) -> None:
+    """Have systemd start the worker again for that signal to it."""
+    before = pids(pi)["celery-worker"]
+    pi.run("systemctl", "kill", "--kill-whom=main", f"--signal={signal}", "celery-worker")
+    wait_for("a new worker", lambda: pids(pi).get("celery-worker", before) != before, 120)
+    assert "SUCCESS" in prove(pi)

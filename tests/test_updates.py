@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.harness import deploy, pids, send, wait_for
+from tests.onlooker import reason
 from tests.virtual_pi import VirtualPi
 
 pytestmark = pytest.mark.native
@@ -152,6 +153,7 @@ def test_upgrade_starts_again_what_uses_a_replaced_library_and_loses_no_task(pi:
     wait_for("a new worker", lambda: pids(pi)["celery-worker"] != before["celery-worker"], 120)
     changed = {unit for unit, was in before.items() if pids(pi)[unit] != was}
     assert changed == {"celery-worker"}
+    assert reason(pi, "celery-worker").startswith("an update of packages (")
 
 
 def test_redis_and_a_restart_of_the_machine_are_for_the_owner_to_choose(pi: VirtualPi) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ from celery_pi_tools.text import printable
 RECORDS = STATE / "deploys"
 LOCK = Path("/run/celery-pi")
 UPTIME = Path("/proc/uptime")
+TIME = "%Y-%m-%d %H:%M:%S UTC"
+LONGEST = 3600  # seconds within which a deploy that was cut off is taken to have been under way
 LEASE = 20  # seconds after which a lock that is not renewed is void
 
 
@@ -35,6 +39,34 @@ def records() -> list[dict[str, Any]]:
         if record["result"] == "running" and not is_running(record):
             record["result"] = "cut off"
     return found
+
+
+def at(moment: float) -> dict[str, Any] | None:
+    """The deploy during which that Unix time was.
+
+    Its record has the clock of the machine that deployed. By this machine's, the record was written
+    when the deploy began and when it ended.
+    """
+    for record in reversed(records()):
+        written = (RECORDS / f"{record['number']:06}.json").stat().st_mtime
+        last = written if record["ended"] else cut_off_by(written)
+        if written - duration(record) - 1 <= moment <= last + 1:
+            return dict(record)
+    return None
+
+
+def cut_off_by(begun: float) -> float:
+    """Unix time until which a deploy may have gone on that was cut off."""
+    booted = time.time() - float(UPTIME.read_text().split()[0])
+    return booted if begun < booted else begun + LONGEST
+
+
+def duration(record: dict[str, Any]) -> float:
+    """Seconds between its beginning and its end; 0 where it has not ended."""
+    if not record["ended"]:
+        return 0
+    started, ended = (datetime.strptime(record[key], TIME) for key in ("started", "ended"))
+    return (ended - started).total_seconds()
 
 
 def is_running(record: dict[str, Any]) -> bool:

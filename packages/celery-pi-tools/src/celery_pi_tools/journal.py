@@ -11,12 +11,13 @@ TIMEOUT = 10  # seconds
 LARGEST = 4 * 2**20  # bytes; a service may write as much as it likes
 
 
-def matching(unit: str, since: str, pattern: str) -> list[str]:
-    """Lines of the unit that match the pattern, the newest first. `since` is journalctl's.
+def matching(unit: str, since: str, pattern: str, until: str = "now") -> list[str]:
+    """Lines of the unit that match the pattern, the newest first. The times are journalctl's.
 
     What exceeds TIMEOUT or LARGEST is left out: the newest lines count. Raises Failed.
     """
-    command = (JOURNALCTL, "-q", "-r", "-o", "cat", "-u", unit, "--since", since, "-g", pattern)
+    times = ("--since", since, "--until", until)
+    command = (JOURNALCTL, "-q", "-r", "-o", "cat", "-u", unit, *times, "-g", pattern)
     found = BytesIO()
     try:
         done = attempt("root", command, sink=found, timeout=TIMEOUT, limit=LARGEST)

@@ -19,6 +19,7 @@ PROPERTIES = (
     *("Id", "LoadState", "ActiveState", "SubState", "Result", "UnitFileState", "Job"),
     *("NeedDaemonReload", "NRestarts", "MainPID", "ControlGroup", "ActiveEnterTimestampMonotonic"),
     *("InactiveEnterTimestampMonotonic", "ExecMainStartTimestampMonotonic"),
+    "ActiveExitTimestampMonotonic",
 )
 SERVICE_PROPERTIES = (
     *("Id", "User", "DynamicUser", "PermissionsStartOnly", "EnvironmentFiles"),
@@ -179,8 +180,12 @@ class System:
 
     def since(self, unit: str) -> float:
         """Unix time at which its main process was started, by the clock as it is now."""
-        started = int(self.units[unit]["ExecMainStartTimestampMonotonic"]) / 1e6
-        return time.time() - (time.monotonic() - started)
+        return _unix_time(self.units[unit]["ExecMainStartTimestampMonotonic"])
+
+    def stopped(self, unit: str) -> float | None:
+        """Unix time at which it was stopped or ended, since the machine was started."""
+        at = self.units[unit]["ActiveExitTimestampMonotonic"]
+        return _unix_time(at) if int(at) else None
 
     def pids(self, unit: str) -> list[int]:
         """Processes of the unit."""
@@ -211,6 +216,11 @@ class System:
         if "active" in held.split():
             found += re.findall(r"(\S+) \(Stream\)", held)
         return {int(end.rpartition(":")[2]) for end in found} or {SSH}
+
+
+def _unix_time(monotonic: str) -> float:
+    """By the clock as it is now; `monotonic` is in microseconds since the machine was started."""
+    return time.time() - (time.monotonic() - int(monotonic) / 1e6)
 
 
 def is_ssh_server(pid: str) -> bool:
