@@ -381,6 +381,9 @@ def test_app_in_a_home_directory_has_of_that_only_what_is_its_own() -> None:
         assert sandbox["ProtectHome"] == ["tmpfs"]
         assert sandbox["BindReadOnlyPaths"] == ["-/home/pi/site"]
         assert sandbox["BindPaths"] == ["-/home/pi/site/media", "-/home/pi/photos"]
+    flower = directives("/etc/systemd/system/celery-flower.service", **given)
+    assert flower["ProtectHome"] == ["tmpfs"]
+    assert flower["BindReadOnlyPaths"] == ["/home/pi/site/venv"]
 
 
 def test_worker_without_network_has_the_sandbox_of_beat() -> None:

@@ -197,3 +197,31 @@ def test_app_in_a_home_directory_works_and_sees_no_other(pi: VirtualPi) -> None:
         "rm -r /home/pi/site /home/pi/photos /home/pi/private /run/systemd/system/at-home*",
     )
     pi.run("systemctl", "daemon-reload")
+
+
+FLOWER = "/etc/systemd/system/celery-flower.service"
+MOVE = f"""
+set -e
+install -d -m 0700 -o pi /home/pi
+install -d /home/pi/site
+cp -a {APP}/venv /home/pi/site/
+sed -i '1s,{APP},/home/pi/site,' /home/pi/site/venv/bin/celery
+cat >/run/systemd/system/at-home.service
+systemctl daemon-reload
+systemctl stop celery-flower
+"""
+
+
+def test_flower_starts_with_its_packages_in_a_home_directory(pi: VirtualPi) -> None:
+    unit = from_template(FLOWER, settings=Settings(app_dir="/home/pi/site")).content
+    elsewhere = unit.replace("ProtectHome=tmpfs", "ProtectHome=yes")
+    assert elsewhere != unit
+    started = []
+    for content in (unit, elsewhere):
+        pi.run("sh", "-c", MOVE, input=content.encode())
+        started.append(pi.run("systemctl", "start", "at-home", check=False).returncode == 0)
+        pi.run("systemctl", "stop", "at-home")
+    pi.run("rm", "-r", "/home/pi/site", "/run/systemd/system/at-home.service")
+    pi.run("systemctl", "daemon-reload")
+    pi.run("systemctl", "start", "celery-flower")
+    assert started == [True, False]
