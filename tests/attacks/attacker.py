@@ -257,7 +257,8 @@ def roll_back(victim: Victim, record: str) -> Outcome:
     host = f"@docker/{victim.pi.name}"
     with victim.kept(path):
         victim.sh('printf "%s\\n" "$2" >"$1"', path, record)
-        rollback = (sys.executable, "-m", "celery_pi.deploys.rollback", "--to", "777")
+        module = "celery_pi.rollback" if victim.is_old else "celery_pi.deploys.rollback"
+        rollback = (sys.executable, "-m", module, "--to", "777")
         return run(*rollback, cwd=victim.source, timeout=300, CELERY_PI_HOST=host)
 
 
