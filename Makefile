@@ -17,7 +17,7 @@ virtual_pi_args = --name $(VIRTUAL_PI) --platform $(PLATFORM) --release $(RELEAS
 python_works := python3 -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
 
 .DEFAULT_GOAL := help
-.PHONY: help deploy plan rotate rollback leave prove status audit doctor up shell down test test-fast walk troubles earlier cut-off faults bench bench-quick lint lock
+.PHONY: help deploy plan rotate rollback leave prove status audit doctor up shell down test test-fast walk attacks troubles earlier cut-off faults bench bench-quick lint lock
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -73,6 +73,9 @@ test-fast: .venv/installed ## Run the tests that need no Docker
 
 walk: .venv/installed ## Run root's jobs among traps in each directory alone, for about an hour
 	@CELERY_PI_ONE_BY_ONE=1 $(python) -m pytest tests/root_jobs
+
+attacks: .venv/installed ## Show on the commit where the attacks succeed that the tests of them see it
+	@CELERY_PI_ATTACKS=1 $(python) -m pytest tests/attacks
 
 troubles: .venv/installed ## Show on the commit that did harm to a live site that the tests of it see it
 	@CELERY_PI_TROUBLES=1 $(python) -m pytest tests/sites/test_troubles.py
