@@ -98,7 +98,7 @@ QUICK = [
     ),
     Injected(
         "The app cannot write",
-        f"chown root:root {APP}/media",
+        f"chown pi:pi {APP}/media",
         saw=f"www-data cannot write {APP}/media",
     ),
     Injected(
@@ -179,6 +179,13 @@ SERVICES = [
 ]
 
 EXPLAINED = [
+    # Who owns the app's directory may have put a directory of root's there.
+    explained(
+        "The app cannot write",
+        f"chown root:root {APP}/media",
+        f"chown www-data: {APP}/media",
+        saw=f"www-data cannot write {APP}/media",
+    ),
     explained(
         "The app cannot write",
         f"install -m 600 /dev/null {APP}/logs/django.log",

@@ -111,33 +111,34 @@ def test_nothing_is_left_to_mend(pi: VirtualPi) -> None:
     assert deploy(pi).changed == set()
 
 
-# Stands before Debian's: the shell of a deploy reads each command with it, and then its input.
-HEAD = """#!/bin/sh
-echo >>/run/heads
-exec /usr/bin/head "$@"
+# Stands before Debian's: the program of a deploy on the machine runs each command with it.
+SHELL = """#!/bin/sh
+! tr '\\0' '\\n' </proc/$PPID/cmdline | tail -n 1 | grep -qx session || echo >>/run/commands
+exec /bin/sh "$@"
 """
 
 
 @pytest.fixture
 def counting(pi: VirtualPi) -> Iterator[VirtualPi]:
     """A machine that counts."""
-    place = "/usr/local/bin/head"
-    pi.run("sh", "-c", f"cat >{place}; chmod 0755 {place}", input=HEAD.encode())
+    place = "/usr/local/bin/sh"
+    pi.run("sh", "-c", f"cat >{place}.new; chmod 0755 {place}.new", input=SHELL.encode())
+    pi.run("mv", f"{place}.new", place)
     yield pi
-    pi.run("rm", place, "/run/heads")
+    pi.run("rm", place, "/run/commands")
 
 
 def commands(pi: VirtualPi) -> tuple[int, int]:
     """How many commands a deploy that changes nothing sends there, and how many docker starts."""
-    pi.run("rm", "-f", "/run/heads")
+    pi.run("rm", "-f", "/run/commands")
     start = time.time()
     assert deploy(pi).changed == set()
     of = ("--filter", f"container={pi.name}", "--filter", "event=exec_create")
     when = ("--since", f"{start:.3f}", "--until", f"{time.time():.3f}")
     seen = run("docker", "events", *of, *when)
     assert seen.status == 0
-    heads = pi.run("wc", "-l", "/run/heads").stdout.split()[0]
-    return int(heads) // 2, seen.stdout.count("exec_create")
+    sent = pi.run("wc", "-l", "/run/commands").stdout.split()[0]
+    return int(sent), seen.stdout.count("exec_create")
 
 
 def test_all_is_asked_in_one_round_trip(counting: VirtualPi) -> None:
