@@ -51,15 +51,26 @@ WIDTH = 100
 
 @dataclass
 class Item:
-    """A thing, what is to be said of it, and whether it is the owner's own."""
+    """A thing, what is to be said of it, and whether it is the owner's own.
+
+    `recorded` is said in the deploy's record where the plan says nothing.
+    """
 
     what: str
     why: str
     theirs: bool
+    recorded: str = ""
 
     @property
     def text(self) -> str:
-        said = ": ".join(word for word in ("yours" if self.theirs else "", self.why) if word)
+        return self._with(self.why)
+
+    @property
+    def record(self) -> str:
+        return self._with(self.why or self.recorded)
+
+    def _with(self, reason: str) -> str:
+        said = ": ".join(word for word in ("yours" if self.theirs else "", reason) if word)
         return f"{self.what} ({said})" if said else self.what
 
 
@@ -134,17 +145,25 @@ def begin(host: Host) -> None:
         host.state.add_callback_handler(Late())  # type: ignore[no-untyped-call]
 
 
-def will(host: Host, verb: Verb, what: str, why: str = "", *, theirs: bool | None = None) -> None:
+def will(
+    host: Host,
+    verb: Verb,
+    what: str,
+    why: str = "",
+    *,
+    theirs: bool | None = None,
+    recorded: str = "",
+) -> None:
     """Note, while planning, what this run does to a thing; never a secret.
 
-    `why` is said behind it, in brackets. `theirs` is whether it is the owner's own, as what is
-    replaced and put aside always is.
+    `why` is said behind it, in brackets, or `recorded` in the record alone. `theirs` is whether it
+    is the owner's own, as what is replaced and put aside always is.
     """
     if host.state.is_executing:
         return
     plan = _plan(host)
     is_theirs = verb in ("replace", "put aside") if theirs is None else theirs
-    plan.add(verb, Item(what, why, is_theirs))
+    plan.add(verb, Item(what, why, is_theirs, recorded))
     plan.covered.add(host.current_op_hash)
 
 
@@ -204,7 +223,7 @@ def show() -> None:
 def in_words(host: Host) -> dict[str, list[str]]:
     """What the plan says of each verb, for the record of the deploy."""
     plan = _plan(host)
-    return {verb: [item.text for item in plan.of(verb)] for verb in VERBS if plan.of(verb)}
+    return {verb: [item.record for item in plan.of(verb)] for verb in VERBS if plan.of(verb)}
 
 
 def is_of_the_system(unit: str) -> bool:

@@ -197,10 +197,10 @@ def change(project: Path) -> None:
     added.write_text("[Service]\nNice=5\n")
     task = project / "tasks/worker.py"
     text = task.read_text()
-    assert text.count("sandbox]") == text.count("sandbox.path,") == 1
-    text = text.replace("sandbox]", f'sandbox, from_file("{LATER}")]')
-    text = text.replace("sandbox.path,", f'sandbox.path, "{LATER}",')
-    task.write_text(text.replace("import from_template", "import from_file, from_template"))
+    assert text.count("unit, sandbox]") == text.count("unit, sandbox)]") == 1
+    for end in ("]", ")]"):
+        text = text.replace(f"unit, sandbox{end}", f'unit, sandbox, from_file("{LATER}"){end}')
+    task.write_text(text)
 
 
 def roll_back(pi: VirtualPi, project: Path, *more: str) -> Outcome:

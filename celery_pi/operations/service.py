@@ -19,6 +19,7 @@ CHECK_UNIT = (
 )
 
 RECORDS = "/var/lib/celery-pi/started"
+NAMED = 4  # files that a reason names
 
 SNAPSHOT = script("service_snapshot")
 SHOW = script("service_state")
@@ -129,7 +130,7 @@ def _tell(
         will(host, "start", unit)
         return
     theirs = not (managed and running.known) and not is_of_the_system(unit)
-    will(host, verb, unit, reason if theirs else "", theirs=theirs)
+    will(host, verb, unit, reason if theirs else "", theirs=theirs, recorded=reason)
 
 
 def _reason(running: Running, watch: Sequence[str]) -> str:
@@ -138,9 +139,15 @@ def _reason(running: Running, watch: Sequence[str]) -> str:
         return "it is not running"
     changed = [path for path in watch if running.now.get(path) != running.then.get(path)]
     if changed:
-        return f"{', '.join(changed)} changed since it was started"
+        return f"{_named(changed)} changed since it was started"
     announced = [path for path in watch if is_announced(host, path)]
-    return f"{', '.join(announced)} will change" if announced else ""
+    return f"{_named(announced)} will change" if announced else ""
+
+
+def _named(paths: Sequence[str]) -> str:
+    """The first of them, which the diff and the record have all."""
+    more = len(paths) - NAMED
+    return ", ".join(paths[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _variables(unit: str, watch: Sequence[str]) -> StringCommand:
