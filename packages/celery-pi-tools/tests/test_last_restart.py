@@ -100,6 +100,10 @@ def test_packages_that_were_just_installed_are_the_reason(machine: Path) -> None
     assert why(stopped=NOW - 3800) == "an update of packages (libssl3t64, openssl)"
     for moment in (NOW - 4001, NOW - 2000):
         assert why(stopped=moment) == "a command (systemctl)"
+    (machine / "history.log").write_text(
+        HISTORY.format(start=start, end=end).replace("Upgrade", "Install")
+    )
+    assert why(stopped=NOW - 3800) == "a command (systemctl)"
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ CAUSES = {
     "oom killer|'oom-kill'": "memory: the kernel ended a process of it",
 }
 HISTORY = Path("/var/log/apt/history.log")
-UPDATED = 900  # seconds after packages were installed, within which needrestart restarts services
+UPDATED = 900  # seconds after packages were upgraded, within which needrestart restarts services
 MOST = 5  # packages that are named
 LARGEST = 2**22  # bytes of apt's history that are read, from its end
 
@@ -70,7 +70,7 @@ def deploy_at(name: str, moment: float) -> str:
 
 
 def update_before(moment: float) -> str:
-    """The packages that apt had just installed then."""
+    """The packages that apt had just upgraded then. New ones replace nothing that a service uses."""
     if not HISTORY.exists():
         return ""
     with HISTORY.open("rb") as file:
@@ -78,12 +78,11 @@ def update_before(moment: float) -> str:
         text = file.read(LARGEST).decode(errors="replace")
     for block in reversed(text.split("\n\n")):
         lines = dict(line.split(": ", 1) for line in block.splitlines() if ": " in line)
-        if not {"Start-Date", "End-Date"} <= lines.keys():
+        if not {"Start-Date", "Upgrade", "End-Date"} <= lines.keys():
             continue
         begun, ended = (local(lines[key]) for key in ("Start-Date", "End-Date"))
         if begun <= moment <= ended + UPDATED:
-            changed = f"{lines.get('Upgrade')}, {lines.get('Install')}"
-            names = re.findall(r"([^ ,:()]+):\w+ \(", changed)
+            names = re.findall(r"([^ ,:()]+):\w+ \(", lines["Upgrade"])
             return f"an update of packages ({', '.join(names[:MOST])})"
         if ended + UPDATED < moment:
             break
