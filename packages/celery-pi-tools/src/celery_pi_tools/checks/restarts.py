@@ -70,7 +70,7 @@ def deploy_at(name: str, moment: float) -> str:
 
 
 def update_before(moment: float) -> str:
-    """The packages that apt had just upgraded then. New ones replace nothing that a service uses."""
+    """The packages that apt had just upgraded then. New ones replace nothing that services use."""
     if not HISTORY.exists():
         return ""
     with HISTORY.open("rb") as file:
