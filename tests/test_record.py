@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from celery_pi.fact_cache import FILE as FACTS
+from celery_pi.manifest import FILE as MANIFEST
 from tests.harness import (
     APP,
     PYINFRA,
@@ -153,7 +155,8 @@ def whole_deploy(pi: VirtualPi, project: Path = ROOT) -> None:
 
 def ours(pi: VirtualPi) -> dict[str, str]:
     """Digest, mode and owner of everything in /etc and /usr/local, and of `.env`, by path; but for
-    ufw's own files and what Python keeps of a source."""
+    ufw's own files, what Python keeps of a source, and, in the manifest, the cache of facts: the
+    questions of a rollback are others."""
     files = f"find /etc /usr/local {APP}/.env -path /etc/ufw -prune -o -type f -not -name '*.pyc'"
     digests = pi.run("sh", "-c", f"{files} -exec sha256sum {{}} +").stdout.splitlines()
     modes = pi.run("sh", "-c", f"{files} -printf '%p|%m %u %g\\n'").stdout.splitlines()
@@ -161,6 +164,9 @@ def ours(pi: VirtualPi) -> dict[str, str]:
     for line in digests:
         digest, path = line.split("  ", 1)
         found[path] += f" {digest}"
+    manifest = json.loads(pi.run("cat", MANIFEST).stdout)
+    assert manifest["files"].pop(FACTS)["sha256"]
+    found[MANIFEST] = json.dumps(manifest)
     return found
 
 

@@ -112,8 +112,12 @@ def test_packages_that_were_just_installed_are_the_reason(machine: Path) -> None
         (["celery-worker.service: Watchdog timeout (limit 30s)!"], "the watchdog: "),
         (["x: A process of this unit has been killed by the OOM killer."], "memory: "),
         (["x: Failed with result 'oom-kill'."], "memory: "),
-        (["x: Main process exited, code=exited, status=1/FAILURE"], "systemd: x: Main process"),
-        ([], "systemd, as it had ended"),
+        (
+            ["Failed with result 'exit-code'.", "celery-worker.service: Main process exited, x"],
+            "systemd: Main process exited, x",
+        ),
+        (["celery-pi: no redis"], "systemd: celery-pi: no redis"),
+        ([], "systemd"),
     ],
 )
 def test_what_systemd_did_by_itself_has_the_reason_of_the_journal(

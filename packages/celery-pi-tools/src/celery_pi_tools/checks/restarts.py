@@ -55,7 +55,8 @@ def by_itself(name: str, since: float) -> str:
     for pattern, cause in CAUSES.items():
         if any(re.search(pattern, line, re.IGNORECASE) for line in lines[:5]):
             return cause
-    return f"systemd: {lines[0]}" if lines else "systemd, as it had ended"
+    how = [line for line in lines[:5] if "Main process exited" in line] or lines
+    return f"systemd: {how[0].removeprefix(f'{name}.service: ')}" if how else "systemd"
 
 
 def deploy_at(name: str, moment: float) -> str:
