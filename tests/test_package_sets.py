@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.harness import APP
+from tests.helpers.harness import APP
 from tests.virtual_pi import VirtualPi
 
 pytestmark = pytest.mark.native

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Iterable
 from importlib import import_module
 
-from tests.bench.contenders import ansible_version
+from tests.bench.competitors import ansible_version
 from tests.bench.figure import Effort, Figure
 from tests.bench.machine import ORIGIN, copies
 from tests.bench.machine import versions as of_machine

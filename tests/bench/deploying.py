@@ -6,7 +6,8 @@ import tempfile
 from collections import defaultdict
 from pathlib import Path
 
-from tests.bench.contenders import (
+from tests.bench.baseline import first_script
+from tests.bench.competitors import (
     ANSIBLE,
     FLOOR,
     OURS,
@@ -16,7 +17,6 @@ from tests.bench.contenders import (
     floor_first,
 )
 from tests.bench.figure import Effort, Figure, Goal
-from tests.bench.floor import first_script
 from tests.bench.machine import copies
 from tests.bench.machines import fresh, home_for
 from tests.bench.reference import take_files

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tests.harness import APP, run
+from tests.helpers.harness import APP, run
 from tests.virtual_pi import VirtualPi
 
 BROKER = "broker.env"  # the lines of `.env` that are the deploy's

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.bench.figure import Figure, Goal
 from tests.bench.plot import draw, number
-from tests.harness import ROOT
+from tests.helpers.harness import ROOT
 
 _HEAD = """# Benchmarks
 

@@ -25,7 +25,7 @@ from pwd import getpwuid
 from typing import Any
 
 from tests.root_jobs import canaries
-from tests.root_jobs.onlooker import Onlooker, Process
+from tests.root_jobs.process_watcher import Onlooker, Process
 
 EXTRA, NUMBER = Path("/root/celery-pi-walk.open"), 9
 VARIABLE = "CELERY_PI_WALK"
