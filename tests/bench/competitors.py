@@ -1,4 +1,4 @@
-"""Who deploys: ours, Ansible and the floor, each over docker or over ssh; a run is its seconds."""
+"""Who deploys: ours, Ansible, the baseline; each over docker or over ssh. A run is its seconds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.bench.baseline import NO_OP
 from tests.helpers.harness import PYINFRA, ROOT, Outcome, run
 from tests.virtual_pi import VirtualPi
 
-OURS, ANSIBLE, FLOOR = "celery-pi", "Ansible", "floor"
+OURS, ANSIBLE, BASELINE = "celery-pi", "Ansible", "baseline"
 UNITS = ("redis-server", "celery-worker", "celery-beat", "celery-flower", "nginx", "fail2ban")
 _HERE = Path(__file__).parent
 _VENV = ROOT / ".venv-bench"
@@ -49,7 +49,7 @@ class Way:
         playbook = _HERE / "ansible/playbook.yml"
         return _good(self._run((_VENV / "bin/ansible-playbook", *over, *told, playbook)))
 
-    def floor(self) -> float:
+    def baseline(self) -> float:
         """The questions of our deploy, in one round trip."""
         reach: Sequence[str | Path] = ("docker", "exec", self.pi.name)
         asked: Sequence[str] = NO_OP.split()
@@ -74,7 +74,7 @@ class Way:
         )
 
 
-def floor_first(pi: VirtualPi, script: bytes) -> float:
+def baseline_first(pi: VirtualPi, script: bytes) -> float:
     """A first deploy by the script."""
     start = time.monotonic()
     command = ("docker", "exec", "--interactive", pi.name, "sh", "-s")

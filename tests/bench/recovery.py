@@ -47,7 +47,7 @@ def _killed(sites: dict[str, Site], effort: Effort) -> Figure:
     assert len(runs["celery-pi"]) == effort.runs, "a task of a killed worker did not come back"
     title = "From a killed worker to its task running again"
     goal = Goal("celery-pi", "limit", 1)
-    return Figure("back-killed-worker", title, "s", runs, [goal], _KILLED)
+    return Figure("recovery-killed-worker", title, "s", runs, [goal], _KILLED)
 
 
 def _require_absence(site: Site) -> None:
@@ -80,7 +80,7 @@ def _restarted(sites: dict[str, Site], effort: Effort) -> Figure:
         for name, site in sites.items():
             runs[name].append(_consumes_again(site))
     title = "From a restart of Redis to the next task"
-    return Figure("back-redis", title, "s", runs, note=_RESTARTED)
+    return Figure("recovery-redis", title, "s", runs, note=_RESTARTED)
 
 
 def _consumes_again(site: Site) -> float:

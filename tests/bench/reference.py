@@ -1,4 +1,4 @@
-"""What our deploy has left on a machine, for the other contenders to bring to theirs."""
+"""What our deploy has left on a machine, for the other competitors to bring to theirs."""
 
 from __future__ import annotations
 

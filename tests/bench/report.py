@@ -17,9 +17,9 @@ _HEAD = """# Benchmarks
 
 Made by `make bench` on {date}, on {machine}. {versions}
 
-The runs of the contenders of a figure alternated, so what the machine did meanwhile was done to all
-of them. Ratios therefore hold better than seconds, and stand first: they are of medians, to the
-first contender's. The plots show medians as bars, single runs as dots.
+The runs of the competitors of a figure alternated, so what the machine did meanwhile was done to
+all of them. Ratios therefore hold better than seconds, and stand first: they are of medians, to the
+first competitor's. The plots show medians as bars, single runs as dots.
 """
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.helpers.harness import APP, deploy, wait_for
 from tests.helpers.site import ask, login
-from tests.helpers.status_output import ask as onlooker
+from tests.helpers.status_output import ask as ask_status
 from tests.virtual_pi import VirtualPi
 
 pytestmark = pytest.mark.native
@@ -111,7 +111,7 @@ def test_hunt_would_have_seen_it(hunted: VirtualPi) -> None:
 
 def test_audit_names_server_and_url_of_what_is_served(pi: VirtualPi) -> None:
     """Debian's site with another root, as an owner may have it; the app lies below."""
-    assert CHECK not in onlooker(pi, "audit").names("wrong")
+    assert CHECK not in ask_status(pi, "audit").names("wrong")
     pi.run(
         "sh",
         "-c",
@@ -122,7 +122,7 @@ def test_audit_names_server_and_url_of_what_is_served(pi: VirtualPi) -> None:
         "it is served",
         lambda: ask(pi, f"{APP.removeprefix('/var/www')}/.env", name="x", plain=True).status == 200,
     )
-    told = onlooker(pi, "audit")
+    told = ask_status(pi, "audit")
     assert CHECK in told.names("wrong")
     found = told[CHECK]["found"]
     assert "the app's .env" in {each["what"] for each in found}
@@ -131,10 +131,10 @@ def test_audit_names_server_and_url_of_what_is_served(pi: VirtualPi) -> None:
     assert "nginx serves" in text
     assert SECRET.partition("=")[0] not in text
     assert deploy(pi).status == 0, "a site that is the owner's stays"
-    assert CHECK in onlooker(pi, "audit").names("wrong")
+    assert CHECK in ask_status(pi, "audit").names("wrong")
     pi.run("rm", DEFAULT)
     assert deploy(pi).status == 0
-    assert CHECK not in onlooker(pi, "audit").names("wrong")
+    assert CHECK not in ask_status(pi, "audit").names("wrong")
 
 
 TUNNEL = (
@@ -166,7 +166,7 @@ def test_nginx_is_not_installed_beside_another_server_and_flower_has_its_tunnel(
     secret = "$(cat /etc/celery-pi/secrets/flower_login)"  # noqa: S105
     assert hunted.run("sh", "-c", f'{get} -u "{secret}"').stdout == "200"
     assert "nginx" not in hunted.run("celery-pi", "prove").stdout
-    assert onlooker(hunted, "status").names("wrong") == set()
+    assert ask_status(hunted, "status").names("wrong") == set()
     hunted.run("systemctl", "stop", "tunnel", "his")
     assert deploy(hunted).status == 0
     assert state(hunted) == ("active", "enabled")

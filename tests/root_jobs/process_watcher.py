@@ -35,7 +35,7 @@ class Process:
 
 
 @dataclass
-class Onlooker:
+class ProcessWatcher:
     """Looks at every process that begins after it. `terminal`, `extra` and `marker` are root's:
     a path, the path of an open file, and the value of a variable."""
 

@@ -34,7 +34,7 @@ def test_row_has_ratio_median_and_range() -> None:
     assert "| <hand> & co | 4.00 | 10.0 | 9.00–20.0 | 3 |" in section(FIGURE)  # noqa: RUF001
 
 
-def test_plot_has_a_bar_for_each_contender_as_long_as_its_median() -> None:
+def test_plot_has_a_bar_for_each_competitor_as_long_as_its_median() -> None:
     elements = ElementTree.fromstring(draw(FIGURE)).iter()
     bars = [element for element in elements if element.tag.endswith("rect")]
     medians = [FIGURE.median(name) for name in RUNS]
