@@ -81,7 +81,7 @@ troubles: .venv/installed ## Show on the commit that did harm to a live site tha
 	@CELERY_PI_TROUBLES=1 $(python) -m pytest tests/sites/test_troubles.py
 
 earlier: .venv/installed ## Take over Pis that earlier versions have deployed
-	@CELERY_PI_EARLIER=1 $(python) -m pytest tests/test_earlier_versions.py
+	@CELERY_PI_EARLIER=1 $(python) -m pytest tests/machine/test_earlier_versions.py
 
 # With AT, only at the operations whose names have it, such as AT="Redis | Run".
 cut-off: export CELERY_PI_CUT_OFF := $(or $(AT),1)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import APP, Outcome, pyinfra, run, wait_for
+from tests.helpers.harness import APP, Outcome, pyinfra, run, wait_for
 from tests.virtual_pi import VirtualPi
 
 OLD = "06a3844"

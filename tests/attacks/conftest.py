@@ -11,7 +11,7 @@ import pytest
 
 from tests.attacks.attacker import APP, OLD, Victim
 from tests.conftest import _name, _one_process_at_a_time, _shared, make
-from tests.harness import ROOT, pyinfra, run
+from tests.helpers.harness import ROOT, pyinfra, run
 from tests.virtual_pi import VirtualPi
 from tests.virtual_pi.image import image_name
 from tests.virtual_pi.platforms import native_platform

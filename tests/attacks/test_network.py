@@ -10,8 +10,8 @@ from base64 import b64encode
 import pytest
 
 from tests.attacks.attacker import Victim
-from tests.harness import wait_for
-from tests.site import ask, login, trusting
+from tests.helpers.harness import wait_for
+from tests.helpers.site import ask, login, trusting
 
 pytestmark = pytest.mark.native
 

@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 
 from tests.attacks.attacker import SECRET, Victim, newest_backup, swapping_new_files
-from tests.harness import redis, wait_for
+from tests.helpers.harness import redis, wait_for
 
 pytestmark = pytest.mark.native
 

@@ -9,8 +9,8 @@ from base64 import b64encode
 import pytest
 
 from tests.attacks.attacker import APP, DATABASE, ENV, MEDIA, SECRET, Victim
-from tests.harness import redis
-from tests.site import ask, login
+from tests.helpers.harness import redis
+from tests.helpers.site import ask, login
 
 pytestmark = pytest.mark.native
 

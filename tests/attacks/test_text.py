@@ -9,7 +9,7 @@ import pytest
 
 from tests.attacks.attacker import APP, Victim, roll_back, whole_record
 from tests.attacks.test_redis_user import entry, set_aside
-from tests.harness import redis
+from tests.helpers.harness import redis
 
 pytestmark = pytest.mark.native
 

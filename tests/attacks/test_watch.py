@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.attacks.attacker import LIBRARY, Victim
-from tests.harness import redis
+from tests.helpers.harness import redis
 
 pytestmark = pytest.mark.native
 

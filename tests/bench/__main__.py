@@ -9,13 +9,13 @@ import traceback
 from collections.abc import Iterable
 from importlib import import_module
 
-from tests.bench.contenders import ansible_version
+from tests.bench.competitors import ansible_version
 from tests.bench.figure import Effort, Figure
 from tests.bench.machine import ORIGIN, copies
 from tests.bench.machine import versions as of_machine
 from tests.bench.report import section, write
 
-SECTIONS = ("deploying", "tasks", "back", "growth")
+SECTIONS = ("deploying", "tasks", "recovery", "growth")
 
 
 def main() -> int:
@@ -52,7 +52,7 @@ def _measure(name: str, effort: Effort) -> list[Figure] | None:
 
 
 def _require_runs(figures: Iterable[Figure]) -> None:
-    """Refuse a figure in which a contender has no run, or one that took no time."""
+    """Refuse a figure in which a competitor has no run, or one that took no time."""
     for figure in figures:
         for name, runs in figure.runs.items():
             if not runs or min(runs) <= 0:

@@ -34,7 +34,7 @@ def boots(sites: dict[str, Site], effort: Effort) -> Figure:
             if name == "celery-pi":
                 runs["units"].append(_needed(site.pi))
     goal = Goal("celery-pi", "units", 1.2)
-    return Figure("back-boot", "From boot to the first task done", "s", runs, [goal], _NOTE)
+    return Figure("recovery-boot", "From boot to the first task done", "s", runs, [goal], _NOTE)
 
 
 def _boot(site: Site, name: str) -> float:

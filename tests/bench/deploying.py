@@ -6,17 +6,17 @@ import tempfile
 from collections import defaultdict
 from pathlib import Path
 
-from tests.bench.contenders import (
+from tests.bench.baseline import first_script
+from tests.bench.competitors import (
     ANSIBLE,
-    FLOOR,
+    BASELINE,
     OURS,
     Way,
     assert_active,
+    baseline_first,
     ensure_ansible,
-    floor_first,
 )
 from tests.bench.figure import Effort, Figure, Goal
-from tests.bench.floor import first_script
 from tests.bench.machine import copies
 from tests.bench.machines import fresh, home_for
 from tests.bench.reference import take_files
@@ -27,7 +27,7 @@ NO_CHANGE = f"{OURS}, no change"
 Runs = dict[str, list[float]]
 _MEGABYTES = (300, 301)
 _ONCE = "Ansible, which takes minutes, ran once."
-_NAMES = {OURS: "bench-dep-ours", ANSIBLE: "bench-dep-ansible", FLOOR: "bench-dep-floor"}
+_NAMES = {OURS: "bench-dep-ours", ANSIBLE: "bench-dep-ansible", BASELINE: "bench-dep-baseline"}
 
 
 def measure(effort: Effort) -> list[Figure]:
@@ -75,10 +75,10 @@ def _first_deploys(effort: Effort, machines: dict[str, VirtualPi], files: Path) 
             done = Way(fresh(machines[ANSIBLE])).ansible(files, _MEGABYTES[0])
             assert_active(machines[ANSIBLE])
             runs[ANSIBLE].append(done.seconds)
-        runs[FLOOR].append(floor_first(fresh(machines[FLOOR]), first_script(files)))
-        assert_active(machines[FLOOR])
-        machines[FLOOR].down()
-    goals = [Goal(OURS, FLOOR, 1.15)]
+        runs[BASELINE].append(baseline_first(fresh(machines[BASELINE]), first_script(files)))
+        assert_active(machines[BASELINE])
+        machines[BASELINE].down()
+    goals = [Goal(OURS, BASELINE, 1.15)]
     return _figure("first-deploy", "First deploy, over docker", runs, goals)
 
 
@@ -87,12 +87,12 @@ def _no_op(over: str, effort: Effort, ways: dict[str, Way], files: Path) -> Figu
     runs: Runs = defaultdict(list)
     for turn in range(effort.runs):
         runs[OURS].append(ways[OURS].ours())
-        runs[FLOOR].append(ways[OURS].floor())
+        runs[BASELINE].append(ways[OURS].baseline())
         if turn == 0 and not effort.quick:
             done = ways[ANSIBLE].ansible(files, _MEGABYTES[0])
             assert " changed=0 " in done.stdout, done.stdout[-2000:]
             runs[ANSIBLE].append(done.seconds)
-    goals = [Goal(OURS, ANSIBLE, 0.1), Goal(OURS, FLOOR, 3)]
+    goals = [Goal(OURS, ANSIBLE, 0.1), Goal(OURS, BASELINE, 3)]
     return _figure(f"no-op-{over}", f"Nothing to change, over {over}", runs, goals)
 
 

@@ -1,4 +1,4 @@
-"""What was measured: runs of each contender, and what their medians are to be to each other."""
+"""What was measured: runs of each competitor, and what their medians are to be to each other."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Goal:
 class Figure:
     """One quantity: a table, a plot and a file name.
 
-    `runs` has, by contender, what each run gave, in `unit`. The runs of all contenders alternated,
-    so that whatever the machine did meanwhile was done to all of them.
+    `runs` has, by competitor, what each run gave, in `unit`. The runs of all competitors
+    alternated, so that whatever the machine did meanwhile was done to all of them.
     """
 
     slug: str
@@ -45,7 +45,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is measured: `runs` of each contender; `quick` is to see that it works at all."""
+    """How much is measured: `runs` of each competitor; `quick` is to see that it works at all."""
 
     quick: bool = False
 

@@ -10,7 +10,7 @@ from tests.bench.machine import copies, remove
 from tests.bench.queued import lengths
 from tests.bench.workers import throughput
 from tests.faults.site import ours
-from tests.harness import PYINFRA, run, wait_for
+from tests.helpers.harness import PYINFRA, run, wait_for
 from tests.virtual_pi import VirtualPi
 
 _HOSTS = (1, 2, 4)

@@ -12,7 +12,7 @@ from docker.errors import APIError, ImageNotFound
 from packaging.requirements import Requirement
 
 from celery_pi.settings import Settings
-from tests.harness import APP, ROOT, run
+from tests.helpers.harness import APP, ROOT, run
 from tests.virtual_pi import VirtualPi
 from tests.virtual_pi.console import VirtualPiError
 from tests.virtual_pi.engine import connect, explained

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.harness import run
+from tests.helpers.harness import run
 from tests.virtual_pi import VirtualPi
 from tests.virtual_pi.app import put_app
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.faults.site import Site
-from tests.harness import APP, wait_for
+from tests.helpers.harness import APP, wait_for
 
 MEDIA = f"{APP}/media"
 _HELD = "bench-held"  # a list that no worker reads

@@ -1,4 +1,4 @@
-"""A figure as SVG: a bar for each contender's median, a dot for each run, a line over their range.
+"""A figure as SVG: a bar for each competitor's median, a dot for each run, a line over their range.
 
 Transparent, with colours for a light and a dark page.
 """

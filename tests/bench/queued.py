@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from tests.bench.figure import Effort, Figure, Goal
-from tests.bench.filling import fill, settle
+from tests.bench.queue_fill import fill, settle
 from tests.faults.site import Site
 
 _DEPTHS = (10, 1_000, 100_000)

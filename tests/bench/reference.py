@@ -1,11 +1,11 @@
-"""What our deploy has left on a machine, for the other contenders to bring to theirs."""
+"""What our deploy has left on a machine, for the other competitors to bring to theirs."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-from tests.harness import APP, run
+from tests.helpers.harness import APP, run
 from tests.virtual_pi import VirtualPi
 
 BROKER = "broker.env"  # the lines of `.env` that are the deploy's

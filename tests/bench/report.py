@@ -11,15 +11,15 @@ from pathlib import Path
 
 from tests.bench.figure import Figure, Goal
 from tests.bench.plot import draw, number
-from tests.harness import ROOT
+from tests.helpers.harness import ROOT
 
 _HEAD = """# Benchmarks
 
 Made by `make bench` on {date}, on {machine}. {versions}
 
-The runs of the contenders of a figure alternated, so what the machine did meanwhile was done to all
-of them. Ratios therefore hold better than seconds, and stand first: they are of medians, to the
-first contender's. The plots show medians as bars, single runs as dots.
+The runs of the competitors of a figure alternated, so what the machine did meanwhile was done to
+all of them. Ratios therefore hold better than seconds, and stand first: they are of medians, to the
+first competitor's. The plots show medians as bars, single runs as dots.
 """
 
 

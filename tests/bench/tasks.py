@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.bench.figure import Effort, Figure, Goal
 from tests.bench.machine import copies
 from tests.faults.site import UNITS, Site, guides, ours
-from tests.harness import APP, deploy, wait_for
+from tests.helpers.harness import APP, deploy, wait_for
 from tests.virtual_pi import VirtualPi
 
 HERE = Path(__file__).parent

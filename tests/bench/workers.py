@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 from tests.bench.figure import Effort, Figure
-from tests.bench.filling import fill
 from tests.bench.marks import MEDIA, strike, when
+from tests.bench.queue_fill import fill
 from tests.faults.site import UNITS, Site
 
 _COUNTS = (1, 2, 4)

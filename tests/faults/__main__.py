@@ -9,7 +9,7 @@ from tests.faults.count import Toll, count
 from tests.faults.scenarios import SCENARIOS
 from tests.faults.site import Site, guides, ours
 from tests.faults.table import write
-from tests.harness import run
+from tests.helpers.harness import run
 from tests.virtual_pi import VirtualPi
 from tests.virtual_pi.console import VirtualPiError
 from tests.virtual_pi.platforms import native_platform

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tests.faults.scenarios import Scenario
 from tests.faults.site import Site
-from tests.harness import APP, wait_for
+from tests.helpers.harness import APP, wait_for
 
 TASKS = 200
 LONG = 180  # what is given back goes behind all that wait, and to wait there is no redelivery

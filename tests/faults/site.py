@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.harness import in_app, wait_for
+from tests.helpers.harness import in_app, wait_for
 from tests.virtual_pi import VirtualPi
 
 UNITS = "/etc/systemd/system"

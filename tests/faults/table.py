@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from tests.faults.count import Toll
 from tests.faults.scenarios import SCENARIOS
-from tests.harness import ROOT
+from tests.helpers.harness import ROOT
 
 Tolls = dict[str, Toll]
 _HEAD = (

@@ -25,7 +25,7 @@ from pwd import getpwuid
 from typing import Any
 
 from tests.root_jobs import canaries
-from tests.root_jobs.onlooker import Onlooker, Process
+from tests.root_jobs.process_watcher import Process, ProcessWatcher
 
 EXTRA, NUMBER = Path("/root/celery-pi-walk.open"), 9
 VARIABLE = "CELERY_PI_WALK"
@@ -36,7 +36,7 @@ LONGEST = 2**22  # bytes of what it says
 def run(job: dict[str, Any], marker: str) -> dict[str, Any]:
     main, theirs = pty.openpty()
     terminal = os.ttyname(theirs)
-    onlooker = Onlooker(terminal, str(EXTRA), marker)
+    watcher = ProcessWatcher(terminal, str(EXTRA), marker)
     before = canaries.state()
     pid = _start(job["command"], theirs, marker)
     os.close(theirs)
@@ -44,7 +44,7 @@ def run(job: dict[str, Any], marker: str) -> dict[str, Any]:
     began, said, interrupted = time.monotonic(), bytearray(), False
     is_hung, ended = False, 0.0
     while not ended or time.monotonic() < ended + AFTER:
-        onlooker.look()
+        watcher.look()
         with suppress(OSError):  # nothing yet, or nobody has it open any more
             said += os.read(main, 2**16)[: LONGEST - len(said)]
         seconds = time.monotonic() - began
@@ -65,9 +65,9 @@ def run(job: dict[str, Any], marker: str) -> dict[str, Any]:
     os.close(main)
     return {
         **{"name": job["name"], "status": status, "seconds": round(ended - began, 2)},
-        **{"hung": is_hung, "said": said.decode(errors="replace"), "looks": onlooker.looks},
+        **{"hung": is_hung, "said": said.decode(errors="replace"), "looks": watcher.looks},
         "touched": canaries.touched(before, canaries.state()),
-        "processes": [_told(process) for process in onlooker.seen.values()],
+        "processes": [_told(process) for process in watcher.seen.values()],
     }
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.harness import APP, prove
+from tests.helpers.harness import APP, prove
 from tests.root_jobs.jobs import Job, among
 from tests.root_jobs.traps import ESCAPES, KINDS
 from tests.root_jobs.walk import DATABASE, DEPLOY, LOG, MIB, Result, Walk, is_of_rest, prepared

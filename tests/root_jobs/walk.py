@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tests.harness import APP, UNITS, prove, pyinfra
+from tests.helpers.harness import APP, UNITS, prove, pyinfra
 from tests.root_jobs.jobs import ARCHIVE, Job
 from tests.virtual_pi import VirtualPi
 

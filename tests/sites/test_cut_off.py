@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-from tests.harness import PYINFRA, ROOT, deploy, wait_for
+from tests.helpers.harness import PYINFRA, ROOT, deploy, wait_for
 from tests.sites.build import APP, Site
 from tests.sites.client import Client
 from tests.sites.test_live_site import OWNERS

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from tests.harness import Outcome, deploy, plan, pyinfra, run, wait_for
+from tests.helpers.harness import Outcome, deploy, plan, pyinfra, run, wait_for
 from tests.sites.build import APP, Site
 from tests.sites.client import Client
 from tests.sites.hunt import hunt

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tests.harness import wait_for
+from tests.helpers.harness import wait_for
 from tests.sites.build import APP, SECRETS, Run, Site
 from tests.sites.client import Client
 from tests.sites.hunt import hunt

@@ -15,7 +15,7 @@ import pytest
 
 from tests.attacks.attacker import OLD
 from tests.attacks.conftest import old_source
-from tests.harness import ROOT, Outcome, pyinfra, wait_for
+from tests.helpers.harness import ROOT, Outcome, pyinfra, wait_for
 from tests.sites.build import APP, Site, build
 from tests.sites.client import Client
 from tests.sites.hunt import hunt

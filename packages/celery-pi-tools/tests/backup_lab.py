@@ -20,8 +20,8 @@ import pytest
 
 from celery_pi.render import ROOT
 from celery_pi.settings import Settings
-from tests.harness import wait_for
-from tests.manifest import manifest_text
+from tests.helpers.harness import wait_for
+from tests.helpers.manifest import manifest_text
 
 SOURCE = ROOT / "packages/celery-pi-tools/src"
 PROGRAM = ROOT / "files/usr/local/bin/celery-pi"

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from celery_pi_tools import manifest
-from tests.manifest import manifest_text
+from tests.helpers.manifest import manifest_text
 
 MACHINE = tempfile.TemporaryDirectory(prefix="celery-pi-tools.")
 manifest.FILE = Path(MACHINE.name, "manifest.json")

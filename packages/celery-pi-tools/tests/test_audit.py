@@ -15,7 +15,7 @@ from celery_pi.settings import Settings
 from celery_pi_tools import redis_client
 from celery_pi_tools.checks import network, packages, redis_users, updates
 from celery_pi_tools.system import System
-from tests.fake import Programs
+from tests.helpers.fake import Programs
 
 pytestmark = pytest.mark.fast
 

@@ -24,7 +24,7 @@ from celery_pi_tools.checks import (
     registry,
 )
 from celery_pi_tools.system import System
-from tests.fake import ME, Programs, as_root
+from tests.helpers.fake import ME, Programs, as_root
 
 pytestmark = pytest.mark.fast
 

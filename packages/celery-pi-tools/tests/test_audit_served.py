@@ -21,8 +21,8 @@ import pytest
 from celery_pi.settings import Settings
 from celery_pi_tools.checks import backups, http_probe, served
 from celery_pi_tools.system import System
-from tests.fake import ME, Programs, as_root
-from tests.harness import wait_for
+from tests.helpers.fake import ME, Programs, as_root
+from tests.helpers.harness import wait_for
 
 pytestmark = pytest.mark.fast
 

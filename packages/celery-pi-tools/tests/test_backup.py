@@ -17,8 +17,8 @@ import pytest
 
 import backup_lab
 from backup_lab import CONFINED, USER, Lab, MakeLab, state
-from tests.fake import as_root
-from tests.harness import wait_for
+from tests.helpers.fake import as_root
+from tests.helpers.harness import wait_for
 
 lab, labs = backup_lab.lab, backup_lab.labs
 pytestmark = [

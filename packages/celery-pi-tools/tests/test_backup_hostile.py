@@ -23,7 +23,7 @@ import backup_lab
 from backup_lab import CONFINED, USER, Lab, state
 from celery_pi_tools.backup import archive
 from celery_pi_tools.privileges import Refused
-from tests.fake import as_root
+from tests.helpers.fake import as_root
 
 pytestmark = [
     pytest.mark.fast,

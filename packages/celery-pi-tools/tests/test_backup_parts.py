@@ -18,8 +18,8 @@ from celery_pi_tools.backup import app, archive
 from celery_pi_tools.backup.common import BackupError
 from celery_pi_tools.checks import backups
 from celery_pi_tools.system import System
-from tests.fake import ME, Programs, as_root
-from tests.library import LIBRARY
+from tests.helpers.fake import ME, Programs, as_root
+from tests.helpers.library import LIBRARY
 
 pytestmark = pytest.mark.fast
 

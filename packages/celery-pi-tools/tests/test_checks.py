@@ -33,8 +33,8 @@ from celery_pi_tools.checks import (
 )
 from celery_pi_tools.commands import CannotRead
 from celery_pi_tools.system import System
-from tests.fake import ME, Programs, as_root
-from tests.hostile import TEXT, put
+from tests.helpers.fake import ME, Programs, as_root
+from tests.helpers.hostile import TEXT, put
 
 pytestmark = pytest.mark.fast
 

@@ -16,9 +16,9 @@ from celery_pi_tools.commands import CannotRead
 from celery_pi_tools.doctor import command, examination, report
 from celery_pi_tools.privileges import Failed
 from celery_pi_tools.system import System
-from tests.fake import Programs
-from tests.harness import ROOT
-from tests.hostile import TEXT
+from tests.helpers.fake import Programs
+from tests.helpers.harness import ROOT
+from tests.helpers.hostile import TEXT
 
 pytestmark = pytest.mark.fast
 checks.load()

@@ -18,8 +18,8 @@ from celery_pi_tools import env_file, redis_client
 from celery_pi_tools.checks import env
 from celery_pi_tools.privileges import Refused
 from fake_system import fake_system
-from tests.fake import ME, as_root, mode
-from tests.hostile import put
+from tests.helpers.fake import ME, as_root, mode
+from tests.helpers.hostile import put
 
 pytestmark = pytest.mark.fast
 

@@ -37,9 +37,9 @@ from celery_pi_tools.checks import (
 )
 from celery_pi_tools.privileges import Failed
 from fake_system import UP, fake_system
-from tests.fake import ME, Programs, as_root, mode
-from tests.harness import wait_for
-from tests.hostile import put
+from tests.helpers.fake import ME, Programs, as_root, mode
+from tests.helpers.harness import wait_for
+from tests.helpers.hostile import put
 
 pytestmark = pytest.mark.fast
 

@@ -13,7 +13,7 @@ from celery_pi_tools import redis_client
 from celery_pi_tools.checks import redis_memory, redis_server, redis_settings
 from fake_system import answering, consuming, fake_system
 from tasks.redis import conf
-from tests.fake import Programs, as_root, mode
+from tests.helpers.fake import Programs, as_root, mode
 
 pytestmark = pytest.mark.fast
 

@@ -12,7 +12,7 @@ import pytest
 
 from celery_pi_tools import maintenance
 from celery_pi_tools.checks import task_state
-from tests.fake import Programs, as_root, mode
+from tests.helpers.fake import Programs, as_root, mode
 
 pytestmark = [pytest.mark.fast, as_root]
 

@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 import celery_pi_tools.privileges
-from tests.fake import as_root
+from tests.helpers.fake import as_root
 
 pytestmark = [pytest.mark.fast, as_root]
 

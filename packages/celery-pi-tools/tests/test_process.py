@@ -13,7 +13,7 @@ import pytest
 from celery_pi_tools import smoke_test
 from celery_pi_tools.checks import processes, secrets, worker
 from fake_system import fake_system
-from tests.fake import Programs, as_root
+from tests.helpers.fake import Programs, as_root
 
 pytestmark = pytest.mark.fast
 
