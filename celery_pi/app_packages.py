@@ -71,14 +71,14 @@ def main() -> None:
     """Write the lock: pip chooses the versions, and says for each machine which wheel it takes."""
     pins = [*Settings.model_fields["app_pins"].default, *OF_SOME]
     reports = [_resolved(pins, python, machine) for python in PYTHONS for machine in MACHINES]
-    ours = _ours(reports[0], pins)
-    hashes: dict[str, set[str]] = {name: set() for name in ours}
+    names = _ours(reports[0], pins)
+    hashes: dict[str, set[str]] = {name: set() for name in names}
     for report in reports:
-        for name in ours:
+        for name in names:
             if report[name]["metadata"]["version"] != reports[0][name]["metadata"]["version"]:
                 raise SystemExit(f"{name} has one version for one machine and one for another")
             hashes[name].add(report[name]["download_info"]["archive_info"]["hashes"]["sha256"])
-    lines = (_line(name, reports[0][name]["metadata"]["version"], hashes[name]) for name in ours)
+    lines = (_line(name, reports[0][name]["metadata"]["version"], hashes[name]) for name in names)
     FILE.write_text(HEAD + "".join(f"{line}\n" for line in lines), encoding="ascii")
 
 
@@ -102,20 +102,20 @@ def _resolved(pins: Iterable[str], python: str, machine: str) -> dict[str, Any]:
             ],
             check=True,
         )
-        found = json.loads(report.read_text(encoding="utf-8"))["install"]
-    return {canonicalize_name(package["metadata"]["name"]): package for package in found}
+        packages = json.loads(report.read_text(encoding="utf-8"))["install"]
+    return {canonicalize_name(package["metadata"]["name"]): package for package in packages}
 
 
 def _ours(report: Mapping[str, Any], pins: Iterable[str]) -> list[str]:
     """Names of the pinned packages and of all that these need, without the owner's."""
-    found: set[str] = set()
-    left: list[str] = [canonicalize_name(Requirement(pin).name) for pin in pins]
-    while left:
-        name = left.pop()
-        if name not in found and name != THEIRS:
-            found.add(name)
-            left += _needed(report[name]["metadata"].get("requires_dist", ()))
-    return sorted(found)
+    names: set[str] = set()
+    pending: list[str] = [canonicalize_name(Requirement(pin).name) for pin in pins]
+    while pending:
+        name = pending.pop()
+        if name not in names and name != THEIRS:
+            names.add(name)
+            pending += _needed(report[name]["metadata"].get("requires_dist", ()))
+    return sorted(names)
 
 
 def _needed(requirements: Iterable[str]) -> Iterator[str]:

@@ -138,13 +138,13 @@ class Component(Generic[S]):
 @cache
 def components() -> tuple[Component[Any], ...]:
     """Every component that a module of `tasks/` states, in the order of these modules."""
-    found = {
+    by_name = {
         value.name: value
         for module in task_modules()
         for value in vars(module).values()
         if isinstance(value, Component)
     }
-    return tuple(found.values())
+    return tuple(by_name.values())
 
 
 def enabled(settings: Settings) -> Iterator[Component[Any]]:
@@ -161,7 +161,7 @@ def remove(component: Component[S], settings: S, name: str = "Remove") -> Operat
 
 
 def deploys(
-    what: Component[S] | str, off: Callable[[S], None] | None = None
+    component: Component[S] | str, off: Callable[[S], None] | None = None
 ) -> Callable[[Callable[Concatenate[S, P], None]], Callable[P, None]]:
     """Make a pyinfra deploy of a function that takes the host's settings first.
 
@@ -173,7 +173,7 @@ def deploys(
     `deploy.py` or alone: `pyinfra inventory.py tasks.redis.deploy`. The first component of a run
     takes the lock; one that is run alone also gives it back.
     """
-    name = what if isinstance(what, str) else what.name
+    name = component if isinstance(component, str) else component.name
 
     def decorate(task: Callable[Concatenate[S, P], None]) -> Callable[P, None]:
         @wraps(task)
@@ -181,10 +181,10 @@ def deploys(
             settings = cast("S", preflight(host))
             plan.begin(host)
             before = set(declared(host))
-            if isinstance(what, str):
+            if isinstance(component, str):
                 task(settings, *args, **kwargs)
             else:
-                _run(what, settings, lambda: task(settings, *args, **kwargs), off)
+                _run(component, settings, lambda: task(settings, *args, **kwargs), off)
             within: set[str] = host.connector_data.setdefault(WITHIN, set())
             within.update(declared(host).keys() - before)
 
@@ -212,7 +212,7 @@ def _run(
     off: Callable[[S], None] | None,
 ) -> None:
     if manifest.ALL not in host.connector_data:
-        stated = {known.name: known.stated(settings) for known in components()}
+        stated = {each.name: each.stated(settings) for each in components()}
         host.connector_data[manifest.ALL] = stated
     manifest.note(host, component.name, component.stated(settings))
     if not component.enabled(settings):
@@ -243,6 +243,6 @@ def _refuse_unstated(component: Component[Any], others: set[str]) -> None:
     """What it does not state would stay on the Pi when it is switched off. `others` are the files
     of the tasks before it and of those that it has called."""
     stated = {*component.files, *(f"{UNITS}/{name}" for name in component.own_units)}
-    written = {path for path, found in declared(host).items() if found}
+    written = {path for path, state in declared(host).items() if state}
     if unstated := sorted(written - others - stated):
         raise DeployError(f"{component.name} does not state that it writes {', '.join(unstated)}")

@@ -108,8 +108,8 @@ class FactCache:
     @property
     def _text(self) -> str:
         """A line each, the same in whatever order the run has asked."""
-        asked = sorted(self._asked.items())
-        return "".join(f"{digest} {json.dumps(text)}\n" for digest, text in asked)
+        commands = sorted(self._asked.items())
+        return "".join(f"{digest} {json.dumps(text)}\n" for digest, text in commands)
 
     def _present_answers(self, arguments: dict[str, Any]) -> dict[str, Answer]:
         if self._state.is_executing and not self._is_executing:
@@ -129,17 +129,17 @@ class FactCache:
     def _ask_all(self) -> dict[str, Answer]:
         """The answers by digest. Raises PyinfraError for what is not of the form of ours."""
         program = session_program("facts", FILE, *sorted(self._done))
-        ask_all = NoFact(assign(file=FILE), '[ ! -e "$file" ] ||', program)
-        done, output = self._run(ask_all, self._arguments)
+        command = NoFact(assign(file=FILE), '[ ! -e "$file" ] ||', program)
+        succeeded, output = self._run(command, self._arguments)
         if not output.stdout_lines:
             self._kept = ""
-            if not done:
+            if not succeeded:
                 logger.warning(f"the cache of facts gives no answers: {output.stderr}")
             return {}
         try:
-            said = json.loads(output.stdout_lines[-1])
-            self._kept = str(said["file"])
-            return {digest: _answer(*answer) for digest, answer in said["answers"].items()}
+            reply = json.loads(output.stdout_lines[-1])
+            self._kept = str(reply["file"])
+            return {digest: _answer(*answer) for digest, answer in reply["answers"].items()}
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise PyinfraError(f"the cache of facts gives no answers: {error!r}") from error
 

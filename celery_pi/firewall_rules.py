@@ -113,7 +113,7 @@ class Delta:
 
 
 def delta(
-    wanted: Sequence[Opening],
+    openings: Sequence[Opening],
     present: Sequence[Rule],
     ipv6: bool = True,
     before: Collection[str] = (),
@@ -124,19 +124,19 @@ def delta(
     them says of the same port holds, and who else has made the very rule that is wanted keeps it.
     """
     texts = {rule.text for rule in present}
-    his = {rule.match for rule in present if rule.text in before and not rule.is_ours}
-    matches = {Rule(text).match for opening in wanted for text in opening.texts()}
+    owners_matches = {rule.match for rule in present if rule.text in before and not rule.is_ours}
+    matches = {Rule(text).match for opening in openings for text in opening.texts()}
     others = [rule for rule in present if rule.match not in matches]
 
     def lacking(opening: Opening) -> list[str]:
         return [
             text
             for text in opening.texts(ipv6)
-            if text not in texts and Rule(text).match not in his
+            if text not in texts and Rule(text).match not in owners_matches
         ]
 
     return Delta(
-        missing=[part for opening in wanted for part in opening.only(lacking(opening), ipv6)],
+        missing=[part for opening in openings for part in opening.only(lacking(opening), ipv6)],
         outdated=[rule for rule in others if rule.is_ours],
         strange=[rule for rule in others if not rule.is_ours],
     )
@@ -144,19 +144,19 @@ def delta(
 
 def opening(text: str) -> Opening:
     """What `8000/tcp` or `22/tcp from 192.168.1.0/24` stands for. Raises ValueError."""
-    written = WRITTEN.fullmatch(text)
-    if not written or not 1 <= int(written[1]) <= 65535:
+    parts = WRITTEN.fullmatch(text)
+    if not parts or not 1 <= int(parts[1]) <= 65535:
         raise ValueError("must be such as 8000/tcp, or 8000/tcp from 192.168.1.0/24")
-    if written[3] is None:
-        return Opening(int(written[1]), written[2])
+    if parts[3] is None:
+        return Opening(int(parts[1]), parts[2])
     try:
-        network = ip_network(written[3])
+        network = ip_network(parts[3])
     except ValueError as error:
         raise ValueError(f"must name an address or a network: {error}") from error
     if network.prefixlen == 0:
         raise ValueError("must name no network of all addresses: leave `from` out")
     whole = network.prefixlen == network.max_prefixlen
-    return Opening(int(written[1]), written[2], str(network.network_address if whole else network))
+    return Opening(int(parts[1]), parts[2], str(network.network_address if whole else network))
 
 
 def _way(way: str, routed: bool) -> list[str]:

@@ -59,8 +59,8 @@ class Item:
 
     @property
     def text(self) -> str:
-        said = ": ".join(word for word in ("yours" if self.theirs else "", self.why) if word)
-        return f"{self.what} ({said})" if said else self.what
+        note = ": ".join(word for word in ("yours" if self.theirs else "", self.why) if word)
+        return f"{self.what} ({note})" if note else self.what
 
 
 @dataclass
@@ -113,9 +113,9 @@ class Plan:
 
     def of(self, verb: Verb) -> list[Item]:
         """The things; of one that is replaced or put aside, that says enough."""
-        elsewhere = () if verb in KEEPING else KEEPING
-        kept = {what for keeping in elsewhere for what in self.items.get(keeping, ())}
-        return [item for item in self.items.get(verb, {}).values() if item.what not in kept]
+        keeping_verbs = () if verb in KEEPING else KEEPING
+        kept_things = {what for keeping in keeping_verbs for what in self.items.get(keeping, ())}
+        return [item for item in self.items.get(verb, {}).values() if item.what not in kept_things]
 
     @property
     def _touches_theirs(self) -> bool:
@@ -130,7 +130,7 @@ def is_full() -> bool:
 def begin(host: Host) -> None:
     """From here on lines of diffs wait for `show`."""
     _plan(host).is_begun = True
-    if not any(isinstance(known, Late) for known in host.state.callback_handlers):
+    if not any(isinstance(handler, Late) for handler in host.state.callback_handlers):
         host.state.add_callback_handler(Late())  # type: ignore[no-untyped-call]
 
 

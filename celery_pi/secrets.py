@@ -108,16 +108,16 @@ def passwords(host: Host, settings: Settings) -> Passwords:
 
     The same for the whole run.
     """
-    known = host.connector_data.get("celery_pi_passwords")
-    if known is None:
+    result = host.connector_data.get("celery_pi_passwords")
+    if result is None:
         found = stored(host)
-        known = Passwords(
+        result = Passwords(
             found, {user: kept(found.password(user)) or new_password() for user in users(settings)}
         )
         if settings.redis_password_file:
-            known.wanted["celery"] = supplied(settings.redis_password_file)
-        host.connector_data["celery_pi_passwords"] = known
-    return cast("Passwords", known)
+            result.wanted["celery"] = supplied(settings.redis_password_file)
+        host.connector_data["celery_pi_passwords"] = result
+    return cast("Passwords", result)
 
 
 def kept(password: str, shortest: int = SHORTEST) -> str:
@@ -127,10 +127,10 @@ def kept(password: str, shortest: int = SHORTEST) -> str:
 
 def renew_passwords(host: Host, settings: Settings) -> None:
     """From here on this run's passwords are new ones, but for one that the owner supplies."""
-    known = passwords(host, settings)
-    for user in known.wanted:
+    current = passwords(host, settings)
+    for user in current.wanted:
         if user != "celery" or not settings.redis_password_file:
-            known.wanted[user] = new_password()
+            current.wanted[user] = new_password()
 
 
 def redis_url(password: str, settings: Settings) -> str:
@@ -180,11 +180,11 @@ def _problems(setting: str, path: str | None, shortest: int) -> list[str]:
 def stored(host: Host) -> Stored:
     """What is stored. A line end behind it, which an editor may have put there, is no part of it;
     all else is, as it is for the shell that reads the file."""
-    found = Stored()
+    files = Stored()
     for line in read_quietly(host, StringCommand(assign(directory=DIRECTORY), READ)).splitlines():
         name, mode, encoded = (line + " ").split(" ")[:3]
-        found[name] = (mode, base64.b64decode(encoded).decode().rstrip("\n"))
-    return found
+        files[name] = (mode, base64.b64decode(encoded).decode().rstrip("\n"))
+    return files
 
 
 def new_password() -> str:

@@ -431,9 +431,9 @@ class Settings(BaseModel):
             if _is_local(hint)
         }
 
-    def on_the_pi(self, **how: Any) -> dict[str, Any]:
-        """What a Pi may know of them, as JSON has it; `how` is for `model_dump`."""
-        return self.model_dump(mode="json", exclude=self.local_files(), **how)
+    def on_the_pi(self, **options: Any) -> dict[str, Any]:
+        """What a Pi may know of them, as JSON has it; `options` is for `model_dump`."""
+        return self.model_dump(mode="json", exclude=self.local_files(), **options)
 
     @property
     def writable_paths(self) -> list[str]:
@@ -479,26 +479,30 @@ def model() -> type[Settings]:
 
     Raises TypeError when two of them have one name, or one has no default.
     """
-    own = _stated()
-    names = [name for each in own for name in each.__annotations__]
-    if twice := {name for name in names if names.count(name) > 1 or name in Settings.model_fields}:
-        raise TypeError(f"there are two settings of the name {', '.join(sorted(twice))}")
-    made = create_model("Settings", __base__=own) if own else Settings
-    if bare := [name for name, field in made.model_fields.items() if field.is_required()]:
-        raise TypeError(f"a setting without a default: {', '.join(bare)}")
-    return made
+    stated = _stated()
+    names = [name for each in stated for name in each.__annotations__]
+    if duplicates := {
+        name for name in names if names.count(name) > 1 or name in Settings.model_fields
+    }:
+        raise TypeError(f"there are two settings of the name {', '.join(sorted(duplicates))}")
+    combined = create_model("Settings", __base__=stated) if stated else Settings
+    if without_default := [
+        name for name, field in combined.model_fields.items() if field.is_required()
+    ]:
+        raise TypeError(f"a setting without a default: {', '.join(without_default)}")
+    return combined
 
 
 def _stated() -> tuple[type[Settings], ...]:
-    there = {module.__name__ for module in task_modules()}
-    return tuple(each for each in Settings.__subclasses__() if each.__module__ in there)
+    modules = {module.__name__ for module in task_modules()}
+    return tuple(each for each in Settings.__subclasses__() if each.__module__ in modules)
 
 
 @cache
 def task_modules() -> tuple[ModuleType, ...]:
     """Every module of `tasks/`. A task imports this module, so they are imported when needed."""
     tasks = import_module("tasks")
-    names = [found.name for found in pkgutil.iter_modules(tasks.__path__)]
+    names = [module.name for module in pkgutil.iter_modules(tasks.__path__)]
     return tuple(import_module(f"tasks.{name}") for name in names)
 
 
@@ -525,23 +529,23 @@ def without_wrong(data: dict[str, Any]) -> tuple[Settings, frozenset[str], list[
     What only contradicts a wrong one is doubtful too, and no sentence is made of it.
     """
     data, _ = with_new_names(data)
-    found = _problems(data)
-    wrong = {_name(problem) for problem in found}
+    errors = _problems(data)
+    wrong = {_name(error) for error in errors}
     meant = {near for name in wrong - {*model().model_fields} for near in _nearest(name)} - {*data}
     doubtful = wrong | meant
     sentences = [
-        _sentence(problem)
-        for problem in found
-        if _name(problem) not in meant and not _others_named(problem) & doubtful
+        _sentence(error)
+        for error in errors
+        if _name(error) not in meant and not _others_named(error) & doubtful
     ]
-    sentences = sentences or [_sentence(problem) for problem in found]
+    sentences = sentences or [_sentence(error) for error in errors]
     right = dict(data)
-    while found:
-        doubtful.update(*map(_others_named, found), map(_name, found))
+    while errors:
+        doubtful.update(*map(_others_named, errors), map(_name, errors))
         kept = {name: value for name, value in right.items() if name not in doubtful}
         right = kept if len(kept) < len(right) else {}  # what is wrong, its sentence does not name
         doubtful.update(data if not right else ())
-        found = _problems(right)
+        errors = _problems(right)
     return model()(**right), frozenset(doubtful), sentences
 
 

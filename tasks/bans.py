@@ -71,18 +71,18 @@ def deploy(settings: Settings) -> None:
 
 def _ban(settings: Settings) -> None:
     debian_packages(name="Install fail2ban", packages=BANS.packages, no_start=BANS.no_start)
-    known = admin_addresses(host)
+    addresses = admin_addresses(host)
     jail_of_ssh = host.get_fact(JailFound)
     filters = [FLOWER] if settings.flower else []
     jails = from_template(
         JAILS,
         check=f'{CHECK.path} "$NEW" {JAILS}',
         settings=settings,
-        ignored=[*LOOPBACK, *settings.ban_ignore, *known],
+        ignored=[*LOOPBACK, *settings.ban_ignore, *addresses],
         jail_of_ssh=jail_of_ssh,
     )
-    kept = [from_template(ADMIN_ADDRESSES, addresses=known)] if known else []
-    config_files(name="Configure", files=[CHECK, SANDBOX, *filters, *kept, jails])
+    address_files = [from_template(ADMIN_ADDRESSES, addresses=addresses)] if addresses else []
+    config_files(name="Configure", files=[CHECK, SANDBOX, *filters, *address_files, jails])
     service(
         name="Run",
         unit=UNIT,

@@ -109,16 +109,16 @@ def deploy(settings: Settings) -> None:
 
 def _leave(settings: Settings) -> None:
     """Flower is not shown. What is the owner's goes on without it; what is ours alone stops."""
-    found = host.get_fact(NginxFound)
+    state = host.get_fact(NginxFound)
     if settings.flower:
-        told = "Flower is reached by an ssh tunnel alone (docs/operate/flower.md)"
-        host.log(told, logger.warning)
-    if found.may_stop:
+        message = "Flower is reached by an ssh tunnel alone (docs/operate/flower.md)"
+        host.log(message, logger.warning)
+    if state.may_stop:
         idle_service(name="Stop it", unit=UNIT)
-    default_goes = found.default == "ours" or (found.may_stop and found.default == "debian")
-    kept = [] if default_goes else [NO_DEFAULT.path]
-    _remove([path for path in NGINX.files if path not in kept])
-    if not found.may_stop:
+    default_goes = state.default == "ours" or (state.may_stop and state.default == "debian")
+    kept_files = [] if default_goes else [NO_DEFAULT.path]
+    _remove([path for path in NGINX.files if path not in kept_files])
+    if not state.may_stop:
         service(name="Run without it", unit=UNIT, watch=[SERVER, COMMON], managed=False, check=GOOD)
 
 
@@ -127,8 +127,8 @@ def _configure_server(settings: Settings) -> None:
     names = settings.nginx_names or (name, f"{name}.local")
     pair = _certificate(settings)
     if settings.nginx_certificate is None:
-        listed = from_template(NAMES, names=names)
-        config_files(name="Install the certificate's helper", files=[CERTIFICATE, listed])
+        name_file = from_template(NAMES, names=names)
+        config_files(name="Install the certificate's helper", files=[CERTIFICATE, name_file])
         reconcile_script(name="Make a certificate", script=CERTIFICATE)
         remove_units(name="Remove the watch over the owner's", units=[WATCH, RELOAD], files=[])
     else:

@@ -56,9 +56,9 @@ def swap_to_memory(pi: Pi) -> None:
     if not pi.has("able"):
         logger.info(f"{host.name} has a kernel without zram: its swap is left alone")
         return
-    kept = on_disk(host.get_fact(Swaps))
-    if kept:
-        logger.warning(f"{host.name} also swaps to {', '.join(kept)}, which is left to you")
+    disk_swaps = on_disk(host.get_fact(Swaps))
+    if disk_swaps:
+        logger.warning(f"{host.name} also swaps to {', '.join(disk_swaps)}, which is left to you")
     # First: the package starts by itself, and what it starts would pass for somebody else's.
     config_files(name="Configure swap in memory", files=[from_file(SWAP)])
     debian_packages(name="Install zram-generator", packages=["systemd-zram-generator"])

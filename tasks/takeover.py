@@ -13,7 +13,7 @@ def begin(settings: Settings) -> None:
     """The old worker ends its tasks and stops, while Redis is still as it knows it."""
     take_over(
         name="Stop what was set up by hand, and put it aside",
-        found=_found(settings),
+        items=_found(settings),
         patience=settings.celery_time_limit + 30,
     )
 

@@ -76,7 +76,7 @@ def deploy(
             renew_passwords(host, settings or Settings())
         known = passwords(host, settings or Settings())
         made.append(known)
-        secret_files(name="Store the passwords", known=known)
+        secret_files(name="Store the passwords", passwords=known)
         if retire and known.changing:
             no_old_secrets(name="Forget the old ones")
 
@@ -373,7 +373,7 @@ def test_password_that_came_meanwhile_is_never_replaced(store: Path, renew: bool
     def task() -> None:
         if renew:
             renew_passwords(host, Settings())
-        secret_files(name="Store", known=passwords(host, Settings()))
+        secret_files(name="Store", passwords=passwords(host, Settings()))
         store.mkdir(exist_ok=True)
         other.write_text("of another deploy")
 
@@ -389,7 +389,7 @@ def test_same_password_that_came_meanwhile_is_no_conflict(store: Path) -> None:
 
     def task() -> None:
         made.append(passwords(host, Settings()))
-        secret_files(name="Store", known=made[0])
+        secret_files(name="Store", passwords=made[0])
         store.mkdir()
         (store / "redis_celery_password").write_text(made[0].wanted["celery"])
 

@@ -57,15 +57,15 @@ class Holder(NamedTuple):
     what: str
 
 
-def take(token: str, seen: str) -> StringCommand:
+def take(token: str, newest: str) -> StringCommand:
     """Command that takes the lock for the token; the holder as JSON is its standard input.
 
     It waits for a dead holder's lease to end, `LEASE` seconds at most. Only then, with the lock in
-    hand, does it compare the newest record with `seen`, which `NEWEST` gave when the run was
+    hand, does it compare the newest record with `newest`, which `NEWEST` gave when the run was
     planned: whoever held the lock may have changed something meanwhile. Its output is for
     `refusal`.
     """
-    return StringCommand(_values(token, seen), LOOK, WAIT, NEWEST, TAKE)
+    return StringCommand(_values(token, newest), LOOK, WAIT, NEWEST, TAKE)
 
 
 def renew(token: str) -> StringCommand:
@@ -103,5 +103,5 @@ def _holder(text: str) -> Holder:
         return Holder("somebody", "an unknown time", "something")
 
 
-def _values(token: str, seen: str = "") -> StringCommand:
-    return assign(directory=DIRECTORY, records=RECORDS, lease=str(LEASE), token=token, seen=seen)
+def _values(token: str, newest: str = "") -> StringCommand:
+    return assign(directory=DIRECTORY, records=RECORDS, lease=str(LEASE), token=token, seen=newest)

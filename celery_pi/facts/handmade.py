@@ -37,33 +37,33 @@ class HandMade(FactBase[list[Found]]):
         )
 
     def process(self, output: list[str]) -> list[Found]:
-        found = [Found(*line.split(" ", 2)) for line in output]
-        units = {each.name for each in found if each.what == "unit"} | set(OUR_NAMES)
+        items = [Found(*line.split(" ", 2)) for line in output]
+        units = {item.name for item in items if item.what == "unit"} | set(OUR_NAMES)
         return [
-            each
-            for each in found
-            if each.what != "process" or not (each.name in units or "celery-pi" in each.name)
+            item
+            for item in items
+            if item.what != "process" or not (item.name in units or "celery-pi" in item.name)
         ]
 
 
-def problems(found: Sequence[Found], settings: Settings) -> Iterator[str]:
+def problems(items: Sequence[Found], settings: Settings) -> Iterator[str]:
     """A sentence for what keeps us from deploying beside it."""
-    for each in found:
-        if each.what == "process":
+    for item in items:
+        if item.what == "process":
             yield (
-                f"process {each.detail} ({each.name}) runs Celery for this app: stop it for good, "
+                f"process {item.detail} ({item.name}) runs Celery for this app: stop it for good, "
                 "and see that nothing starts it again"
             )
-    listed = [described(each) for each in found if each.what != "process"]
-    if listed and not settings.replace_handmade:
+    names = [described(item) for item in items if item.what != "process"]
+    if names and not settings.replace_handmade:
         yield (
-            f"somebody has set up {', '.join(listed)} by hand: write replace_handmade = True to "
+            f"somebody has set up {', '.join(names)} by hand: write replace_handmade = True to "
             "have that stopped, put aside in /var/lib/celery-pi/before and replaced"
         )
 
 
-def described(found: Found) -> str:
+def described(item: Found) -> str:
     """It in a few words."""
-    if found.what == "unit":
-        return found.name if found.detail == "other" else f"{found.name} ({found.detail})"
-    return found.name
+    if item.what == "unit":
+        return item.name if item.detail == "other" else f"{item.name} ({item.detail})"
+    return item.name

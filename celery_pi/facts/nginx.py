@@ -54,13 +54,13 @@ class NginxFound(FactBase[Nginx]):
 
     def process(self, output: list[str]) -> Nginx:
         enabled = [line.split(" ", 2)[1:] for line in output if line.startswith("enabled ")]
-        whose = {path: who for who, path in enabled}
+        owners = {path: owner for owner, path in enabled}
         return Nginx(
             installed="installed" in output,
             by_us="by-us" in output,
             runs="runs" in output,
-            default=whose.get(DEFAULT, ""),
-            theirs=tuple(path for path, who in whose.items() if who == "owner"),
+            default=owners.get(DEFAULT, ""),
+            theirs=tuple(path for path, owner in owners.items() if owner == "owner"),
         )
 
 

@@ -84,14 +84,14 @@ class FileStates(FactBase[dict[str, FileState]]):
     def process(self, output: list[str]) -> dict[str, FileState]:
         sums = (line.partition("  ") for line in output if "|" not in line)
         digests = {path: digest for digest, _, path in sums}
-        found = {}
+        states = {}
         for line in output:
             kind, _, rest = line.partition("|")
             # A link is not the file that was declared, whatever it leads to.
             if kind in ("regular file", "regular empty file"):
                 mode, user, group, path = rest.split("|", 3)
-                found[path] = FileState(mode, user, group, digests[path])
-        return found
+                states[path] = FileState(mode, user, group, digests[path])
+        return states
 
 
 class Theirs(FactBase[list[str]]):
@@ -118,17 +118,17 @@ def config_files(name: str, files: Sequence[ConfigFile]) -> OperationMeta:
 
 @operation()
 def _config_files(files: Sequence[ConfigFile]) -> Generator[StringCommand]:
-    found = host.get_fact(FileStates, paths=[file.path for file in files])
-    stale = [file for file in files if found.get(file.path) != file.state]
-    there = [file.path for file in stale if file.path in found]
-    if there and not state.is_executing:
-        for path in host.get_fact(Theirs, paths=there):
+    states = host.get_fact(FileStates, paths=[file.path for file in files])
+    stale = [file for file in files if states.get(file.path) != file.state]
+    existing = [file.path for file in stale if file.path in states]
+    if existing and not state.is_executing:
+        for path in host.get_fact(Theirs, paths=existing):
             will(host, "replace", path, f"a copy stays in {DIRECTORY}")
     for file in stale:
-        if _has_other_content(file, found.get(file.path)):
+        if _has_other_content(file, states.get(file.path)):
             announce_write(host, file.path)
-        _show_change(file, found.get(file.path))
-    rewritten = [file for file in stale if _has_other_content(file, found.get(file.path))]
+        _show_change(file, states.get(file.path))
+    rewritten = [file for file in stale if _has_other_content(file, states.get(file.path))]
     if rewritten:
         yield replace_files([file.replacement for file in rewritten])
     for file in stale:

@@ -126,9 +126,9 @@ def debian_packages(
         host.noop("all packages are installed")
 
 
-def _noted(news: Sequence[str]) -> StringCommand:
+def _noted(packages: Sequence[str]) -> StringCommand:
     """Command that adds those of the packages that are not there to what we have installed."""
-    words = assign(installed=before.INSTALLED, history=before.HISTORY, new=" ".join(news))
+    words = assign(installed=before.INSTALLED, history=before.HISTORY, new=" ".join(packages))
     return StringCommand(words, before.INSTALLED_BY_US, before.NOTE_INSTALLED, "note_installed")
 
 
@@ -183,6 +183,6 @@ def _not_planned(missing: Sequence[str]) -> list[str]:
     planned: set[str] = host.connector_data.setdefault(PLANNED, set())
     if state.is_executing:
         return list(missing)
-    news = [name for name in missing if name not in planned]
-    planned.update(news)
-    return news
+    new = [name for name in missing if name not in planned]
+    planned.update(new)
+    return new

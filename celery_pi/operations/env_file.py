@@ -51,17 +51,17 @@ def env_file(
     he could do to root's steps, by a link or a rename, he can then only do to his own. What root
     does not do for that reason is told.
     """
-    found = _read(path, user)
-    content = with_variables(found.content, variables)
-    if content != found.content or (found.user, found.group) != (user, group):
+    current = _read(path, user)
+    content = with_variables(current.content, variables)
+    if content != current.content or (current.user, current.group) != (user, group):
         announce_write(host, path)
-        _tell(found, path, variables, content)
-        _show_change(path, found.content, variables)
-        yield _kept(path, found)
+        _tell(current, path, variables, content)
+        _show_change(path, current.content, variables)
+        yield _kept(path, current)
         yield _replaced(path, content, user, group, mode)
-    elif found.mode != mode.lstrip("0"):
-        will(host, "change", path, f"mode {found.mode} becomes {mode.lstrip('0')}", theirs=True)
-        yield _kept(path, found)
+    elif current.mode != mode.lstrip("0"):
+        will(host, "change", path, f"mode {current.mode} becomes {mode.lstrip('0')}", theirs=True)
+        yield _kept(path, current)
         yield _replaced(path, content, user, group, mode, unless_link="give")
     else:
         host.noop(f"{path} has our variables")
@@ -70,11 +70,11 @@ def env_file(
 KEPT = script("env_file_keep")
 
 
-def _kept(path: str, found: Found) -> StringCommand:
+def _kept(path: str, current: Found) -> StringCommand:
     """Command that keeps it as it was before us, the first time."""
-    access = f"{found.mode} {found.user} {found.group}" if found.user else ""
+    access = f"{current.mode} {current.user} {current.group}" if current.user else ""
     values = assign(path=path, before=DIRECTORY, copy=f"{DIRECTORY}/files{path}", access=access)
-    return StringCommand(values, KEPT, _stdin=base64.b64encode(found.content).decode() + "\n")
+    return StringCommand(values, KEPT, _stdin=base64.b64encode(current.content).decode() + "\n")
 
 
 def _replaced(
@@ -84,10 +84,10 @@ def _replaced(
 
     `give` sets the mode of a file and leaves all else; what a link leads to it would not touch.
     """
-    sent = base64.b64encode(content).decode()
-    values = assign(path=path, size=str(len(sent)), how=unless_link)
+    encoded = base64.b64encode(content).decode()
+    values = assign(path=path, size=str(len(encoded)), how=unless_link)
     do = privileged('"$how"', user, group, mode, path)
-    return StringCommand(values, WHOLE, do, _stdin=sent)
+    return StringCommand(values, WHOLE, do, _stdin=encoded)
 
 
 def with_variables(before: bytes, variables: Mapping[str, str]) -> bytes:
@@ -140,18 +140,18 @@ class Found(NamedTuple):
 
 def _read(path: str, user: str) -> Found:
     """Quickly where it is a file that the user can read, as it nearly always is."""
-    quickly = StringCommand(assign(path=path, user=user), READ_AS, READ)
-    lines = read_quietly(host, quickly).splitlines()
+    command = StringCommand(assign(path=path, user=user), READ_AS, READ)
+    lines = read_quietly(host, command).splitlines()
     if len(lines) == 2:
         mode, owner, group, size = lines[0].split()
         content = base64.b64decode(lines[1])
         if len(content) == int(size):
             return Found(mode, owner, group, content)
-    found = json.loads(read_quietly(host, privileged("show", user, path)))
-    if not found:
+    shown = json.loads(read_quietly(host, privileged("show", user, path)))
+    if not shown:
         return Found("", "", "", b"")
-    content = base64.b64decode(found["content"])
-    return Found(found["mode"], found["user"], found["group"], content)
+    content = base64.b64decode(shown["content"])
+    return Found(shown["mode"], shown["user"], shown["group"], content)
 
 
 def changed_names(before: bytes, variables: Mapping[str, str]) -> tuple[list[str], list[str]]:
@@ -166,13 +166,13 @@ def changed_names(before: bytes, variables: Mapping[str, str]) -> tuple[list[str
     return changed, added
 
 
-def _tell(found: Found, path: str, variables: Mapping[str, str], content: bytes) -> None:
+def _tell(current: Found, path: str, variables: Mapping[str, str], content: bytes) -> None:
     """The names of what changes in it, never a value."""
-    changed, added = changed_names(found.content, variables)
-    said = [f"sets {' '.join(changed)}"] if changed else []
-    said += [f"adds {' '.join(added)}"] if added else []
-    said += ["gets another owner"] if content == found.content else []
-    will(host, "change", path, ", ".join(said), theirs=True)
+    changed, added = changed_names(current.content, variables)
+    changes = [f"sets {' '.join(changed)}"] if changed else []
+    changes += [f"adds {' '.join(added)}"] if added else []
+    changes += ["gets another owner"] if content == current.content else []
+    will(host, "change", path, ", ".join(changes), theirs=True)
 
 
 def _show_change(path: str, before: bytes, variables: Mapping[str, str]) -> None:

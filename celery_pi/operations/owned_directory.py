@@ -44,7 +44,9 @@ def owned_directory(path: str, user: str, group: str) -> Generator[StringCommand
         return
     if owners:
         # Before anything is changed; a user who is yet to be made is judged when it is done.
-        known = StringCommand(assign(user=user, group=group), KNOWN)
-        read_quietly(host, StringCommand(known, privileged("judge", user, group, "-", path)))
+        accounts_exist = StringCommand(assign(user=user, group=group), KNOWN)
+        read_quietly(
+            host, StringCommand(accounts_exist, privileged("judge", user, group, "-", path))
+        )
         will(host, "change", path, f"its owner {owners} becomes {user}:{group}", theirs=True)
     yield privileged("make", user, group, "0755", path)

@@ -50,8 +50,8 @@ def prune_files(to: str) -> Generator[StringCommand]:
     for path in files:
         will(host, "remove", path)
     yield StringCommand(assign(notes=RECORDS, gone="\n".join(paths)), FORGET)
-    theirs = " ".join(path for path in files if path.startswith(NGINX))
-    check = f"[ ! -e {CHECK} ] || {CHECK} --without {theirs}" if theirs else "true"
+    nginx_files = " ".join(path for path in files if path.startswith(NGINX))
+    check = f"[ ! -e {CHECK} ] || {CHECK} --without {nginx_files}" if nginx_files else "true"
     yield from _remove_units._inner(units=units, files=files, check=check)
 
 

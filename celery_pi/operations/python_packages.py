@@ -78,9 +78,9 @@ class PythonEnvironment(FactBase[Environment]):
     """
 
     def command(self, venv: str, requirements: str, *, last: bool = False) -> StringCommand:
-        look = _as_owner(venv, requirements, LOOKING, SHOW, requirements)
+        read = _as_owner(venv, requirements, LOOKING, SHOW, requirements)
         wait = assign(lock=LOCK, waiting=str(WAITING if last else QUIETLY), last="1" * last)
-        return StringCommand(wait, WAIT, look, "</dev/null")
+        return StringCommand(wait, WAIT, read, "</dev/null")
 
     def process(self, output: list[str]) -> Environment:
         words: dict[str, list[str]] = {}
@@ -106,11 +106,11 @@ def environment(venv: str, requirements: str) -> Environment:
 
     Whoever plans or deploys reads for whom it waits. Raises PyinfraError after `WAITING` seconds.
     """
-    found = host.get_fact(PythonEnvironment, venv=venv, requirements=requirements)
-    if found.busy:
-        host.log(f"waits up to {WAITING} s for pip: {found.busy} holds {LOCK}", logger.warning)
-        found = host.get_fact(PythonEnvironment, venv=venv, requirements=requirements, last=True)
-    return found
+    now = host.get_fact(PythonEnvironment, venv=venv, requirements=requirements)
+    if now.busy:
+        host.log(f"waits up to {WAITING} s for pip: {now.busy} holds {LOCK}", logger.warning)
+        now = host.get_fact(PythonEnvironment, venv=venv, requirements=requirements, last=True)
+    return now
 
 
 @operation()
@@ -180,19 +180,19 @@ def _tell(venv: str, pins: Sequence[str], now: Environment) -> None:
         will(host, "install", venv, "an environment with the app's packages")
         return
     present = {package.name: package.version for package in now.installed}
-    said = []
+    changes = []
     for name, version in (_pinned(pin) for pin in pins):
         if present.get(name) != version:
             before = f"{present[name]} -> " if present.get(name) else ""
-            said.append(f"{name} {before}{version}")
-    why = ", ".join(said) or "what its requirements ask for"
+            changes.append(f"{name} {before}{version}")
+    why = ", ".join(changes) or "what its requirements ask for"
     will(host, "change", venv, f"pip installs {why}", theirs=True)
 
 
 def _kept(venv: str, now: Environment) -> StringCommand:
     """Command that notes which packages were there before us, the first time."""
-    there = sorted(package for package in now.installed if package.version)
-    lines = [venv, *(f"{package.name}=={package.version}" for package in there)]
+    present = sorted(package for package in now.installed if package.version)
+    lines = [venv, *(f"{package.name}=={package.version}" for package in present)]
     values = assign(
         copy=f"{DIRECTORY}/python/{sha256(venv.encode()).hexdigest()[:12]}",
         text="\n".join(lines) if now.ready else "",
@@ -215,8 +215,8 @@ def _installation(
     now: Environment,
 ) -> StringCommand:
     words = arguments(pins, requirements, now)
-    wanted = _wanted(pins, now)
-    return _as_owner(venv, requirements, seconds, INSTALL, wanted, names_of(locked), *words)
+    digest = _wanted(pins, now)
+    return _as_owner(venv, requirements, seconds, INSTALL, digest, names_of(locked), *words)
 
 
 def _sent(locked: Sequence[Locked], pins: Sequence[str], now: Environment) -> str:

@@ -53,12 +53,12 @@ class ServiceState(FactBase[Running]):
 
     def process(self, output: list[str]) -> Running:
         now, then = output.index("now"), output.index("then")
-        shown = dict(line.split("=", 1) for line in output[:now])
+        properties = dict(line.split("=", 1) for line in output[:now])
         return Running(
-            active=shown["ActiveState"] == "active",
-            enabled=shown["UnitFileState"] == "enabled",
-            needs_reload=shown["NeedDaemonReload"] == "yes",
-            patience=shown.get("TimeoutStopUSec", ""),
+            active=properties["ActiveState"] == "active",
+            enabled=properties["UnitFileState"] == "enabled",
+            needs_reload=properties["NeedDaemonReload"] == "yes",
+            patience=properties.get("TimeoutStopUSec", ""),
             now=_snapshot(output[now + 1 : then]),
             then=_snapshot(output[then + 2 :]),
             known=output[then + 1 :] != [],
@@ -148,12 +148,12 @@ def _variables(unit: str, watch: Sequence[str]) -> StringCommand:
 
 
 def _snapshot(lines: list[str]) -> Snapshot:
-    found: Snapshot = {}
+    snapshot: Snapshot = {}
     for line in lines:
         if line.startswith("time "):
             _, time, path = line.split(" ", 2)
-            found[path] = (time, found.get(path, ("", ""))[1])
+            snapshot[path] = (time, snapshot.get(path, ("", ""))[1])
         elif line:
             digest, path = line.split("  ", 1)
-            found[path] = (found.get(path, ("", ""))[0], digest)
-    return found
+            snapshot[path] = (snapshot.get(path, ("", ""))[0], digest)
+    return snapshot

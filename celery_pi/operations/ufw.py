@@ -70,25 +70,25 @@ def firewall(
     """
     now = host.get_fact(FirewallState)
     theirs = frozenset() if only_ours else now.theirs
-    wanted = _with_ssh(openings, now, limits, theirs)
-    change = _in_order(delta(wanted, now.rules, now.ipv6, theirs), wanted, now)
+    declared = _with_ssh(openings, now, limits, theirs)
+    change = _in_order(delta(declared, now.rules, now.ipv6, theirs), declared, now)
     stale = {key: kept for key, kept in SETTINGS.items() if not _holds(now, key, kept[1])}
     load = bool(stale) or not now.loaded or not _holds(now, "ENABLED", "yes")
     if not only_ours:
         _refuse_to_cut_ssh(now)
         _report(change.strange)
-    gone = [*change.outdated, *(change.strange if only_ours else ())]
-    if not (load or gone or change.missing or not now.at_boot):
+    removed = [*change.outdated, *(change.strange if only_ours else ())]
+    if not (load or removed or change.missing or not now.at_boot):
         host.noop("ufw has these rules, and the kernel holds them")
         return
-    _tell(change, gone, now)
-    _show(change, gone, [*stale], load)
+    _tell(change, removed, now)
+    _show(change, removed, [*stale], load)
     yield StringCommand(
         *(variables(), IN_FORCE, CHANGE),
         *((assign(found=now.record), KEEP) if now.is_new else ()),
         *([OFF] if load else []),
         *(_line("put", path, key, value) for key, (path, value) in stale.items()),
-        *map(_deletion, gone),
+        *map(_deletion, removed),
         *(line for opening in change.missing for line in _addition(opening, now.ipv6)),
         LOAD if load else LOAD_IF_NEEDED,
         *([AT_BOOT] if not now.at_boot else []),
@@ -145,23 +145,23 @@ def _with_ssh(
     limited = {text for text in theirs if text.startswith("limit")}
     matches = {Rule(text).match for opening in ssh for text in opening.texts()}
     if limits or matches & {Rule(text).match for text in limited}:
-        known = admin_addresses(host)
-        ssh += [Opening(port, "tcp", source=address) for port in ports for address in known]
-    found = {(opening.port, opening.protocol, opening.source): opening for opening in ssh}
+        addresses = admin_addresses(host)
+        ssh += [Opening(port, "tcp", source=address) for port in ports for address in addresses]
+    by_place = {(opening.port, opening.protocol, opening.source): opening for opening in ssh}
     for opening in openings:
-        found.setdefault((opening.port, opening.protocol, opening.source), opening)
-    return list(found.values())
+        by_place.setdefault((opening.port, opening.protocol, opening.source), opening)
+    return list(by_place.values())
 
 
 def _ssh_action(limits: bool) -> str:
     return "limit" if limits else "allow"
 
 
-def _in_order(change: Delta, wanted: Sequence[Opening], now: Firewall) -> Delta:
+def _in_order(change: Delta, declared: Sequence[Opening], now: Firewall) -> Delta:
     """With what is let in from one place put anew before a limit of the same port that comes now,
     since ufw puts what is new first and leaves what it has where it is."""
     limited = {part.port for part in change.missing if part.action == "limit"}
-    near = [each for each in wanted if each.port in limited and each.source not in EVERYWHERE]
+    near = [each for each in declared if each.port in limited and each.source not in EVERYWHERE]
     texts = {text for each in near for text in each.texts(now.ipv6)}
     moved = [rule for rule in now.rules if rule.is_ours and rule.text in texts]
     again = [each for each in near if each not in change.missing]
@@ -216,12 +216,12 @@ def _report(strange: Sequence[Rule]) -> None:
         )
 
 
-def _tell(change: Delta, gone: Sequence[Rule], now: Firewall) -> None:
+def _tell(change: Delta, removed: Sequence[Rule], now: Firewall) -> None:
     for opening in change.missing:
         port = f"{opening.port}/{opening.protocol}"
         limited = "ssh, six tries in 30 s" if opening.action == "limit" else ""
         will(host, "open", f"{port} from {opening.source}" if opening.source else port, limited)
-    for rule in gone:
+    for rule in removed:
         will(host, "close", f"`{' '.join(rule.words)}`", "this rule goes", theirs=not rule.is_ours)
     if not _holds(now, "ENABLED", "yes"):
         will(host, "close", "every other port")
@@ -229,13 +229,13 @@ def _tell(change: Delta, gone: Sequence[Rule], now: Firewall) -> None:
         will(host, "change", "the firewall", "puts its rules in force again")
 
 
-def _show(change: Delta, gone: Sequence[Rule], stale: Sequence[str], load: bool) -> None:
+def _show(change: Delta, removed: Sequence[Rule], stale: Sequence[str], load: bool) -> None:
     """Log the change as pyinfra's own operations do, at `--diff` only."""
     if not state.config.DIFF:
         return
     for opening in change.missing:
         details(host, f"Will add the rule {' '.join(opening.words)}")
-    for rule in gone:
+    for rule in removed:
         details(host, f"Will remove the rule {' '.join(rule.words)}")
     for key in stale:
         details(host, f"Will set {key} to {SETTINGS[key][1]}")

@@ -47,8 +47,8 @@ def preflight(host: Host) -> Settings:
         data, renamed = with_new_names(site_data(host))
         for sentence in renamed:
             logger.warning(f"{host.name}: {sentence}")
-        assumed, doubtful, found = without_wrong(data)
-        found += supplied_problems(assumed)
+        assumed, doubtful, sentences = without_wrong(data)
+        sentences += supplied_problems(assumed)
         machine = host.get_fact(
             Machine,
             app=assumed.app_dir,
@@ -60,25 +60,27 @@ def preflight(host: Host) -> Settings:
         )
         site = Findings([], [])
         if not machine:
-            found.append("it could not be looked at")
+            sentences.append("it could not be looked at")
         else:
-            theirs: list[handmade.Found] = host.get_fact(handmade.HandMade, app=assumed.app_dir)
+            handmade_items: list[handmade.Found] = host.get_fact(
+                handmade.HandMade, app=assumed.app_dir
+            )
             web_server = host.get_fact(nginx.NginxFound)
             if is_one_of_ours(machine):
-                aside = [each.name for each in theirs if each.what == "logrotate"]
+                aside = [each.name for each in handmade_items if each.what == "logrotate"]
                 is_inside = machine["container"] != "none"
                 site = inspect_site(
                     host, assumed, is_container=is_inside, doubtful=doubtful, aside=aside
                 )
-            for of_a_kind in (
+            for check in (
                 partial(problems, machine),
-                partial(handmade.problems, theirs),
+                partial(handmade.problems, handmade_items),
                 partial(nginx.problems, nginx=web_server),
                 lambda _: site.problems,
             ):
-                found += beyond_doubt(assumed, doubtful, of_a_kind)
-        if found:
-            listed = "".join(f"\n    - {problem}" for problem in found)
+                sentences += beyond_doubt(assumed, doubtful, check)
+        if sentences:
+            listed = "".join(f"\n    - {problem}" for problem in sentences)
             raise DeployError(f"{host.name} is left as it was, because{listed}")
         host.connector_data[CONTAINER] = machine["container"] != "none"
         for sentence in site.warnings:

@@ -67,16 +67,18 @@ class OwnersChecks(FactBase[Checks]):
         return StringCommand(_watched(candidate), words, LISTING, CHECK)
 
     def process(self, output: list[str]) -> Checks:
-        found: dict[str, list[str]] = {}
+        lines_by_checker: dict[str, list[str]] = {}
         for name, _, rest in (line.partition(" ") for line in output):
-            found.setdefault(name, []).append(rest)
-        named = (text.replace('"', "").partition(" ") for text in found.pop("names", []))
-        is_good = "good" in found
+            lines_by_checker.setdefault(name, []).append(rest)
+        rotated = (
+            text.replace('"', "").partition(" ") for text in lines_by_checker.pop("names", [])
+        )
+        is_good = "good" in lines_by_checker
         for word in ("good", "checked"):
-            found.pop(word, None)
+            lines_by_checker.pop(word, None)
         return Checks(
-            found,
-            tuple((file, path) for file, _, paths in named for path in paths.split()),
+            lines_by_checker,
+            tuple((file, path) for file, _, paths in rotated for path in paths.split()),
             is_good,
         )
 
@@ -158,12 +160,12 @@ def _doubled(checks: Checks, settings: Settings) -> Iterator[str]:
     doubled = {match[1] for line in lines if (match := DUPLICATE.search(line))}
     ours = [path for path in doubled if _rotated_by_us(path, settings)]
     ours.append(f"{settings.app_dir}/logs/celery.log")  # as soon as there is one
-    found: dict[str, list[str]] = {}
+    by_file: dict[str, list[str]] = {}
     for file, path in checks.names:
         if _rotated_by_us(path, settings) or any(PurePosixPath(one).match(path) for one in ours):
-            found.setdefault(file, []).append(path)
-    for file, named in found.items():
+            by_file.setdefault(file, []).append(path)
+    for file, paths in by_file.items():
         yield (
-            f"{file} rotates {', '.join(named)}, which our {ROTATION} does too, and logrotate "
+            f"{file} rotates {', '.join(paths)}, which our {ROTATION} does too, and logrotate "
             "would fail each night: remove that entry, or set replace_handmade = True"
         )

@@ -46,11 +46,11 @@ class Machine(FactBase[dict[str, str]]):
         return StringCommand(assign(app=app, module=path, user=user, venv=venv), names, SHOW)
 
     def process(self, output: list[str]) -> dict[str, str]:
-        shown = dict(line.split("=", 1) for line in output)
-        allowed = int(shown.pop("allowed") or 0)
-        if 0 < allowed < int(shown["memory"]):
-            shown["memory"] = str(allowed)
-        return shown
+        values = dict(line.split("=", 1) for line in output)
+        limit = int(values.pop("allowed") or 0)
+        if 0 < limit < int(values["memory"]):
+            values["memory"] = str(limit)
+        return values
 
 
 def is_one_of_ours(machine: dict[str, str]) -> bool:

@@ -45,7 +45,7 @@ class RedisUsers(FactBase[Users]):
     def process(self, output: list[str]) -> Users:
         lines = [line.partition(" ") for line in output]
         keys = [rest.split() for word, _, rest in lines if word == "keys"]
-        known = dict(_known(rest) for word, _, rest in lines if word == "from")
+        processes = dict(_known(rest) for word, _, rest in lines if word == "from")
         clients = [
             dict(part.split("=", 1) for part in rest.split() if "=" in part)
             for word, _, rest in lines
@@ -53,7 +53,7 @@ class RedisUsers(FactBase[Users]):
         ]
         return Users(
             keys={int(number): int(count) for number, count in keys},
-            clients=tuple(_client(client, known) for client in clients),
+            clients=tuple(_client(client, processes) for client in clients),
             closed="closed" in output,
         )
 
@@ -68,11 +68,11 @@ def _known(line: str) -> tuple[str, dict[str, Any]]:
     return address, {"who": who, "is_apps": is_apps == "yes", "unit": unit}
 
 
-def _client(client: dict[str, str], known: dict[str, dict[str, Any]]) -> Client:
+def _client(client: dict[str, str], processes: dict[str, dict[str, Any]]) -> Client:
     address = client.get("addr", "")
     library = client.get("lib-name") or client.get("name")
-    named = {"who": f"{address}{f' ({library})' if library else ''}", "is_apps": False}
-    return Client(int(client.get("db", "0")), **(known.get(address) or named))
+    unknown = {"who": f"{address}{f' ({library})' if library else ''}", "is_apps": False}
+    return Client(int(client.get("db", "0")), **(processes.get(address) or unknown))
 
 
 def users_warnings(users: Users, settings: Settings, site: Collection[str] = ()) -> Iterator[str]:
@@ -107,5 +107,5 @@ def users_warnings(users: Users, settings: Settings, site: Collection[str] = ())
         )
 
 
-def _names(found: Iterator[str]) -> str:
-    return ", ".join(sorted(set(found)))
+def _names(names: Iterator[str]) -> str:
+    return ", ".join(sorted(set(names)))
