@@ -88,19 +88,19 @@ def present(
     name: str,
     settings: Settings,
     before: Container[str],
-    look: Callable[[Settings, str], Found | None],
+    read: Callable[[Settings, str], Found | None],
 ) -> Found | None:
-    """What `look` finds, or None if it was not in the last backup either. It retries for some
+    """What `read` finds, or None if it was not in the last backup either. It retries for some
     seconds, because a file may be removed before it is replaced."""
     deadline = time.monotonic() + AGAIN
-    while (found := look(settings, name)) is None and time.monotonic() < deadline:
+    while (copy_of := read(settings, name)) is None and time.monotonic() < deadline:
         time.sleep(0.2)
-    if found is None:
+    if copy_of is None:
         path = place_of(name, settings)
         if name in before:
             raise BackupError(f"{path} was in the last backup and is missing now")
         print(f"celery-pi: there is no {path}; the backup is without it", flush=True)
-    return found
+    return copy_of
 
 
 def place_of(name: str, settings: Settings) -> Path:
@@ -123,12 +123,12 @@ def copy(name: str, settings: Settings, target: Path, check: bool) -> None:
     """Copies the database as it is now to a file of root's."""
     user, size = settings["app_user"], size_of(settings, name) or 0
     require_space(target.parent, 2 * size)  # his copy and ours
-    with room(user) as theirs:
-        words = (str(place_of(name, settings)), str(theirs / "copy"))
+    with room(user) as scratch:
+        words = (str(place_of(name, settings)), str(scratch / "copy"))
         copied = number(script(user, SQLITE, "copy", *words, timeout=copy_timeout(size)))
         if check:
             script(user, SQLITE, "check", words[1], timeout=copy_timeout(copied))
-        received(user, theirs / "copy", target, copied)
+        received(user, scratch / "copy", target, copied)
 
 
 def read_env(settings: Settings, name: str = ENV) -> bytes | None:

@@ -21,14 +21,14 @@ def check_manifest(manifest: dict[str, Any]) -> None:
     check_held(manifest["redis"])
 
 
-def check_held(held: Any) -> None:
+def check_held(contents: Any) -> None:
     """It is a count of databases and a digest. Raises ValueError."""
     try:
-        for number, database in _of(_of(held, dict)["databases"], dict).items():
+        for number, database in _of(_of(contents, dict)["databases"], dict).items():
             int(number)
             _count(_of(database, dict)["keys"])
             _count(database["expiring"])
-        _of(held["digest"], str)
+        _of(contents["digest"], str)
     except KeyError as error:
         raise ValueError(f"{error} is missing") from error
 

@@ -39,11 +39,13 @@ def leads_elsewhere(system: System) -> Finding | None:
     except Refused as error:
         by_hand = "see who has put that there, and bring it back from a backup; it is left as it is"
         return problem(str(error), "the app does not start without it", by_hand)
-    there, right = values(text), variables(system)
-    wrong = {name: right[name][0] for name in right if there.get(name) not in right[name]}
+    current, deployed = values(text), variables(system)
+    wrong = {
+        name: deployed[name][0] for name in deployed if current.get(name) not in deployed[name]
+    }
     if not wrong:
         return None
-    reasons = {name: different(there.get(name), wrong[name]) for name in wrong}
+    reasons = {name: different(current.get(name), wrong[name]) for name in wrong}
     names = {each: [name for name in wrong if reasons[name] == each] for each in reasons.values()}
     symptom = "; ".join(f"{each} in {', '.join(names[each])}" for each in names)
     will = f"write {', '.join(wrong)} as deployed, and nothing else of it"
@@ -57,33 +59,33 @@ def variables(system: System) -> dict[str, list[str]]:
     return {**dict.fromkeys(URLS, urls), "CELERY_KEY_PREFIX": [system.settings["redis_key_prefix"]]}
 
 
-def different(there: str | None, right: str) -> str:
+def different(current: str | None, deployed: str) -> str:
     """How the values differ, without any part that could be a secret."""
-    if there is None:
+    if current is None:
         return "no value"
-    if "://" not in right:
+    if "://" not in deployed:
         return "another value"
     try:
-        now, then = parts(there), parts(right)
+        current_parts, deployed_parts = parts(current), parts(deployed)
     except ValueError:
         return "no URL"
-    found = [what for what in then if now[what] != then[what]]
-    return f"another {' and '.join(found)}" if found else "another value"
+    differing = [part for part in deployed_parts if current_parts[part] != deployed_parts[part]]
+    return f"another {' and '.join(differing)}" if differing else "another value"
 
 
 def parts(text: str) -> dict[str, str]:
     """The parts of a Redis URL. Raises ValueError."""
-    shown = urlsplit(text)
-    login, _, place = shown.netloc.rpartition("@")
+    url = urlsplit(text)
+    login, _, place = url.netloc.rpartition("@")
     user, _, password = login.partition(":")
     host, _, port = place.rpartition(":") if ":" in place else (place, "", "")
-    database = parse_qs(shown.query).get("virtual_host", [shown.path.strip("/")])[0]
+    database = parse_qs(url.query).get("virtual_host", [url.path.strip("/")])[0]
     return {
-        **{"scheme": shown.scheme, "user": user, "password": unquote(password), "host": host},
+        **{"scheme": url.scheme, "user": user, "password": unquote(password), "host": host},
         **{"port": port, "database": database or "0"},
     }
 
 
-def write(path: str, wanted: dict[str, str], user: str) -> None:
+def write(path: str, variables: dict[str, str], user: str) -> None:
     """Set the variables and leave every other byte as it is."""
-    rewrite(path, user, partial(with_variables, variables=wanted))
+    rewrite(path, user, partial(with_variables, variables=variables))

@@ -26,19 +26,19 @@ WAYS_IN = (
 
 @check("Network", "Listening TCP sockets", "audit")
 def listening(system: System) -> Finding:
-    found = {
+    addresses = {
         port: address
         for name in ("tcp", "tcp6")
         for address, port in sockets((PROC / "net" / name).read_text())
         if not is_loopback(address)
     }
-    strangers = sorted(set(found) - public_ports(system))
+    strangers = sorted(set(addresses) - public_ports(system))
     if strangers:
-        evidence = ", ".join(f"{found[port]} port {port}" for port in strangers)
+        evidence = ", ".join(f"{addresses[port]} port {port}" for port in strangers)
         remedy = "ss -Htlnp shows whose they are; bind them to 127.0.0.1 or stop them"
         return wrong(f"beyond loopback: {evidence}", remedy, ports=strangers)
-    evidence = ", ".join(map(str, sorted(found))) or "nothing"
-    return ok(f"beyond loopback: {evidence}", ports=sorted(found))
+    evidence = ", ".join(map(str, sorted(addresses))) or "nothing"
+    return ok(f"beyond loopback: {evidence}", ports=sorted(addresses))
 
 
 def public_ports(system: System) -> set[int]:
@@ -60,18 +60,20 @@ def firewall(system: System) -> Finding:
     for version, table in system.filters.items():
         if not all(re.search(f"^{way}", table, re.MULTILINE) for way in WAYS_IN):
             return wrong(f"the kernel does not hold it for IPv{version}", "deploy again")
-        found = let_in(table)
+        opened = let_in(table)
         ssh = {f"{each}/tcp" for each in system.ssh_ports}
-        wanted = declared(system, version) | ssh
-        if missing := sorted(wanted - found, key=port):
+        expected = declared(system, version) | ssh
+        if missing := sorted(expected - opened, key=port):
             evidence = f"{', '.join(missing)} does not come in by IPv{version}"
-            return wrong(evidence, "deploy again", open=sorted(found))
+            return wrong(evidence, "deploy again", open=sorted(opened))
         if not system.settings["bans"] and not ssh <= limited(table):
             evidence = f"without bans, nothing limits who tries ssh by IPv{version}"
-            return wrong(evidence, "deploy again", open=sorted(found))
-        everything |= found
+            return wrong(evidence, "deploy again", open=sorted(opened))
+        everything |= opened
         strange |= (
-            found - wanted - {f"{text} from {known}" for text in ssh for known in deployers()}
+            opened
+            - expected
+            - {f"{text} from {address}" for text in ssh for address in deployers()}
         )
     evidence, values = (
         f"lets in {', '.join(sorted(everything, key=port))}",
@@ -119,12 +121,12 @@ def bans(system: System) -> Finding:
     if not system.settings["bans"]:
         return warn("off, as bans = False has it", "bans = True, and deploy")
     flower = {"celery-pi-flower"} if system.settings["flower"] else set()
-    wanted = {"sshd", *flower}
-    listed = output("fail2ban-client", "status").partition("Jail list:")[2]
-    found = {name.strip() for name in listed.split(",")}
-    if missing := sorted(wanted - found):
-        return wrong(f"nobody watches {', '.join(missing)}", "deploy again", jails=sorted(found))
-    return ok(", ".join(sorted(wanted)), jails=sorted(found))
+    expected = {"sshd", *flower}
+    listing = output("fail2ban-client", "status").partition("Jail list:")[2]
+    jails = {name.strip() for name in listing.split(",")}
+    if missing := sorted(expected - jails):
+        return wrong(f"nobody watches {', '.join(missing)}", "deploy again", jails=sorted(jails))
+    return ok(", ".join(sorted(expected)), jails=sorted(jails))
 
 
 def sockets(table: str) -> list[tuple[str, int]]:

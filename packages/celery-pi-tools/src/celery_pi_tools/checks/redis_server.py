@@ -82,23 +82,23 @@ def users(system: System) -> list[str]:
 
 def refused(system: System) -> list[str]:
     """Users whose stored password Redis does not take."""
-    found = []
+    names = []
     for user in users(system):
         try:
             login(user, PATIENCE)
         except Refused:
-            found.append(user)
-    return found
+            names.append(user)
+    return names
 
 
 @check("Redis", "Redis refuses a password", "doctor", after=("Redis",))
 def passwords(system: System) -> Finding | None:
-    found = refused(system)
-    if not found:
+    names = refused(system)
+    if not names:
         return None
-    symptom = f"it does not take the stored password of {', '.join(found)}"
+    symptom = f"it does not take the stored password of {', '.join(names)}"
     impact = "whoever connects anew as that user is refused: the site, a worker that is started"
-    if "admin" in found:
+    if "admin" in names:
         return problem(symptom, impact, "deploy again: nobody else may set it")
     return problem(
         symptom, impact, f"set the users as {ACL} has them", lambda: set_users(system.refresh())
