@@ -126,9 +126,9 @@ def without_results(system: System) -> Finding | None:
     )
 
 
-@check("Tasks", "Set aside", "status")
-@check("Tasks", "Tasks were set aside", "doctor", after=("Redis",))
-def set_aside(system: System) -> Finding:
+@check("Tasks", "Dead letters", "status")
+@check("Tasks", "There are dead letters", "doctor", after=("Redis",))
+def dead_letters(system: System) -> Finding:
     number = system.ask("LLEN", system.key("set-aside"))
     if not number:
         return ok("none", number=0)
