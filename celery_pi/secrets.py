@@ -13,19 +13,18 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
-from urllib.parse import quote
 
 from pyinfra.api import StringCommand
 
 from celery_pi.settings import Settings
 from celery_pi.shell import assign, read_quietly
+from celery_pi_tools.redis_url import broker_url
+from celery_pi_tools.redis_url import socket_url as url_of_socket
 
 if TYPE_CHECKING:
     from pyinfra.api.host import Host
 
 DIRECTORY = "/etc/celery-pi/secrets"
-SOCKET = "/run/redis-celery/redis.sock"
-CA = "/etc/celery-pi/tls/ca.crt"
 SHORTEST = 32  # characters
 RANDOM_BYTES = 32  # 43 URL-safe characters, 256 bits
 
@@ -134,21 +133,13 @@ def renew_passwords(host: Host, settings: Settings) -> None:
 
 
 def redis_url(password: str, settings: Settings) -> str:
-    """URL for broker and results; whatever characters the password has, it parses."""
-    login, database = f"celery:{quote(password, safe='')}", settings.redis_database
-    if settings.redis_socket:
-        return socket_url("celery", password, settings)
-    if settings.redis_tls:
-        # Celery checks no certificate unless it is told to, and knows no CA but the public ones.
-        checks = f"ssl_cert_reqs=required&ssl_ca_certs={CA}"
-        return f"rediss://{login}@127.0.0.1:{settings.redis_tls_port}/{database}?{checks}"
-    return f"redis://{login}@127.0.0.1:{settings.redis_port}/{database}"
+    """The app's URL for broker and results."""
+    return broker_url(password, dict(settings))
 
 
 def socket_url(user: str, password: str, settings: Settings) -> str:
-    """URL of the unix socket, which is there whatever ports are open."""
-    login = f"{user}:{quote(password, safe='')}"
-    return f"redis+socket://{login}@{SOCKET}?virtual_host={settings.redis_database}"
+    """URL of the unix socket for a user of Redis."""
+    return url_of_socket(user, password, dict(settings))
 
 
 def supplied_problems(settings: Settings) -> list[str]:

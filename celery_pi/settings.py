@@ -34,28 +34,19 @@ from pydantic import (
 )
 
 from celery_pi.firewall_rules import opening
+from celery_pi_tools.config import size_in_bytes
 
-SIZE = re.compile(r"([0-9]+)(k|m|g)b", re.IGNORECASE)
 SHARE = re.compile(r"([0-9]+)%")
 SMALLEST_MAXMEMORY = "16mb"  # less holds no working queue
 SMALLEST_WORKER = "128mb"
 LARGEST_SHARE = 50  # percent; Redis may need as much again while it saves
 HOMES = ("/home/", "/root/", "/run/user/")
-FACTORS = {"k": 2**10, "m": 2**20, "g": 2**30}
 POLICIES = ("volatile-ttl", "volatile-lru", "volatile-lfu", "volatile-random", "noeviction")
 DYING = Version("5.7.0")
 NO_ENVIRONMENT = {".env", ".git", "logs", "media"}
 FOR_THIS_PI = {5555, 6379, 6380}  # where Redis and Flower are wont to be
 RENAMED = {"board": "raspberry_pi"}  # old names, which are accepted until 2027-06
 LOSES_TASKS = "evicts whole queues when memory is full, and every task in them is lost"
-
-
-def size_in_bytes(text: str) -> int:
-    """Bytes in a size written as redis.conf writes it, such as 64mb. Raises ValueError."""
-    match = SIZE.fullmatch(text)
-    if not match:
-        raise ValueError("must be a number with kb, mb or gb, such as 256mb")
-    return int(match[1]) * FACTORS[match[2].lower()]
 
 
 def _at_least(least: str, reason: str) -> AfterValidator:

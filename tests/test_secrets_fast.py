@@ -25,7 +25,6 @@ from celery_pi import secrets
 from celery_pi.operations import secret_files as files
 from celery_pi.operations.secret_files import no_old_secrets, secret_files
 from celery_pi.secrets import (
-    SOCKET,
     USERS,
     Passwords,
     Stored,
@@ -35,6 +34,7 @@ from celery_pi.secrets import (
     supplied_problems,
 )
 from celery_pi.settings import Settings
+from celery_pi_tools.redis_client import SOCKET
 from tests.fake import Run, as_root, inode, mode, run
 
 pytestmark = pytest.mark.fast

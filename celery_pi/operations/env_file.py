@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-import re
 from collections.abc import Generator, Mapping
-from shlex import quote
 from typing import NamedTuple
 
 from pyinfra import host, state
@@ -16,6 +14,8 @@ from celery_pi.before import DIRECTORY
 from celery_pi.plan import details, will
 from celery_pi.privileges import READ_AS, privileged
 from celery_pi.shell import announce_write, assign, read_quietly, script
+from celery_pi_tools import env_file as env_text
+from celery_pi_tools.env_file import assigned
 
 # Of all else than a plain file it says nothing. Owner and mode of one that was swapped in tell at
 # worst to write it anew.
@@ -91,42 +91,8 @@ def _replaced(
 
 
 def with_variables(before: bytes, variables: Mapping[str, str]) -> bytes:
-    """The text of an env file with the variables set."""
-    end = b"\r\n" if b"\r\n" in before else b"\n"
-    missing = dict(variables)
-    kept = []
-    for line in before.splitlines(keepends=True):
-        name = _assigned(line)
-        if name not in variables:
-            kept.append(line)
-        elif name in missing:
-            kept.append(_with_value(line, name, missing.pop(name)))
-    if missing:
-        if kept and not kept[-1].endswith(b"\n"):
-            kept[-1] += end
-        if kept and kept[-1].rstrip(b"\r\n").endswith(b"\\"):
-            kept.append(end)  # else systemd would take our first line for the rest of that one
-        kept += [HEADING + end] if HEADING not in before else []
-        kept += [_assignment(name, value) + end for name, value in missing.items()]
-    return b"".join(kept)
-
-
-def _assigned(line: bytes) -> str:
-    """Name of the variable that the line sets, or nothing."""
-    match = re.match(rb"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=", line)
-    return match[1].decode() if match else ""
-
-
-def _with_value(line: bytes, name: str, value: str) -> bytes:
-    """The line with another value and its own line end.
-
-    Without `export`, if it had that: systemd takes no such line, and logs it, value and all.
-    """
-    return _assignment(name, value) + line[len(line.rstrip(b"\r\n")) :]
-
-
-def _assignment(name: str, value: str) -> bytes:
-    return f"{name}={value and quote(value)}".encode()
+    """The text of an env file with the variables set, below our heading where they are added."""
+    return env_text.with_variables(before, variables, HEADING)
 
 
 class Found(NamedTuple):
@@ -156,7 +122,7 @@ def _read(path: str, user: str) -> Found:
 
 def changed_names(before: bytes, variables: Mapping[str, str]) -> tuple[list[str], list[str]]:
     """Names of the variables whose line in the text changes, and of those that get one."""
-    present = {_assigned(line) for line in before.splitlines()}
+    present = {assigned(line) for line in before.splitlines()}
     added = [name for name in variables if name not in present]
     changed = [
         name
@@ -177,6 +143,6 @@ def _tell(current: Found, path: str, variables: Mapping[str, str], content: byte
 
 def _show_change(path: str, before: bytes, variables: Mapping[str, str]) -> None:
     if state.config.DIFF:
-        present = {_assigned(line) for line in before.splitlines()}
+        present = {assigned(line) for line in before.splitlines()}
         lines = [f"{'set' if name in present else 'add'} {name}" for name in variables]
         details(host, f"Will modify {path} (values are not shown)", lines)

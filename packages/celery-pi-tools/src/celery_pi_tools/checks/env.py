@@ -4,28 +4,16 @@ from __future__ import annotations
 
 from functools import partial
 from urllib.parse import parse_qs, unquote, urlsplit
-from urllib.parse import quote as encode
 
 from celery_pi_tools.checks.registry import Finding, check, problem
 from celery_pi_tools.checks.repairs import rewrite
 from celery_pi_tools.env_file import URLS, values, with_variables
 from celery_pi_tools.privileges import Refused, read
-from celery_pi_tools.redis_client import SOCKET, stored
+from celery_pi_tools.redis_client import stored
+from celery_pi_tools.redis_url import broker_url
 from celery_pi_tools.system import System
 
-CA = "/etc/celery-pi/tls/ca.crt"
 WHY = "the site's tasks are refused, or go where no worker takes them"
-
-
-def url(system: System, password: str) -> str:
-    """The URL that a deploy writes into `.env`."""
-    login, database = f"celery:{encode(password, safe='')}", system.settings["redis_database"]
-    if system.settings["redis_socket"]:
-        return f"redis+socket://{login}@{SOCKET}?virtual_host={database}"
-    if system.settings["redis_tls"]:
-        place = f"127.0.0.1:{system.settings['redis_tls_port']}/{database}"
-        return f"rediss://{login}@{place}?ssl_cert_reqs=required&ssl_ca_certs={CA}"
-    return f"redis://{login}@127.0.0.1:{system.settings['redis_port']}/{database}"
 
 
 @check("App", "The app's .env leads elsewhere", "doctor", after=("Permissions",))
@@ -55,7 +43,7 @@ def leads_elsewhere(system: System) -> Finding | None:
 
 def variables(system: System) -> dict[str, list[str]]:
     """Valid values of each variable, the newest first: during a rotation there are several."""
-    urls = [url(system, password) for password in stored("celery")]
+    urls = [broker_url(password, system.settings) for password in stored("celery")]
     return {**dict.fromkeys(URLS, urls), "CELERY_KEY_PREFIX": [system.settings["redis_key_prefix"]]}
 
 

@@ -10,20 +10,15 @@ from pathlib import Path
 
 from celery_pi_tools.checks.registry import Finding, Function, check, ok, problem, wrong
 from celery_pi_tools.checks.repairs import all_of, rewrite
+from celery_pi_tools.config import size_in_bytes
 from celery_pi_tools.system import System
 
 AT_START = Path("/etc/celery-pi/redis.conf")
 LIVE = Path("/etc/celery-pi/redis-live.conf")
-FACTORS = {"k": 2**10, "m": 2**20, "g": 2**30}
 PATIENCE = 2  # seconds
 SET_IT = "deploy again; or celery-pi doctor --fix"
 LOOPBACK = re.compile(r"^-A .*(-i lo\b|127\.)")
 Changes = dict[str, tuple[str, str]]
-
-
-def size_in_bytes(text: str) -> int:
-    """Bytes in a size as the settings have it: 256mb."""
-    return int(text[:-2]) * FACTORS[text[-2].lower()]
 
 
 def wanted(system: System) -> dict[Path, dict[str, str]]:
