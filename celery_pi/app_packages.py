@@ -25,16 +25,16 @@ from celery_pi.settings import Settings
 
 FILE = Path(__file__).with_name("app_packages.lock")
 HEAD = "# Written by `python -m celery_pi.app_packages`: what is ours in the app's environment.\n"
-THEIRS = "django"  # and what only it needs
+OWNERS_PACKAGE = "django"  # and what only it needs
 PYTHONS = ("3.11", "3.13")  # of Debian 12 and 13
 GLIBCS = (17, 26, 27, 28, 31, 34, 35, 36)  # 2.36 is Debian 12's
 MACHINES = ("aarch64", "x86_64")
-# What one Python needs and the one that resolves does not: redis says so of Debian 12's 3.11.2.
-OF_SOME = {"async-timeout": 'python_full_version < "3.11.3"'}
+# What one Python needs and the one that resolves does not: redis does on Debian 12's 3.11.2.
+CONDITIONAL = {"async-timeout": 'python_full_version < "3.11.3"'}
 
 
 class Locked(NamedTuple):
-    """A package: its name as pip compares it, its version, and what pip is told of it."""
+    """A package: its name as pip compares it, its version, and its line for pip."""
 
     name: str
     version: Version
@@ -68,10 +68,10 @@ def to_install(
 
 
 def main() -> None:
-    """Write the lock: pip chooses the versions, and says for each machine which wheel it takes."""
-    pins = [*Settings.model_fields["app_pins"].default, *OF_SOME]
+    """Write the lock: pip chooses the versions, and for each machine the wheel."""
+    pins = [*Settings.model_fields["app_pins"].default, *CONDITIONAL]
     reports = [_resolved(pins, python, machine) for python in PYTHONS for machine in MACHINES]
-    names = _ours(reports[0], pins)
+    names = _names_of_ours(reports[0], pins)
     hashes: dict[str, set[str]] = {name: set() for name in names}
     for report in reports:
         for name in names:
@@ -83,7 +83,7 @@ def main() -> None:
 
 
 def _line(name: str, version: str, hashes: Iterable[str]) -> str:
-    marker = f" ; {OF_SOME[name]}" if name in OF_SOME else ""
+    marker = f" ; {CONDITIONAL[name]}" if name in CONDITIONAL else ""
     return " ".join([f"{name}=={version}{marker}", *(f"--hash=sha256:{h}" for h in sorted(hashes))])
 
 
@@ -106,13 +106,13 @@ def _resolved(pins: Iterable[str], python: str, machine: str) -> dict[str, Any]:
     return {canonicalize_name(package["metadata"]["name"]): package for package in packages}
 
 
-def _ours(report: Mapping[str, Any], pins: Iterable[str]) -> list[str]:
+def _names_of_ours(report: Mapping[str, Any], pins: Iterable[str]) -> list[str]:
     """Names of the pinned packages and of all that these need, without the owner's."""
     names: set[str] = set()
     pending: list[str] = [canonicalize_name(Requirement(pin).name) for pin in pins]
     while pending:
         name = pending.pop()
-        if name not in names and name != THEIRS:
+        if name not in names and name != OWNERS_PACKAGE:
             names.add(name)
             pending += _needed(report[name]["metadata"].get("requires_dist", ()))
     return sorted(names)

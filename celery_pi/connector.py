@@ -30,7 +30,7 @@ from pyinfra.connectors.util import CommandOutput, OutputLine, make_unix_command
 
 from celery_pi.fact_cache import FactCache, output_lines, session_program
 
-Answer = tuple[bool, CommandOutput]
+CommandResult = tuple[bool, CommandOutput]
 Streams = tuple[IO[bytes], IO[bytes], IO[bytes]]  # of standard input, output and error
 
 MAX_OUTPUT = 64 * 2**20  # bytes of one command; a machine in other hands may never end
@@ -53,7 +53,7 @@ class ShellSession:
         self._streams: Streams | None = None
         self._is_busy = False
 
-    def run(self, command: StringCommand, arguments: dict[str, Any]) -> Answer | None:
+    def run(self, command: StringCommand, arguments: dict[str, Any]) -> CommandResult | None:
         """Run the command; whether it succeeded, and its output.
 
         Returns None, and has not run the command, if this shell cannot: it is busy or lost, or the
@@ -75,7 +75,7 @@ class ShellSession:
                 self._start(shell_arguments)
             if self._streams is None or shell_arguments != self._arguments:
                 return None
-            status, output = self._answer(_message(command.get_raw_value(), stdin))
+            status, output = self._exchange(_message(command.get_raw_value(), stdin))
             return status in good_statuses, output
 
     def close(self) -> None:
@@ -111,7 +111,7 @@ class ShellSession:
             if printed in (first, b""):
                 return
 
-    def _answer(self, message: bytes) -> tuple[int | None, CommandOutput]:
+    def _exchange(self, message: bytes) -> tuple[int | None, CommandOutput]:
         """Send the message; the exit status of the command and its output, or None if the shell is
         lost. Raises OSError for more than `MAX_OUTPUT` bytes of output."""
         streams, self._streams = self._streams, None  # until it is known that they still serve
@@ -122,7 +122,7 @@ class ShellSession:
             stdin.flush()
         blocks: dict[str, list[bytes]] = {"out": [], "err": []}
         size = 0
-        while (line := stdout.readline(MAX_LINE)) and (header := _word(line)):
+        while (line := stdout.readline(MAX_LINE)) and (header := _header(line)):
             name, number = header
             if name == "end":
                 self._streams = streams
@@ -136,7 +136,7 @@ class ShellSession:
         return None, CommandOutput([*output.combined_lines, OutputLine("stderr", LOST)])
 
 
-def _word(line: bytes) -> tuple[str, int] | None:
+def _header(line: bytes) -> tuple[str, int] | None:
     """What comes next, and its size; or how the command has ended, and its status."""
     match = re.fullmatch(rb"(out|err|end) ([0-9]{1,9})\n", line)
     return (match[1].decode(), int(match[2])) if match else None
@@ -184,7 +184,7 @@ class PersistentShell(BaseConnector):
         print_output: bool = False,
         print_input: bool = False,
         **arguments: Any,
-    ) -> Answer:
+    ) -> CommandResult:
         """Like pyinfra's: whether the command succeeded, and its output."""
         if isinstance(command, str):
             command = StringCommand(command)
@@ -200,11 +200,11 @@ class PersistentShell(BaseConnector):
             self.facts.drop()
         return super().put_file(*arguments, **more)  # type: ignore[safe-super]
 
-    def _run(self, command: StringCommand, arguments: dict[str, Any]) -> Answer:
+    def _run(self, command: StringCommand, arguments: dict[str, Any]) -> CommandResult:
         answer = self.shell.run(command, arguments) if self.shell else None
         return answer or self._run_by_itself(command, **arguments)
 
-    def _run_by_itself(self, *arguments: Any, **more: Any) -> Answer:
+    def _run_by_itself(self, *arguments: Any, **more: Any) -> CommandResult:
         return super().run_shell_command(*arguments, **more)  # type: ignore[safe-super]
 
 

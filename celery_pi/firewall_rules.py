@@ -16,7 +16,7 @@ ANYWHERE = ("0.0.0.0/0", "::/0")
 class Opening:
     """A port that is open, to anybody or to one network, in both versions of IP.
 
-    One that is to be `first` stands before what others have said when it comes.
+    One that is to be `first` is put above the rules of others when it is added.
     """
 
     port: int
@@ -120,8 +120,8 @@ def delta(
 ) -> Delta:
     """What distinguishes the rules that ufw has from those that it is to have.
 
-    `before` are the texts of those that were there before us. They are the owner's: what one of
-    them says of the same port holds, and who else has made the very rule that is wanted keeps it.
+    `before` are the texts of those that were there before us. They are the owner's: where
+    one of them is for the same port, it holds, and a rule of his that equals ours stays his.
     """
     texts = {rule.text for rule in present}
     owners_matches = {rule.match for rule in present if rule.text in before and not rule.is_ours}

@@ -44,7 +44,7 @@ FileStates = Mapping[str, "list[str] | None"]
 
 def note(host: Host, name: str, stated: Mapping[str, Any]) -> None:
     """Note, while planning, what a component of this run states of itself."""
-    noted(host).pop(name, None)  # the last of its tasks tells its place in the order
+    noted(host).pop(name, None)  # the last of its tasks decides its place in the order
     noted(host)[name] = dict(stated)
 
 

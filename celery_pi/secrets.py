@@ -64,32 +64,32 @@ class Stored(dict[str, tuple[str, str]]):
 class Passwords:
     """The passwords of one run: what it found on the Pi, and what is to be there."""
 
-    found: Stored = field(repr=False)
-    wanted: dict[str, str] = field(repr=False)
+    stored: Stored = field(repr=False)
+    desired: dict[str, str] = field(repr=False)
 
     def valid(self, user: str) -> list[str]:
         """Passwords that Redis must take while this run lasts, the new one first."""
-        candidates = [self.wanted[user], self.found.password(user), *self.found.old(user)]
+        candidates = [self.desired[user], self.stored.password(user), *self.stored.old(user)]
         return list(dict.fromkeys(filter(None, candidates)))
 
     @property
     def hashes(self) -> dict[str, list[str]]:
         """SHA-256 of every user's valid passwords."""
-        return {user: [_hash(text) for text in self.valid(user)] for user in self.wanted}
+        return {user: [_hash(text) for text in self.valid(user)] for user in self.desired}
 
     @property
-    def wanted_hashes(self) -> dict[str, list[str]]:
+    def desired_hashes(self) -> dict[str, list[str]]:
         """SHA-256 of every user's password as it is to be once the change is over."""
-        return {user: [_hash(text)] for user, text in self.wanted.items()}
+        return {user: [_hash(text)] for user, text in self.desired.items()}
 
     @property
     def changing(self) -> bool:
         """Whether an old password is still valid, or at least stored."""
-        return any(map(self.changing_for, self.wanted))
+        return any(map(self.changing_for, self.desired))
 
     def changing_for(self, user: str) -> bool:
         """The same of one user's."""
-        return len(self.valid(user)) > 1 or bool(self.found.old(user))
+        return len(self.valid(user)) > 1 or bool(self.stored.old(user))
 
 
 def secret(user: str) -> str:
@@ -114,7 +114,7 @@ def passwords(host: Host, settings: Settings) -> Passwords:
             found, {user: kept(found.password(user)) or new_password() for user in users(settings)}
         )
         if settings.redis_password_file:
-            result.wanted["celery"] = supplied(settings.redis_password_file)
+            result.desired["celery"] = supplied(settings.redis_password_file)
         host.connector_data["celery_pi_passwords"] = result
     return cast("Passwords", result)
 
@@ -127,9 +127,9 @@ def kept(password: str, shortest: int = SHORTEST) -> str:
 def renew_passwords(host: Host, settings: Settings) -> None:
     """From here on this run's passwords are new ones, but for one that the owner supplies."""
     current = passwords(host, settings)
-    for user in current.wanted:
+    for user in current.desired:
         if user != "celery" or not settings.redis_password_file:
-            current.wanted[user] = new_password()
+            current.desired[user] = new_password()
 
 
 def redis_url(password: str, settings: Settings) -> str:

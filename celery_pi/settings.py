@@ -180,7 +180,7 @@ class _OnThisMachine:
     """Marks a setting that is the path of a file on the machine that deploys."""
 
 
-# Opened here, and its content sent to the Pi: so it is nothing that a Pi is told, nor may tell.
+# It is opened here and its content is sent. A Pi does not learn the path, nor may it name one.
 LocalFile = Annotated[str, _OnThisMachine()]
 Port = Annotated[int, Field(ge=1024, le=65535)]
 Path = Annotated[str, Field(pattern=r"^/[A-Za-z0-9_./-]+[A-Za-z0-9_]$")]
@@ -316,8 +316,8 @@ class Settings(BaseModel):
 
     # -- Flower, and nginx before it
     flower: bool = True
-    """Whether there is Flower, at `/flower/` of the site. Its worker tells of each step of each
-    task, which on very short tasks costs up to half of its throughput."""
+    """Whether there is Flower, at `/flower/` of the site. The worker sends events of each step
+    of each task, which on very short tasks costs up to half of its throughput."""
     flower_user: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.@-]{1,64}$")] = "flower"
     """Name to log in with."""
     flower_password_file: LocalFile | None = None
@@ -346,12 +346,12 @@ class Settings(BaseModel):
     """What else is let in, such as `8000/tcp`, `5353/udp` or `9100/tcp from 192.168.1.0/24`: a port
     of TCP or UDP, to all or to an address or network. Never Redis' or Flower's."""
     firewall_only_ours: bool = False
-    """Whether rules that are not declared are removed. False only tells of them, because whoever
+    """Whether rules that are not declared are removed. False only logs them, because whoever
     added one to ufw by hand may need it."""
     # -- bans
     bans: bool = True
     """Whether an address that fails to log in too often, by ssh or to Flower, is refused for a
-    time. What the owner has said of ssh's jail in files of his own holds. Without bans the firewall
+    time. What the owner has configured for ssh's jail holds. Without bans the firewall
     limits how often an address may try ssh."""
     ban_tries: Annotated[int, Field(ge=2, le=100)] = 5
     """Failed logins that lead to a ban. With one, whoever mistypes once would be locked out."""
@@ -383,7 +383,7 @@ class Settings(BaseModel):
     """Whether the app's databases of SQLite and its `.env` are in it. The archives, which only root
     reads, then hold its secrets."""
     backup_databases: Annotated[tuple[Relative, ...], Listed] = ("db.sqlite3",)
-    """Paths of these databases, relative to `app_dir`; one that is missing is told and skipped."""
+    """Paths of these databases, relative to `app_dir`; a missing one is logged and skipped."""
     backup_mariadb: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]{1,64}$")] | None = None
     """Name of a database of MariaDB on this machine that is in it too."""
     backup_restic_repository: Repository | None = None
@@ -408,7 +408,7 @@ class Settings(BaseModel):
     the next start when the machine was off."""
     updates_reboot: TimeOfDay | None = None
     """Time of day at which the machine restarts when an update asks for it. None: never by itself;
-    each deploy says that it waits."""
+    each deploy logs that a restart is due."""
     updates_redis: bool = True
     """Whether Redis is among what is updated and started again, which loses no task but keeps
     clients waiting while it loads its data."""

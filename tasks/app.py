@@ -134,7 +134,7 @@ def _connect(settings: Settings) -> None:
 
 def variables(settings: Settings) -> dict[str, str]:
     """What is ours in `.env`."""
-    url = redis_url(passwords(host, settings).wanted["celery"], settings)
+    url = redis_url(passwords(host, settings).desired["celery"], settings)
     return {
         **dict.fromkeys(URLS, url),
         "CELERY_KEY_PREFIX": settings.redis_key_prefix,

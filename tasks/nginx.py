@@ -9,7 +9,7 @@ from pyinfra.facts.server import Hostname
 
 from celery_pi.component import Component, Secret, Unit, deploys
 from celery_pi.facts import nginx as nginx_facts
-from celery_pi.facts.nginx import NginxFound
+from celery_pi.facts.nginx import NginxState
 from celery_pi.operations.config_files import config_files
 from celery_pi.operations.debian_packages import debian_packages
 from celery_pi.operations.idle_service import idle_service
@@ -40,12 +40,12 @@ NO_DEFAULT = from_file(nginx_facts.DEFAULT)
 
 def is_needed(settings: Settings) -> bool:
     """Whether nginx is to be there, on this machine."""
-    return nginx_facts.is_needed(settings, host.get_fact(NginxFound))
+    return nginx_facts.is_needed(settings, host.get_fact(NginxState))
 
 
 def without_debians_site() -> None:
     """nginx as we bring it serves nothing: Debian's site is off before apt could switch it on."""
-    if host.get_fact(NginxFound).default_is_ours_to_end:
+    if host.get_fact(NginxState).default_is_ours_to_end:
         config_files(name="Keep Debian's default site off", files=[NO_DEFAULT])
 
 
@@ -109,7 +109,7 @@ def deploy(settings: Settings) -> None:
 
 def _leave(settings: Settings) -> None:
     """Flower is not shown. What is the owner's goes on without it; what is ours alone stops."""
-    state = host.get_fact(NginxFound)
+    state = host.get_fact(NginxState)
     if settings.flower:
         message = "Flower is reached by an ssh tunnel alone (docs/operate/flower.md)"
         host.log(message, logger.warning)
@@ -147,7 +147,7 @@ def _configure_server(settings: Settings) -> None:
 
 
 def _watch(certificate: list[str]) -> None:
-    """nginx is told of a new one, also of a link that leads elsewhere."""
+    """nginx reads a new one, also where a link leads elsewhere."""
     directories = sorted({str(PurePosixPath(path).parent) for path in certificate})
     units = [
         from_file(f"/etc/systemd/system/{RELOAD}", check=CHECK_UNIT),
@@ -177,5 +177,5 @@ def _remove(files: Sequence[str]) -> None:
         name="Remove",
         units=NGINX.own_units,
         files=files,
-        check=without if host.get_fact(NginxFound).installed else "true",
+        check=without if host.get_fact(NginxState).installed else "true",
     )

@@ -19,7 +19,7 @@ RASPBERRY_PI = Component[Settings]("Raspberry Pi")
 def deploy(settings: Settings) -> None:
     """The Pi is set up for a service that runs for years from an SD card.
 
-    What the machine has not, or somebody else has seen to, is left alone, and said in one line.
+    What the machine has not, or somebody else has seen to, is left alone, and logged in one line.
     """
     if not settings.raspberry_pi:
         return
@@ -41,7 +41,7 @@ def count_memory(pi: Pi) -> None:
     reason = refusal(host.get_fact(KernelCmdline, path=CMDLINE), [COUNTED])
     if reason:
         logger.warning(f"{host.name}: {CMDLINE} is left as it is, because {reason}")
-    elif pi.has("asked"):
+    elif pi.has("requested"):
         logger.warning(f"{host.name}: its kernel {pi.kernel} does not go by {COUNTED}: update it")
     else:
         logger.warning(f"{host.name} must be restarted, for {COUNTED} to count services' memory")

@@ -89,7 +89,7 @@ def deploy(settings: Settings) -> None:
 
 
 def watch_memory(settings: Settings) -> None:
-    """The journal is told when Redis fills its memory."""
+    """The journal has a line when Redis fills its memory."""
     script = from_file(f"{LIBRARY}/redis-memory", mode="0755")
     unit = from_template(f"/etc/systemd/system/{WATCH}", check=CHECK_UNIT, settings=settings)
     config_files(name="Install the watch over its memory", files=[script, unit])
@@ -110,10 +110,10 @@ def retire(settings: Settings) -> None:
         return
     if has_default(earlier):
         others = [line for line in earlier if line.split(" ")[1] != "default"]
-        users = acl(current.wanted_hashes, settings, others)
+        users = acl(current.desired_hashes, settings, others)
         default_forgotten(name="Take them off the list", acl=users.path, content=users.content)
     else:
-        users = acl(current.wanted_hashes, settings, earlier)
+        users = acl(current.desired_hashes, settings, earlier)
         config_files(name="Take them off the list", files=[users])
     redis_server(name="Change the running server", settings=live_settings(settings), acl=users)
     no_old_secrets(name="Forget them")

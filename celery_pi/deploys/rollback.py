@@ -41,7 +41,9 @@ class CannotGoBack(Exception):
 def main() -> int:
     """Exit status: 0 all is as it was then, 1 nothing was done or not all."""
     parser = argparse.ArgumentParser(prog="make rollback")
-    parser.add_argument("--to", type=int, help="number of the deploy, as `celery-pi deploys` says")
+    parser.add_argument(
+        "--to", type=int, help="number of the deploy, as `celery-pi deploys` lists it"
+    )
     arguments = parser.parse_args()
     try:
         host, records = read_records()
@@ -138,7 +140,7 @@ def go_back(number: str, record: Record, host: str, directory: Path) -> int:
         raise CannotGoBack(f"the inventory of that source has {names}, and not {host} alone")
     line = f"Back to deploy {int(number)} of {record.started}, commit {record.commit}"
     print(printable(line, ""), flush=True)
-    command = [*PYINFRA, *given(record.given), "inventory.py", "rollback.py", "deploy.py"]
+    command = [*PYINFRA, *data_arguments(record.given), "inventory.py", "rollback.py", "deploy.py"]
     environment = os.environ | {"CELERY_PI_ROLLBACK_TO": number}
     for option in ("--dry", "-y"):
         process = subprocess.run(
@@ -170,7 +172,7 @@ def hosts_of(directory: Path) -> list[str]:
     return [str(host["name"]) for host in json.loads(process.stdout)]
 
 
-def given(settings: Mapping[str, Any]) -> list[str]:
+def data_arguments(settings: Mapping[str, Any]) -> list[str]:
     """The settings as arguments for pyinfra, which reads JSON."""
     for name in settings:
         if name not in {*model().model_fields, *RENAMED} or name in model().local_files():

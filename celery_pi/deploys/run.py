@@ -30,7 +30,7 @@ from celery_pi.deploys.source import DIRTY, NoSource, deployed_source
 from celery_pi.fact_cache import FILE as FACTS
 from celery_pi.fact_cache import NoFact
 from celery_pi.plan import in_words
-from celery_pi.preflight import GIVEN, NEWEST_DEPLOY
+from celery_pi.preflight import GIVEN_SETTINGS, NEWEST_DEPLOY
 from celery_pi.preflight.site import to_note
 from celery_pi.settings import Settings
 from celery_pi.shell import declared
@@ -69,7 +69,7 @@ class DeployRun:
         self.arguments = {
             key: global_arguments[key] for key in CONNECTOR_ARGUMENT_KEYS if key in global_arguments
         }
-        settings: Settings = self.host.connector_data[GIVEN]
+        settings: Settings = self.host.connector_data[GIVEN_SETTINGS]
         self.record = history.begun(self.what, settings)
         self.record.planned = in_words(self.host)
         holder = lock.Holder(self.record.who, self.record.started, ", ".join(self.what))

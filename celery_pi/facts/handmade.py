@@ -17,7 +17,7 @@ CRON = r"redis-cli|dump\.rdb|redis.*backup|backup.*redis|bin/celery"  # of a lin
 SHOW = script("is_ours", "handmade")
 
 
-class Found(NamedTuple):
+class HandmadeItem(NamedTuple):
     """What it is (a unit, a drop-in, a file of logrotate, a crontab or a process), its name or
     path, and of a unit what it runs, of a process its number."""
 
@@ -26,7 +26,7 @@ class Found(NamedTuple):
     detail: str
 
 
-class HandMade(FactBase[list[Found]]):
+class HandMade(FactBase[list[HandmadeItem]]):
     """What of this app was set up by somebody else, read in one command."""
 
     default = list
@@ -36,8 +36,8 @@ class HandMade(FactBase[list[Found]]):
             assign(app=app, units=UNITS, names=" ".join(OUR_NAMES), cron=CRON), SHOW
         )
 
-    def process(self, output: list[str]) -> list[Found]:
-        items = [Found(*line.split(" ", 2)) for line in output]
+    def process(self, output: list[str]) -> list[HandmadeItem]:
+        items = [HandmadeItem(*line.split(" ", 2)) for line in output]
         units = {item.name for item in items if item.what == "unit"} | set(OUR_NAMES)
         return [
             item
@@ -46,7 +46,7 @@ class HandMade(FactBase[list[Found]]):
         ]
 
 
-def problems(items: Sequence[Found], settings: Settings) -> Iterator[str]:
+def problems(items: Sequence[HandmadeItem], settings: Settings) -> Iterator[str]:
     """A sentence for what keeps us from deploying beside it."""
     for item in items:
         if item.what == "process":
@@ -62,7 +62,7 @@ def problems(items: Sequence[Found], settings: Settings) -> Iterator[str]:
         )
 
 
-def described(item: Found) -> str:
+def described(item: HandmadeItem) -> str:
     """It in a few words."""
     if item.what == "unit":
         return item.name if item.detail == "other" else f"{item.name} ({item.detail})"

@@ -27,7 +27,7 @@ class OwnersJail:
     ignored: tuple[str, ...] = ()
 
 
-class JailFound(FactBase[OwnersJail]):
+class SshJail(FactBase[OwnersJail]):
     """The owner's words on ssh's jail, read in one command. Raises DeployError for a file that is
     no configuration."""
 

@@ -45,7 +45,7 @@ class Firewall:
         return self.before is None and not any(rule.is_ours for rule in self.rules)
 
     @property
-    def theirs(self) -> frozenset[str]:
+    def owners_rules(self) -> frozenset[str]:
         """Texts of the rules that were there before us."""
         origin = self if self.is_new else self.before
         return frozenset(rule.text for rule in origin.rules) if origin else frozenset()

@@ -1,5 +1,5 @@
-"""Takes celery-pi off the machine on which it runs: alone it says what it would do, and with --yes
-it does it. `make leave` sends it there, with `celery_pi_tools.privileges` beside it.
+"""Removes celery-pi from the machine on which it runs. Without --yes it only prints the
+steps. `make leave` sends it there, with `celery_pi_tools.privileges` beside it.
 
 What was there before the first deploy is again as it was; what has been added since by somebody
 else stays. Waiting tasks stay in Redis. The backups stay, and one is made first. Where it is cut
@@ -68,7 +68,7 @@ READERS = {
 }
 
 
-class Trouble(Exception):
+class CannotLeave(Exception):
     """Why it cannot go on, in a sentence."""
 
 
@@ -83,7 +83,7 @@ class Step:
 def run(
     *argv: str, check: bool = True, timeout: float = 600, stdin: str = "", **options: object
 ) -> str:
-    """What the command prints. Trouble when it fails."""
+    """Output of the command. Raises CannotLeave if it fails."""
     process = subprocess.run(
         argv,
         input=stdin,
@@ -96,7 +96,7 @@ def run(
     )
     if check and process.returncode:
         last = (process.stderr or process.stdout).strip().splitlines()[-1:]
-        raise Trouble(f"{' '.join(argv[:4])} failed: {' '.join(last)}")
+        raise CannotLeave(f"{' '.join(argv[:4])} failed: {' '.join(last)}")
     return str(process.stdout)
 
 
@@ -251,7 +251,7 @@ def backup() -> None:
     """Nothing of the app's is touched afterwards, so one that cannot be made keeps nobody here."""
     try:
         run(str(PROGRAM), "backup", timeout=PATIENCE)
-    except Trouble as trouble:
+    except CannotLeave as trouble:
         print(f"   no backup was made: {trouble}")
 
 
@@ -272,7 +272,7 @@ def let_in() -> None:
         # Its hashes are in no list of processes.
         reply = as_admin(stdin=f"ACL SETUSER {name} reset {rules}\n").strip()
         if reply != "OK":
-            raise Trouble(f"Redis does not let {name} in: {reply}")
+            raise CannotLeave(f"Redis does not let {name} in: {reply}")
 
 
 def switch_redis(ours: list[Path]) -> None:
@@ -280,7 +280,7 @@ def switch_redis(ours: list[Path]) -> None:
     file is taken for newer."""
     if run("systemctl", "is-active", REDIS, check=False) == "active\n":
         if as_admin("SAVE").strip() != "OK":
-            raise Trouble("Redis could not save its data; see: journalctl -u redis-server")
+            raise CannotLeave("Redis could not save its data; see: journalctl -u redis-server")
         run("systemctl", "stop", REDIS, timeout=PATIENCE)
     configured = privileges.read("redis", "/etc/redis/redis.conf")
     if not re.search(rb"^appendonly\s+yes", configured, re.MULTILINE):
@@ -383,7 +383,9 @@ def put_all_back(paths: list[Path]) -> None:
 def put_back(path: Path) -> None:
     copy = BEFORE / "files" / str(path).lstrip("/")
     if not is_roots_alone(path):
-        raise Trouble(f"others than root may change the way to {path}: its copy stays in {copy}")
+        raise CannotLeave(
+            f"others than root may change the way to {path}: its copy stays in {copy}"
+        )
     new = path.with_name(f"{path.name}.celery-pi-back")
     run("cp", "-a", "-T", "--", str(copy), str(new))
     new.replace(path)
@@ -477,8 +479,8 @@ def purge() -> None:
 
 
 def came_along(ours: list[str]) -> list[str]:
-    """Packages that were not there before us, that nobody has asked for, and without which nothing
-    else would have to go."""
+    """Packages that were not there before us, that nobody has installed by name, and without which
+    nothing else would have to go."""
     before = set(lines(BEFORE / "packages"))
     if not before:
         return []
@@ -531,5 +533,5 @@ def main() -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except (Trouble, privileges.Refused, OSError, subprocess.SubprocessError) as error:
+    except (CannotLeave, privileges.Refused, OSError, subprocess.SubprocessError) as error:
         sys.exit(f"celery-pi: {error}; run it again when that is put right")

@@ -32,7 +32,7 @@ from hashlib import sha256
 from threading import Thread
 
 BLOCK = 2**16
-MAX_ANSWER = 8 * 2**20  # bytes of one fact; a longer one is left out, and so asked by itself
+MAX_ANSWER = 8 * 2**20  # bytes of one fact; a longer one is left out, and so read by itself
 # The text of a fact is in no argument, where another one that looks for processes would find it.
 FACT = b'celery_pi=$CELERY_PI; unset CELERY_PI; eval "$celery_pi"'
 CANNOT_RUN = 126  # exit status, as in a shell
@@ -73,7 +73,7 @@ def run(text: bytes, stdin: bytes, take: Take, **variables: str) -> int:
         names = {process.stdout.fileno(): "out", process.stderr.fileno(): "err"}
         _relay(process, stdin, names, take)
         for fd, name in names.items():
-            for block in _held(fd):
+            for block in _buffered(fd):
                 take(name, block)
     return process.returncode if process.returncode >= 0 else 128 - process.returncode
 
@@ -113,7 +113,7 @@ def _relay(
         os.close(ended)
 
 
-def _held(fd: int) -> Iterator[bytes]:
+def _buffered(fd: int) -> Iterator[bytes]:
     """What is in the pipe now; whoever has it open may go on writing for ever."""
     size = int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), sys.byteorder)
     while size > 0 and (block := os.read(fd, min(size, BLOCK))):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pyinfra.api.host import Host
 
 FILE = f"{DIRECTORY}/redis_earlier_users"
-KNOWN = "celery_pi_earlier_users"
+CACHED = "celery_pi_earlier_users"
 SPACE = " "  # what divides a line of the ACL; a name may hold what else is a space for Python
 
 READ = script("redis_users_before")
@@ -38,9 +38,9 @@ READ = script("redis_users_before")
 
 def earlier_users(host: Host) -> list[str]:
     """Lines of the ACL, each from `user` on; the same for the whole run."""
-    if KNOWN not in host.connector_data:
-        host.connector_data[KNOWN] = _others(_read(host)[1])
-    return cast("list[str]", host.connector_data[KNOWN])
+    if CACHED not in host.connector_data:
+        host.connector_data[CACHED] = _others(_read(host)[1])
+    return cast("list[str]", host.connector_data[CACHED])
 
 
 def has_default(lines: Sequence[str]) -> bool:
@@ -81,7 +81,7 @@ def earlier_users_kept(lines: Sequence[str]) -> Generator[StringCommand]:
     for name in (line.split(SPACE)[1] for line in lines_to_keep):
         end = "until no program uses it" if name == "default" else f"not yours? delete it in {FILE}"
         why = f"it stays, without the right to administer; {end}"
-        will(current_host, "change", f"Redis' user {printable(name)}", why, theirs=True)
+        will(current_host, "change", f"Redis' user {printable(name)}", why, is_owners=True)
     yield StringCommand("install -d -m 0700 -o root -g root", DIRECTORY, BEFORE)
     yield _write(lines_to_keep, f"{BEFORE}/redis_users")
     yield _write(lines_to_keep)

@@ -17,8 +17,8 @@ from celery_pi.shell import announce_write, assign, read_quietly, script
 from celery_pi_tools import env_file as env_text
 from celery_pi_tools.env_file import assigned
 
-# Of all else than a plain file it says nothing. Owner and mode of one that was swapped in tell at
-# worst to write it anew.
+# It prints nothing for anything but a plain file. If one was swapped in, its owner and mode can at
+# worst cause the file to be written anew.
 READ = r"""
 [ -f "$path" ] && [ ! -L "$path" ] || exit 0
 stat -c '%a %U %G %s' -- "$path"
@@ -49,18 +49,20 @@ def env_file(
 
     Who may write the directory does the writing there, and who may read the file the reading: what
     he could do to root's steps, by a link or a rename, he can then only do to his own. What root
-    does not do for that reason is told.
+    refuses to do for that reason is an error with a sentence.
     """
     current = _read(path, user)
     content = with_variables(current.content, variables)
     if content != current.content or (current.user, current.group) != (user, group):
         announce_write(host, path)
-        _tell(current, path, variables, content)
+        _add_to_plan(current, path, variables, content)
         _show_change(path, current.content, variables)
         yield _kept(path, current)
         yield _replaced(path, content, user, group, mode)
     elif current.mode != mode.lstrip("0"):
-        will(host, "change", path, f"mode {current.mode} becomes {mode.lstrip('0')}", theirs=True)
+        will(
+            host, "change", path, f"mode {current.mode} becomes {mode.lstrip('0')}", is_owners=True
+        )
         yield _kept(path, current)
         yield _replaced(path, content, user, group, mode, unless_link="give")
     else:
@@ -70,7 +72,7 @@ def env_file(
 KEPT = script("env_file_keep")
 
 
-def _kept(path: str, current: Found) -> StringCommand:
+def _kept(path: str, current: EnvFile) -> StringCommand:
     """Command that keeps it as it was before us, the first time."""
     access = f"{current.mode} {current.user} {current.group}" if current.user else ""
     values = assign(path=path, before=DIRECTORY, copy=f"{DIRECTORY}/files{path}", access=access)
@@ -95,7 +97,7 @@ def with_variables(before: bytes, variables: Mapping[str, str]) -> bytes:
     return env_text.with_variables(before, variables, HEADING)
 
 
-class Found(NamedTuple):
+class EnvFile(NamedTuple):
     """What the path leads to; empty where nothing is."""
 
     mode: str
@@ -104,7 +106,7 @@ class Found(NamedTuple):
     content: bytes
 
 
-def _read(path: str, user: str) -> Found:
+def _read(path: str, user: str) -> EnvFile:
     """Quickly where it is a file that the user can read, as it nearly always is."""
     command = StringCommand(assign(path=path, user=user), READ_AS, READ)
     lines = read_quietly(host, command).splitlines()
@@ -112,12 +114,12 @@ def _read(path: str, user: str) -> Found:
         mode, owner, group, size = lines[0].split()
         content = base64.b64decode(lines[1])
         if len(content) == int(size):
-            return Found(mode, owner, group, content)
+            return EnvFile(mode, owner, group, content)
     shown = json.loads(read_quietly(host, privileged("show", user, path)))
     if not shown:
-        return Found("", "", "", b"")
+        return EnvFile("", "", "", b"")
     content = base64.b64decode(shown["content"])
-    return Found(shown["mode"], shown["user"], shown["group"], content)
+    return EnvFile(shown["mode"], shown["user"], shown["group"], content)
 
 
 def changed_names(before: bytes, variables: Mapping[str, str]) -> tuple[list[str], list[str]]:
@@ -132,13 +134,13 @@ def changed_names(before: bytes, variables: Mapping[str, str]) -> tuple[list[str
     return changed, added
 
 
-def _tell(current: Found, path: str, variables: Mapping[str, str], content: bytes) -> None:
+def _add_to_plan(current: EnvFile, path: str, variables: Mapping[str, str], content: bytes) -> None:
     """The names of what changes in it, never a value."""
     changed, added = changed_names(current.content, variables)
     changes = [f"sets {' '.join(changed)}"] if changed else []
     changes += [f"adds {' '.join(added)}"] if added else []
     changes += ["gets another owner"] if content == current.content else []
-    will(host, "change", path, ", ".join(changes), theirs=True)
+    will(host, "change", path, ", ".join(changes), is_owners=True)
 
 
 def _show_change(path: str, before: bytes, variables: Mapping[str, str]) -> None:

@@ -25,7 +25,7 @@ GOOD = {
 }
 
 # A container shares all but its network with its host.
-HOSTS = (OVERCOMMIT, HUGE_PAGES, PTRACE_SCOPE)
+OF_THE_HOST = (OVERCOMMIT, HUGE_PAGES, PTRACE_SCOPE)
 
 
 class KernelSettings(FactBase[dict[str, str]]):
@@ -57,7 +57,7 @@ def kernel_settings(sysctl: str, tmpfiles: str, in_container: bool) -> Generator
 
     In a container, what belongs to its host is left to it.
     """
-    own = set(GOOD) - set(HOSTS if in_container else ())
+    own = set(GOOD) - set(OF_THE_HOST if in_container else ())
     stale = sorted(own & set(unfit(host.get_fact(KernelSettings))))
     if not stale:
         host.noop("the kernel goes by the drop-ins")

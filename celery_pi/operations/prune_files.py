@@ -1,4 +1,4 @@
-"""Files of ours that only later deploys had: what `make rollback` takes away first."""
+"""Files of ours that only later deploys had: `make rollback` removes them first."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ UNIT = re.compile(r"/etc/systemd/system/([^/]+\.(?:service|timer|path|socket|tar
 NGINX = "/etc/nginx/"
 CHECK = "/usr/local/lib/celery-pi/check-nginx-config"
 
-# Emptied, not removed: that there is one tells that the unit was started by us. A unit that was
+# Emptied, not removed: the note itself shows that a deploy has started the unit. A unit that was
 # started with a file that goes is then started again, as with one that has changed.
 FORGET = r"""
 set -e

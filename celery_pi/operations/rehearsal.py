@@ -16,13 +16,13 @@ from celery_pi.shell import Replacement, assign, read_quietly, replace_files
 DIRECTORY = "/run/celery-pi-rehearsal"
 
 # What systemd finds wrong with the unit is no secret.
-SYSTEMDS_WORD = f'told=$({CHECK_UNIT}) || {{ printf "celery-pi: %s\\n" "$told" >&2; false; }}'
+VERIFY_UNIT = f'output=$({CHECK_UNIT}) || {{ printf "celery-pi: %s\\n" "$output" >&2; false; }}'
 
 CHECK = r"""
 status=0
-said=$(/usr/local/bin/celery-pi check --candidate "$directory" </dev/null 2>&1) || status=$?
+output=$(/usr/local/bin/celery-pi check --candidate "$directory" </dev/null 2>&1) || status=$?
 rm -rf "$directory"
-[ $status = 0 ] || printf '%s\n' "$said" | grep '^celery-pi: '
+[ $status = 0 ] || printf '%s\n' "$output" | grep '^celery-pi: '
 """
 
 
@@ -63,7 +63,7 @@ def _rehearse(files: Sequence[tuple[str, str]], env: bytes, user: str) -> None:
     replacements = [
         Replacement(
             *(f"{DIRECTORY}/{name}", text.encode(), "root", "root", "0644"),
-            SYSTEMDS_WORD if name.endswith(".service") else "",
+            VERIFY_UNIT if name.endswith(".service") else "",
         )
         for name, text in files
     ]

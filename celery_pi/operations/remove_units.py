@@ -52,15 +52,15 @@ def _remove_units(
     if not leftovers:
         host.noop(f"there is no {' and no '.join([*units, *files])}")
         return
-    _tell(leftovers, units)
+    _add_to_plan(leftovers, units)
     yield StringCommand(_variables(units, files), assign(check=check), OURS, REMOVE)
 
 
-def _tell(leftovers: Sequence[str], units: Sequence[str]) -> None:
+def _add_to_plan(leftovers: Sequence[str], units: Sequence[str]) -> None:
     """A unit that no deploy has started is its owner's."""
     for unit in units:
         if unit in leftovers:
-            will(host, "stop", unit, theirs=f"{RECORDS}/{unit}" not in leftovers)
+            will(host, "stop", unit, is_owners=f"{RECORDS}/{unit}" not in leftovers)
     for path in leftovers:
         if path not in units and not path.startswith(f"{RECORDS}/"):
             will(host, "remove", path)

@@ -1,4 +1,4 @@
-"""Files of Redis' passwords on the Pi; `secrets.py` tells what is to be in them."""
+"""Files of Redis' passwords on the Pi; `secrets.py` decides what is in them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def secret_files(passwords: Passwords) -> Generator[StringCommand]:
     stale = not files.closed
     if stale:
         yield StringCommand("install -d -m 0700 -o root -g root", DIRECTORY)
-    for user, desired in passwords.wanted.items():
+    for user, desired in passwords.desired.items():
         password = files.password(user)
         if password == desired and files[secret(user)][0] == "600:root:root":
             continue
-        if password not in (desired, passwords.found.password(user)):
+        if password not in (desired, passwords.stored.password(user)):
             raise OperationError(f"{secret(user)} was set by another deploy: run this one again")
         stale = True
         if password not in ("", desired):

@@ -9,7 +9,7 @@ from pyinfra.api import FactBase, StringCommand, operation
 
 from celery_pi.before import DIRECTORY
 from celery_pi.deploys import lock
-from celery_pi.facts.handmade import CRON, UNITS, Found, described
+from celery_pi.facts.handmade import CRON, UNITS, HandmadeItem, described
 from celery_pi.plan import will
 from celery_pi.shell import assign, script
 
@@ -33,7 +33,7 @@ class TakingOver(FactBase[bool]):
 
 
 @operation()
-def take_over(items: Sequence[Found], patience: int) -> Generator[StringCommand]:
+def take_over(items: Sequence[HandmadeItem], patience: int) -> Generator[StringCommand]:
     """None of it runs any more; what it was is in /var/lib/celery-pi/before.
 
     A worker has `patience` seconds to end its tasks, and gives back what it has not begun. Should
@@ -45,7 +45,7 @@ def take_over(items: Sequence[Found], patience: int) -> Generator[StringCommand]
     units = [item for item in items if item.what == "unit"]
     units.sort(key=lambda item: ("beat", "flower", "worker", "other").index(item.detail))
     for item in units:
-        will(host, "stop", item.name, f"a {item.detail}, warm", theirs=True)
+        will(host, "stop", item.name, f"a {item.detail}, warm", is_owners=True)
     for item in items:
         will(host, "put aside", described(item), f"in {DIRECTORY}")
     values = assign(

@@ -21,7 +21,7 @@ from celery_pi.plan import details, will
 from celery_pi.shell import assign, script
 
 SSH = 22
-TOLD = "celery_pi_strange_rules"
+REPORTED = "celery_pi_strange_rules"
 EVERYWHERE = ("", *ANYWHERE)
 SETTINGS = {
     "IPV6": (DEFAULT, "yes"),
@@ -33,8 +33,8 @@ SETTINGS = {
 
 CHANGE = script("ufw_change")
 
-# While ufw is off, what it is told is only written down. It is said to be so first, because a run
-# that is cut off here is then completed by the next; what the kernel holds stays until the last.
+# While ufw is off, its commands only write its files. It is switched off there first, so that a run
+# that is cut off here is completed by the next. The kernel keeps its rules until the last step.
 OFF = 'put "$conf/ufw.conf" ENABLED no\n'
 LOAD = """
 clear iptables
@@ -65,13 +65,13 @@ def firewall(
     ssh is where its server listens and where the session of this run came in, or at 22; `limits`
     lets in six tries in 30 s of an address, and without a limit the machines that deploy. Rules of
     ours that are not declared any more go; what was there before us is the owner's and stays, as do
-    others of his, which are told, but for `only_ours`. Fails, with nothing changed, when one of
+    others of his, which are logged, but for `only_ours`. Fails, with nothing changed, when one of
     them would cut ssh off, and after it when the kernel does not hold what was loaded.
     """
     now = host.get_fact(FirewallState)
-    theirs = frozenset() if only_ours else now.theirs
-    declared = _with_ssh(openings, now, limits, theirs)
-    change = _in_order(delta(declared, now.rules, now.ipv6, theirs), declared, now)
+    owners_rules = frozenset() if only_ours else now.owners_rules
+    declared = _with_ssh(openings, now, limits, owners_rules)
+    change = _in_order(delta(declared, now.rules, now.ipv6, owners_rules), declared, now)
     stale = {key: kept for key, kept in SETTINGS.items() if not _holds(now, key, kept[1])}
     load = bool(stale) or not now.loaded or not _holds(now, "ENABLED", "yes")
     if not only_ours:
@@ -81,7 +81,7 @@ def firewall(
     if not (load or removed or change.missing or not now.at_boot):
         host.noop("ufw has these rules, and the kernel holds them")
         return
-    _tell(change, removed, now)
+    _add_to_plan(change, removed, now)
     _show(change, removed, [*stale], load)
     yield StringCommand(
         *(variables(), IN_FORCE, CHANGE),
@@ -134,15 +134,15 @@ def _as_written(key: str, value: str) -> str:
 
 
 def _with_ssh(
-    openings: Sequence[Opening], now: Firewall, limits: bool, theirs: frozenset[str]
+    openings: Sequence[Opening], now: Firewall, limits: bool, owners_rules: frozenset[str]
 ) -> list[Opening]:
-    """All openings, ssh first, where what else is said of the same port counts for nothing.
+    """All openings, ssh first; another opening of the same port is dropped.
 
     Where ssh is limited, by us or by the owner, the machines that deploy are let in before that.
     """
     ports = now.ssh or (SSH,)
     ssh = [Opening(port, "tcp", action=_ssh_action(limits), first=True) for port in ports]
-    limited = {text for text in theirs if text.startswith("limit")}
+    limited = {text for text in owners_rules if text.startswith("limit")}
     matches = {Rule(text).match for opening in ssh for text in opening.texts()}
     if limits or matches & {Rule(text).match for text in limited}:
         addresses = admin_addresses(host)
@@ -182,7 +182,7 @@ def _refuse_to_cut_ssh(now: Firewall) -> None:
         return
     for rule in now.rules:
         # One that is the owner's stays; any other of that place is going to be ours.
-        if rule.match == ours and (rule.is_ours or rule.text not in now.theirs):
+        if rule.match == ours and (rule.is_ours or rule.text not in now.owners_rules):
             return
         if rule.shuts_out(peer, port):
             raise OperationError(
@@ -206,7 +206,7 @@ def _refuse_to_leave_ssh_out(now: Firewall, was: Firewall) -> None:
 
 
 def _report(strange: Sequence[Rule]) -> None:
-    if host.connector_data.setdefault(TOLD, strange) is not strange:
+    if host.connector_data.setdefault(REPORTED, strange) is not strange:
         return  # by the plan of this run
     for rule in strange:
         host.log(
@@ -216,13 +216,15 @@ def _report(strange: Sequence[Rule]) -> None:
         )
 
 
-def _tell(change: Delta, removed: Sequence[Rule], now: Firewall) -> None:
+def _add_to_plan(change: Delta, removed: Sequence[Rule], now: Firewall) -> None:
     for opening in change.missing:
         port = f"{opening.port}/{opening.protocol}"
         limited = "ssh, six tries in 30 s" if opening.action == "limit" else ""
         will(host, "open", f"{port} from {opening.source}" if opening.source else port, limited)
     for rule in removed:
-        will(host, "close", f"`{' '.join(rule.words)}`", "this rule goes", theirs=not rule.is_ours)
+        will(
+            host, "close", f"`{' '.join(rule.words)}`", "this rule goes", is_owners=not rule.is_ours
+        )
     if not _holds(now, "ENABLED", "yes"):
         will(host, "close", "every other port")
     elif not now.loaded or not now.at_boot:
@@ -246,8 +248,8 @@ def _show(change: Delta, removed: Sequence[Rule], stale: Sequence[str], load: bo
 def _addition(opening: Opening, ipv6: bool) -> Iterator[StringCommand]:
     """The commands that add a rule of ours, or make one of what is there for the same port.
 
-    ssh, and what is let in from one network, stands before what is said of all; ufw puts a new rule
-    first, and leaves one that is there where it is.
+    ssh, and what is let in from one network, stands above the rules for everybody; ufw puts a
+    new rule first, and leaves one that is there where it is.
     """
     if opening.first or opening.source not in EVERYWHERE:
         yield _line("ufw", "prepend", *opening.words)

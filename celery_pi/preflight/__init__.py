@@ -17,7 +17,7 @@ from pyinfra.api.arguments import all_argument_meta
 
 from celery_pi.facts import handmade, nginx
 from celery_pi.facts.site_units import SiteUnits, chosen
-from celery_pi.operations.kernel import GOOD, HOSTS, KernelSettings, unfit
+from celery_pi.operations.kernel import GOOD, OF_THE_HOST, KernelSettings, unfit
 from celery_pi.preflight.doubt import beyond_doubt
 from celery_pi.preflight.findings import Findings
 from celery_pi.preflight.machine import Machine, is_one_of_ours, problems
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 CHECKED = "celery_pi_settings"
 CONTAINER = "celery_pi_container"
-GIVEN = "celery_pi_given_settings"
+GIVEN_SETTINGS = "celery_pi_given_settings"
 NEWEST_DEPLOY = "celery_pi_newest_deploy"
 
 
@@ -39,7 +39,7 @@ def preflight(host: Host) -> Settings:
     memory has become a size.
 
     Each task calls it first, so that a single component is as safe as the whole deploy; the
-    machine is asked once a run. Raises DeployError with a sentence for every problem.
+    machine is read once a run. Raises DeployError with a sentence for every problem.
     """
     if CHECKED not in host.connector_data:
         # Defaults stand in for what is wrong, so that one run lists the problems of settings and
@@ -62,10 +62,10 @@ def preflight(host: Host) -> Settings:
         if not machine:
             sentences.append("it could not be looked at")
         else:
-            handmade_items: list[handmade.Found] = host.get_fact(
+            handmade_items: list[handmade.HandmadeItem] = host.get_fact(
                 handmade.HandMade, app=assumed.app_dir
             )
-            web_server = host.get_fact(nginx.NginxFound)
+            web_server = host.get_fact(nginx.NginxState)
             if is_one_of_ours(machine):
                 aside = [each.name for each in handmade_items if each.what == "logrotate"]
                 is_inside = machine["container"] != "none"
@@ -93,7 +93,7 @@ def preflight(host: Host) -> Settings:
                 "/boot/firmware/cmdline.txt and restart it"
             )
         limit = of_memory(assumed.redis_maxmemory, int(machine["memory"]))
-        host.connector_data[GIVEN] = assumed
+        host.connector_data[GIVEN_SETTINGS] = assumed
         host.connector_data[NEWEST_DEPLOY] = machine.get("newest", "")
         running: list[str] = host.get_fact(SiteUnits, app=assumed.app_dir)
         units = chosen(assumed.app_units, running)
@@ -116,7 +116,7 @@ def is_container(host: Host) -> bool:
 def _warn_of_the_hosts_kernel(host: Host) -> None:
     if is_container(host):
         for path, value in unfit(host.get_fact(KernelSettings)).items():
-            if path in HOSTS:
+            if path in OF_THE_HOST:
                 good = GOOD[path][0]
                 logger.warning(
                     f"{host.name} is a container, and {path} is its host's: it is {value}, and "

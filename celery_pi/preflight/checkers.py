@@ -1,4 +1,4 @@
-"""The owner's own configurations, as their daemons find them; asked again only when one of them
+"""The owner's own configurations, as their daemons find them; checked again only when one of them
 has changed since a deploy that found them good.
 
 They are to be good without us: what is wrong in a file of ours, the deploy mends. So where a
@@ -22,14 +22,14 @@ from celery_pi.shell import assign, script
 
 STAMP = "/var/lib/celery-pi/checked"
 ROTATION = "/etc/logrotate.d/celery-pi"
-LOOKED_AT = (
+CHECKED_PATHS = (
     *("/etc/nginx", "/etc/apache2", "/etc/fail2ban", "/etc/logrotate.d", "/etc/logrotate.conf"),
     *("/etc/ssh", "/etc/sudoers", "/etc/sudoers.d"),
     *("/usr/sbin/nginx", "/usr/sbin/apache2", "/usr/bin/fail2ban-server", "/usr/sbin/logrotate"),
     *("/usr/sbin/sshd", "/usr/sbin/sudo"),
 )
 PATIENCE = 60  # seconds for each checker; an emulated fail2ban needs ten
-LINES = 20  # of what a checker says
+LINES = 20  # of a checker's output
 
 FAIL2BAN = on_the_pi.program("fail2ban_filters")
 
@@ -45,7 +45,7 @@ DUPLICATE = re.compile(r"duplicate log entry for (\S+)")
 
 @dataclass(frozen=True)
 class Checks:
-    """What each checker says of what it refuses; which of the owner's files name which logs. `good`
+    """Each refusing checker's output; which of the owner's files name which logs. `good`
     when nothing has changed since all was good: nothing was looked at then."""
 
     complaints: dict[str, list[str]]
@@ -98,7 +98,7 @@ def noted(settings: Settings) -> StringCommand:
 
 
 def _watched(candidate: str) -> StringCommand:
-    return assign(stamp=STAMP, paths=" ".join(LOOKED_AT), candidate=candidate)
+    return assign(stamp=STAMP, paths=" ".join(CHECKED_PATHS), candidate=candidate)
 
 
 def checks_found(checks: Checks, settings: Settings) -> Findings:

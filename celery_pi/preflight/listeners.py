@@ -48,7 +48,7 @@ class Listener(NamedTuple):
         return self.address in ("*", "0.0.0.0", "::") or _is_loopback(self.address)  # noqa: S104
 
     @property
-    def written(self) -> str:
+    def port_spec(self) -> str:
         """As `firewall_allow` has it."""
         return f"{self.port}/{self.protocol}"
 
@@ -72,8 +72,8 @@ def _is_loopback(address: str) -> bool:
 def redis_problems(
     listeners: Sequence[Listener], units: Mapping[str, str], settings: Settings
 ) -> Iterator[str]:
-    """A sentence when somebody else has the port that Redis is to listen on. `units` tells the
-    unit of a process."""
+    """A sentence when somebody else has the port that Redis is to listen on. `units` maps a
+    PID to its unit."""
     if settings.redis_socket:
         return
     name = "redis_tls_port" if settings.redis_tls else "redis_port"
@@ -151,9 +151,10 @@ def cut_off_warnings(cut: Sequence[Listener]) -> Iterator[str]:
         advice = (
             "give it another port if they need it, since this one is never let in"
             if one.port in FOR_THIS_PI
-            else f'add "{one.written}" to firewall_allow if they need it'
+            else f'add "{one.port_spec}" to firewall_allow if they need it'
         )
-        yield f"the firewall will cut {process} on {one.written} off from other machines: {advice}"
+        port = one.port_spec
+        yield f"the firewall will cut {process} on {port} off from other machines: {advice}"
 
 
 def tunnel_problems(
@@ -175,7 +176,7 @@ def tunnel_problems(
         port = wireguard.get(name)
         closed = [one for one in cut if _carries(one, name, port)]
         if closed:
-            ports = ", ".join(f'"{one.written}"' for one in closed)
+            ports = ", ".join(f'"{one.port_spec}"' for one in closed)
             yield (
                 f"this deploy comes from {peer} through {name}, and the firewall would close what "
                 f"that tunnel comes in by: add {ports} to firewall_allow, or set firewall = False"

@@ -54,8 +54,8 @@ class Machine(FactBase[dict[str, str]]):
 
 
 def is_one_of_ours(machine: dict[str, str]) -> bool:
-    """Whether more can be asked of it: of another system the answers would mean nothing, and only
-    root sees them all. Without an app there is no site."""
+    """Whether more can be read of it: on another system the facts would mean nothing, and only
+    root can read them all. Without an app there is no site."""
     is_debian = machine["os"] in ("debian", "raspbian") and machine["init"] == "systemd"
     return is_debian and machine["uid"] == "0" and "app" in machine
 

@@ -45,7 +45,7 @@ class RedisUsers(FactBase[Users]):
     def process(self, output: list[str]) -> Users:
         lines = [line.partition(" ") for line in output]
         keys = [rest.split() for word, _, rest in lines if word == "keys"]
-        processes = dict(_known(rest) for word, _, rest in lines if word == "from")
+        processes = dict(_process(rest) for word, _, rest in lines if word == "from")
         clients = [
             dict(part.split("=", 1) for part in rest.split() if "=" in part)
             for word, _, rest in lines
@@ -62,7 +62,7 @@ class RedisUsers(FactBase[Users]):
         return Users(keys={})
 
 
-def _known(line: str) -> tuple[str, dict[str, Any]]:
+def _process(line: str) -> tuple[str, dict[str, Any]]:
     address, is_apps, user, unit, name = line.split(maxsplit=4)
     who = f"{name} of {user}" + (f" ({unit})" if unit.endswith(".service") else "")
     return address, {"who": who, "is_apps": is_apps == "yes", "unit": unit}

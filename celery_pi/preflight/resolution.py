@@ -1,7 +1,7 @@
 """Whether pip can bring the app's packages and ours together, asked before anything is installed.
 
 It is asked with the words of the installation, as who will install, and only where that has
-something to do. On a machine without pip, what can be told from the owner's files is told.
+something to do. On a machine without pip, only the owner's files are compared with our pins.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ from celery_pi.shell import script
 if TYPE_CHECKING:
     from celery_pi.preflight.ask import Ask
 
-RESOLVING = 900  # seconds: what comes without a wheel has to be built to be asked what it needs
+RESOLVING = (
+    900  # seconds: what comes without a wheel has to be built before its requirements are known
+)
 WHERE = "group_data/all.py"
 
 COLLECT = on_the_pi.program("requirement_files")
@@ -65,7 +67,7 @@ def resolution(lines: Sequence[str]) -> Resolution:
     return Resolution(files, status != "none", status in ("0", "none"), list(lines[2:]))
 
 
-def asked(
+def resolve_command(
     venv: str,
     words: Sequence[str],
     requirements: str,
@@ -96,7 +98,9 @@ def resolution_problems(
     """A sentence when the installation would fail; nothing is asked where it has nothing to do."""
     if is_installed(pins, now):
         return
-    first = resolution(ask(asked(venv, arguments(pins, requirements, now), requirements, locked)))
+    first = resolution(
+        ask(resolve_command(venv, arguments(pins, requirements, now), requirements, locked))
+    )
     conflicts = contradictions(pins, first.files)
     if first.is_good and not conflicts:
         return
@@ -106,7 +110,7 @@ def resolution_problems(
         # The owner's versions and ours beside them; else whatever goes with the owner's.
         for tried in (proposed, [_loose(pin) for pin in pins]):
             words = arguments(tried, requirements, now)
-            retry = resolution(ask(asked(venv, words, requirements, ())))
+            retry = resolution(ask(resolve_command(venv, words, requirements, ())))
             proposed = chosen(pins, retry, now) if retry.is_good else []
             if proposed:
                 break
@@ -152,7 +156,7 @@ def chosen(pins: Sequence[str], result: Resolution, now: Environment) -> list[st
 
 
 def reason(output: Sequence[str]) -> str:
-    """What pip says is wrong, in one line."""
+    """pip's error, in one line."""
     causes = list(output)
     if "The conflict is caused by:" in causes:
         block = causes[causes.index("The conflict is caused by:") + 1 :]

@@ -12,7 +12,7 @@ from celery_pi.facts.site_units import SiteUnits
 from celery_pi.facts.ufw import FirewallState
 from celery_pi.firewall_rules import opening
 from celery_pi.operations.python_packages import environment
-from celery_pi.preflight.apt import AptPlan, apt_problems, apt_warnings, wanted
+from celery_pi.preflight.apt import AptPlan, apt_problems, apt_warnings, needed_packages
 from celery_pi.preflight.ask import asker
 from celery_pi.preflight.checkers import OwnersChecks, checks_found, noted, rotation
 from celery_pi.preflight.findings import Findings
@@ -51,13 +51,13 @@ def inspect_site(
 ) -> Findings:
     """What of the site a deploy with these settings could harm.
 
-    `doubtful` are settings that are not known, of which nothing is said; `aside` are files of the
-    owner's that this deploy puts aside, so what they say counts no more.
+    `doubtful` are settings that are not known, about which there is no sentence; `aside` are
+    files of the owner's that this deploy puts aside, which are not judged.
     """
     surroundings = host.get_fact(
         SurroundingsOf, port=settings.redis_port, tls=settings.redis_tls_port
     )
-    plan = host.get_fact(AptPlan, packages=wanted(settings))
+    plan = host.get_fact(AptPlan, packages=needed_packages(settings))
     users = host.get_fact(RedisUsers, app=settings.app_dir)
     site_units: list[str] = host.get_fact(SiteUnits, app=settings.app_dir)
     checks = host.get_fact(OwnersChecks, candidate=rotation(settings), aside=list(aside))

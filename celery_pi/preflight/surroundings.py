@@ -124,7 +124,7 @@ def filter_problems(surroundings: Surroundings, now: Firewall) -> Iterator[str]:
 
 
 def web_servers_warnings(surroundings: Surroundings, settings: Settings) -> Iterator[str]:
-    """Which web servers there are, where that says more than that nginx is alone."""
+    """Which web servers there are, unless nginx is the only one."""
     listening = {one.process for one in surroundings.listeners}
     others = [name for name in surroundings.web_servers if name in OTHERS]
     if others and "nginx" not in surroundings.web_servers and settings.flower:

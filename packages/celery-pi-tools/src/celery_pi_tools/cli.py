@@ -33,11 +33,11 @@ def build_parser() -> argparse.ArgumentParser:
     doctor.add_argument("--fix", action="store_true", help="do what is safe, and look again")
     doctor.add_argument("--json", action="store_true", help="for programs")
     check = commands.add_parser(
-        "check", help="tell whether the worker would run the app as it is now"
+        "check", help="show whether the worker would run the app as it is now"
     )
     check.add_argument("--candidate", metavar="DIRECTORY", help=argparse.SUPPRESS)
     for name, what in (("status", "how all is"), ("audit", "whether all is as closed as it was")):
-        view = commands.add_parser(name, help=f"tell {what}")
+        view = commands.add_parser(name, help=f"show {what}")
         view.add_argument("--json", action="store_true", help="for programs")
     deploys = commands.add_parser("deploys", help="list the deploys that changed something")
     deploys.add_argument("--json", action="store_true", help="for programs")

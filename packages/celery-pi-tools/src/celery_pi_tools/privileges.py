@@ -329,7 +329,7 @@ class Place(NamedTuple):
 def place(path: str, user: str, follow: bool = True) -> Iterator[Place]:
     """The place of a path that is to hold something of that user's.
 
-    Links are followed, the last name only when `follow` says so. Where none but root may change a
+    Links are followed, the last name only with `follow`. Where none but root may change a
     step, root goes there. Else the user does, or the one who alone may change every step that root
     alone may not; and only into a directory that he may write: what root then does in it, he could
     have done, and nobody else can have led him there. Raises Refused, as behind a link into a
@@ -382,7 +382,7 @@ def _others_beside(state: os.stat_result) -> bool:
 def _directory(user: str, path: str, follow: bool) -> tuple[int, str]:
     """Descriptor of the directory to which the path leads that user, and the name in it.
 
-    His process may be told by him to send another one: it is judged here.
+    He may make the process send another descriptor: it is judged here.
     """
     who = account(user)
     own_end, child_end = socket.socketpair()

@@ -20,7 +20,7 @@ def broker_url(password: str, settings: Mapping[str, Any]) -> str:
     if settings["redis_socket"]:
         return socket_url("celery", password, settings)
     if settings["redis_tls"]:
-        # Celery checks no certificate unless it is told to, and knows no CA but the public ones.
+        # Celery checks no certificate unless the URL demands it, and knows only the public CAs.
         checks = f"ssl_cert_reqs=required&ssl_ca_certs={CA}"
         return f"rediss://{login}@127.0.0.1:{settings['redis_tls_port']}/{database}?{checks}"
     return f"redis://{login}@127.0.0.1:{settings['redis_port']}/{database}"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from celery_pi_tools.backup.common import BackupError
-from celery_pi_tools.backup.manifest_schema import check_held
+from celery_pi_tools.backup.manifest_schema import check_contents
 from celery_pi_tools.backup.workspace import copy_timeout, lent, room, script
 from celery_pi_tools.privileges import attempt, run
 
@@ -36,7 +36,7 @@ def of_directory(data: Path, append_only: str) -> dict[str, Any]:
         output = script(USER, LOADED, *words, timeout=TIMEOUT)
     try:
         contents: dict[str, Any] = json.loads(output)
-        check_held(contents)
+        check_contents(contents)
     except (ValueError, RecursionError) as error:
         raise BackupError("Redis does not tell what the data hold") from error
     return contents

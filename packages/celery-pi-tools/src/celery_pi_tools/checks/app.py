@@ -52,7 +52,7 @@ def literal(path: str) -> str:
     return re.sub(r"([*?\[\\])", r"\\\1", path.rstrip("/"))
 
 
-def behind(system: System) -> list[str]:
+def outdated_services(system: System) -> list[str]:
     """Services that were started before the newest code came to the disk."""
     newest = changed(system)[0]
     return [unit for unit in SERVICES if system.up(unit) and system.since(unit) < newest]
@@ -69,7 +69,7 @@ def complaints() -> list[str]:
 @check("App", "The worker would not run the app", "doctor", after=ABOVE)
 def unfit(system: System) -> Finding | None:
     """Loading the app takes seconds, so this is checked only if a service is down or outdated."""
-    if all(system.up(unit) for unit in SERVICES) and not behind(system):
+    if all(system.up(unit) for unit in SERVICES) and not outdated_services(system):
         return None
     reasons = complaints()
     if not reasons:
@@ -85,7 +85,7 @@ def unfit(system: System) -> Finding | None:
     "App", "A service runs old code", "doctor", after=(*ABOVE, "The worker would not run the app")
 )
 def old(system: System) -> Finding | None:
-    units = behind(system)
+    units = outdated_services(system)
     if not units:
         return None
     when, path = changed(system)

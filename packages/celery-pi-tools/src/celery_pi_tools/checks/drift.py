@@ -14,7 +14,7 @@ from celery_pi_tools.table import count, few
 def drift(system: System) -> Finding:
     """Found whatever other problems there are, except for files that another problem concerns."""
     if not manifest.files():
-        return warn("no deploy has told of its files yet", "deploy", files=[])
+        return warn("no deploy has noted its files yet", "deploy", files=[])
     changed = installed_files.changed()
     reported = {path: how for path, how in changed.items() if path not in system.concerned}
     if not reported:

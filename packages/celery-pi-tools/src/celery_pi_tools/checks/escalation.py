@@ -72,7 +72,7 @@ def as_root(block: str, user: str, start_only: bool) -> list[str]:
     """The commands of a unit that root runs; one may have several lines. Raises CannotRead."""
     parsed = PARSED.findall(block)
     if len(parsed) < len(BEGUN.findall(block)):
-        raise CannotRead("systemd tells its commands in another way", "mend escalation.py")
+        raise CannotRead("systemd lists its commands in another form", "mend escalation.py")
     return [
         words
         for kind, words, flags in parsed

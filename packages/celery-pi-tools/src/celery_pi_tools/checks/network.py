@@ -12,7 +12,7 @@ from celery_pi_tools.checks.registry import Finding, check, ok, warn, wrong
 from celery_pi_tools.commands import output
 from celery_pi_tools.system import System
 
-DEPLOYERS = Path("/etc/celery-pi/deployers")
+ADMIN_ADDRESSES = Path("/etc/celery-pi/deployers")
 LISTENS = "0A"
 PROC = Path("/proc")
 # A rule of ufw's by which something comes in, as the kernel has it; without bans ssh's are limited.
@@ -73,7 +73,7 @@ def firewall(system: System) -> Finding:
         strange |= (
             opened
             - expected
-            - {f"{text} from {address}" for text in ssh for address in deployers()}
+            - {f"{text} from {address}" for text in ssh for address in admin_addresses()}
         )
     evidence, values = (
         f"lets in {', '.join(sorted(everything, key=port))}",
@@ -92,22 +92,22 @@ def declared(system: System, version: int) -> set[str]:
     return {text for text in texts if other not in text}
 
 
-def deployers() -> list[str]:
+def admin_addresses() -> list[str]:
     """Addresses of the machines that deploy, which are exempt from the limit on ssh."""
-    return DEPLOYERS.read_text().split() if DEPLOYERS.exists() else []
+    return ADMIN_ADDRESSES.read_text().split() if ADMIN_ADDRESSES.exists() else []
 
 
 def let_in(table: str) -> set[str]:
     """Ports that the kernel's table opens, such as `8000/tcp from 10.0.0.0/8`."""
-    return {written(rule.split()) for rule, _ in LETS_IN.findall(table)}
+    return {port_spec(rule.split()) for rule, _ in LETS_IN.findall(table)}
 
 
 def limited(table: str) -> set[str]:
     """Those of them for which the number of connections is limited."""
-    return {written(rule.split()) for rule, to in LETS_IN.findall(table) if to != "ACCEPT"}
+    return {port_spec(rule.split()) for rule, to in LETS_IN.findall(table) if to != "ACCEPT"}
 
 
-def written(words: list[str]) -> str:
+def port_spec(words: list[str]) -> str:
     """An iptables rule in the words of `firewall_allow`; one of another kind as it is."""
     options = dict(zip(words[::2], words[1::2], strict=False))
     if not {"-p", "--dport"} <= set(options) <= {"-p", "-m", "--dport", "-s"}:

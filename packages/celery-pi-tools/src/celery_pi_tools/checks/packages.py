@@ -11,7 +11,7 @@ from celery_pi_tools.commands import execute, output
 from celery_pi_tools.system import System
 
 LOCKS = (Path("/var/lib/dpkg/lock-frontend"), Path("/var/lib/dpkg/lock"))
-ASKED = "${db:Status-Want} ${db:Status-Status} ${db:Status-Eflag} ${Package}\n"
+FORMAT = "${db:Status-Want} ${db:Status-Status} ${db:Status-Eflag} ${Package}\n"
 OURS = ("redis", "nginx", "python3", "fail2ban", "ufw", "openssl", "libssl", "systemd")
 QUIET = ("env", "DEBIAN_FRONTEND=noninteractive")
 PATIENCE = 600  # seconds
@@ -19,7 +19,7 @@ PATIENCE = 600  # seconds
 
 def packages() -> list[list[str]]:
     """Wanted state, state, error and name of each package that is at least partly installed."""
-    lines = [line.split() for line in output("dpkg-query", "-W", "-f", ASKED).splitlines()]
+    lines = [line.split() for line in output("dpkg-query", "-W", "-f", FORMAT).splitlines()]
     return [line for line in lines if line[1] not in ("not-installed", "config-files")]
 
 

@@ -33,7 +33,7 @@ PATIENCE = 10  # seconds
 TMPFILES = "/etc/tmpfiles.d/celery-pi-redis.conf"
 
 
-class Wanted(NamedTuple):
+class Expected(NamedTuple):
     """Expected mode and owners of a file."""
 
     path: Path
@@ -51,34 +51,34 @@ class Wanted(NamedTuple):
         return "" if current == self.described else current
 
 
-def secrets() -> list[Wanted]:
+def secrets() -> list[Expected]:
     """Mode and owners of the files that hold secrets, as the components state them."""
     return [
-        Wanted(Path(each["path"]), int(each["mode"], 8), each["owner"], each["group"])
+        Expected(Path(each["path"]), int(each["mode"], 8), each["owner"], each["group"])
         for each in manifest.secrets()
     ]
 
 
-def stored() -> list[Wanted]:
+def stored() -> list[Expected]:
     """The same of each stored password. Raises OSError where there are none."""
-    return [Wanted(path, 0o600, "root", "root") for path in sorted(STORE.iterdir())]
+    return [Expected(path, 0o600, "root", "root") for path in sorted(STORE.iterdir())]
 
 
-def wanted(system: System) -> list[Wanted]:
+def expected(system: System) -> list[Expected]:
     """Mode and owners that a deploy sets."""
     redis = [Path("/etc/celery-pi", f"redis{end}.conf") for end in ("", "-live")]
     return [
         *(each for each in secrets() if each.path.parent != STORE),
-        *(Wanted(path, 0o640, "root", "redis") for path in redis),
-        Wanted(Path("/var/lib/redis"), 0o750, "redis", "redis"),
-        Wanted(RUN, 0o2750, "redis", system.settings["app_user"]),
+        *(Expected(path, 0o640, "root", "redis") for path in redis),
+        Expected(Path("/var/lib/redis"), 0o750, "redis", "redis"),
+        Expected(RUN, 0o2750, "redis", system.settings["app_user"]),
         *(stored() if STORE.is_dir() else ()),
     ]
 
 
 @check("Permissions", "A file has another owner or mode", "doctor")
 def drifted(system: System) -> Finding | None:
-    differing = [each for each in wanted(system) if each.path.exists() and each.differs()]
+    differing = [each for each in expected(system) if each.path.exists() and each.differs()]
     if not differing:
         return None
     symptom = ", ".join(
@@ -90,7 +90,7 @@ def drifted(system: System) -> Finding | None:
         by_hand = "it is a link: set the owner and mode of the file that it leads to"
         return problem(symptom, impact, by_hand, files=files)
     if roots := [path for path in files if is_put_there(path, system.settings["app_user"])]:
-        by_hand = f"see whether it is what it should be, then: {theirs(roots, system)}"
+        by_hand = f"see whether it is what it should be, then: {chown_command(roots, system)}"
         return problem(symptom, impact, by_hand, files=files)
     fixes = [
         partial(give, str(each.path), user=each.user, group=each.group, mode=each.mode)
@@ -108,7 +108,7 @@ def is_put_there(path: str, user: str) -> bool:
     return user_name(state.st_uid) not in (user, sole_owner(path, follow=False))
 
 
-def theirs(paths: list[str], system: System) -> str:
+def chown_command(paths: list[str], system: System) -> str:
     """The command by which a person may do it all the same."""
     return f"chown -h {system.settings['app_user']} {' '.join(map(quote, paths))}"
 
@@ -132,7 +132,7 @@ def unwritable(system: System) -> Finding | None:
         "tasks that write there fail with PermissionError, and logging that fails stops the app"
     )
     if roots := [path for path in paths if is_put_there(path, user)]:
-        by_hand = f"see whether it is what it should be, then: {theirs(roots, system)}"
+        by_hand = f"see whether it is what it should be, then: {chown_command(roots, system)}"
         return problem(symptom, impact, by_hand)
     if any(not path.startswith(app) for path in paths):
         return problem(

@@ -122,11 +122,11 @@ def unwritten(system: System) -> Finding | None:
         f"the last try failed: {', '.join(failed)}",
         "it refuses every task until the next try succeeds (MISCONF)",
         "have it try again; if that fails, journalctl -u redis-server -n 50 says why",
-        all_of(lambda: again(system, "BGSAVE", "SCHEDULE"), lambda: again(system, "BGREWRITEAOF")),
+        all_of(lambda: retry(system, "BGSAVE", "SCHEDULE"), lambda: retry(system, "BGREWRITEAOF")),
     )
 
 
-def again(system: System, *command: str) -> None:
+def retry(system: System, *command: str) -> None:
     try:
         system.refresh().ask(*command, user="admin")
     except CannotRead as error:

@@ -21,7 +21,7 @@ LOOPBACK = re.compile(r"^-A .*(-i lo\b|127\.)")
 Changes = dict[str, tuple[str, str]]
 
 
-def wanted(system: System) -> dict[Path, dict[str, str]]:
+def settings_by_file(system: System) -> dict[Path, dict[str, str]]:
     """The deployed settings in each file on which tasks depend."""
     tls, by_socket = system.settings["redis_tls"], system.settings["redis_socket"]
     port = {"port": "0" if tls or by_socket else str(system.settings["redis_port"])}
@@ -40,7 +40,9 @@ def wanted(system: System) -> dict[Path, dict[str, str]]:
 
 def deployed(system: System) -> dict[str, str]:
     """All of them."""
-    return {name: value for each in wanted(system).values() for name, value in each.items()}
+    return {
+        name: value for each in settings_by_file(system).values() for name, value in each.items()
+    }
 
 
 def configured(name: str) -> Function:
@@ -75,7 +77,9 @@ def described(changes: Changes) -> str:
 
 @check("Redis' settings", "Redis' files were changed", "doctor", after=("Permissions",))
 def in_files(system: System) -> Finding | None:
-    changes_by_file = {path: in_file(path, values) for path, values in wanted(system).items()}
+    changes_by_file = {
+        path: in_file(path, values) for path, values in settings_by_file(system).items()
+    }
     if not any(changes_by_file.values()):
         return None
     return problem(

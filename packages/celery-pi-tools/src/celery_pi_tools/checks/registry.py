@@ -153,7 +153,7 @@ def rows(system: System, view: View) -> Iterator[Row]:
 
 def judged(function: Function, system: System) -> Finding | None:
     """The check's finding; what could not be read counts as wrong."""
-    finding = look(function, system)
+    finding = run_check(function, system)
     if finding is None or finding.level != "unknown":
         return finding
     return finding._replace(level="wrong", evidence=f"cannot be read: {finding.evidence}")
@@ -175,7 +175,7 @@ def within(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def look(function: Function, system: System) -> Finding | None:
+def run_check(function: Function, system: System) -> Finding | None:
     """The check's finding; one that is `unknown`, with the reason, if it failed."""
     try:
         with within(TIMEOUT):

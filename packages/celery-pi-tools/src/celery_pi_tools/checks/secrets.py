@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from celery_pi_tools.checks.permissions import STORE, Wanted, secrets, stored
+from celery_pi_tools.checks.permissions import STORE, Expected, secrets, stored
 from celery_pi_tools.checks.processes import PROC, pids
 from celery_pi_tools.checks.registry import Finding, Function, check, ok, wrong
 from celery_pi_tools.process import command_line
@@ -13,7 +13,7 @@ from celery_pi_tools.system import System
 SHORTEST, SHORTEST_TYPED = 32, 16  # characters; the latter of a password that a person types
 
 
-def private(file: Wanted) -> Function:
+def private(file: Expected) -> Function:
     """A check of the file's mode and owners; a missing file is left out."""
 
     def judge(_: System) -> Finding | None:

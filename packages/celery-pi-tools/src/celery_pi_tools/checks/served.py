@@ -55,7 +55,7 @@ def served(system: System) -> Finding:
         "files": private_files,
         "seconds": SECONDS,
     }
-    reply = fetched(request)
+    reply = probe(request)
     values = {key: reply[key] for key in ("found", "servers", "asked", "unanswered")}
     if reply["found"]:
         return wrong(described(reply["found"], listening), remedy(), **values)
@@ -69,7 +69,7 @@ def served(system: System) -> Finding:
     return ok(f"none of {len(reply['servers'])} addresses serves {what}", **values)
 
 
-def fetched(request: dict[str, Any]) -> dict[str, Any]:
+def probe(request: dict[str, Any]) -> dict[str, Any]:
     """The answers to the questions, which the user nobody asks. Raises CannotRead."""
     command = (PYTHON, "-I", "-S", http_probe.__file__)
     stdin = json.dumps(request).encode()

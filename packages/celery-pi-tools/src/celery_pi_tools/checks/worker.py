@@ -54,7 +54,7 @@ def connected(system: System) -> Finding:
 
 
 @check("Worker", "The worker does not answer", "doctor", after=(*ABOVE, "Worker"))
-def deaf(system: System) -> Finding | None:
+def unresponsive(system: System) -> Finding | None:
     if system.worker_answers[0]["active_queues"]:
         return None
     return problem(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import NamedTuple
 
-from celery_pi_tools.checks.registry import Check, Finding, explained, look, of_view
+from celery_pi_tools.checks.registry import Check, Finding, explained, of_view, run_check
 from celery_pi_tools.system import System
 
 INTERVAL = 0.5  # seconds between two readings
@@ -76,7 +76,7 @@ def _find_lasting(check: Check, system: System) -> Finding | None:
 
 def _find(check: Check, system: System) -> Finding | None:
     """What the check finds in one reading, if it is a problem or could not be read."""
-    finding = look(check.function, system)
+    finding = run_check(check.function, system)
     if finding is not None and finding.level == "unknown":
         return finding._replace(grace=UNKNOWN_GRACE)
     return finding if finding is not None and finding.impact else None
