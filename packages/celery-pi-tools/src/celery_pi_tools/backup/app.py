@@ -53,7 +53,7 @@ MARIADB_TIMEOUT = 6 * 3600  # seconds for MariaDB, of whose size nothing is know
 Copy = TypeVar("Copy")
 
 
-def known(settings: Settings) -> set[str]:
+def member_names(settings: Settings) -> set[str]:
     """Names of the members, other than Redis', for which this machine has a place."""
     names = {ENV, *(f"app/{name}" for name in settings["backup_databases"])}
     return names | ({mariadb(settings)} if settings["backup_mariadb"] else set())

@@ -41,7 +41,7 @@ def drill() -> str:
 def compare(path: Path, into: Path, settings: Settings) -> int:
     """Number of keys. Raises BackupError when anything differs from the manifest."""
     into.mkdir()
-    manifest = archive.unpack(path, into, {archive.RDB, *app.known(settings)})
+    manifest = archive.unpack(path, into, {archive.RDB, *app.member_names(settings)})
     expected = manifest["redis"]
     difference = redis_contents.difference(redis_contents.of_rdb(into / archive.RDB), expected)
     if difference:

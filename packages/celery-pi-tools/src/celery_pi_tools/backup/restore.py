@@ -30,7 +30,7 @@ def restore(file: Path, yes: bool, only: str | None) -> str:
     with exclusive(), workspace() as place:
         unpacked = place / "archive"
         unpacked.mkdir()
-        manifest = archive.unpack(file, unpacked, {archive.RDB, *app.known(settings)})
+        manifest = archive.unpack(file, unpacked, {archive.RDB, *app.member_names(settings)})
         names = chosen(manifest, only)
         check(manifest, unpacked, names, settings)
         confirm(manifest, names, yes)

@@ -158,14 +158,14 @@ def files(system: System) -> Iterator[dict[str, Any]]:
     for what, path in private(system):
         content = contents(path, system)
         if content is not None and content.strip():
-            yield known(what, path, root, content)
+            yield file_entry(what, path, root, content)
     for path in (f"{root}/{name}" for name in system.settings["backup_databases"]):
         if os.path.lexists(path):
             start = base64.b64encode(SQLITE).decode()
             yield {"what": "the database", "paths": ways(path, root), "start": start}
     if newest := newest_backup():
         with newest.open("rb") as file:
-            yield known("a backup", str(newest), root, file.read(http_probe.LONGEST))
+            yield file_entry("a backup", str(newest), root, file.read(http_probe.LONGEST))
 
 
 def private(system: System) -> Iterator[tuple[str, str]]:
@@ -176,7 +176,7 @@ def private(system: System) -> Iterator[tuple[str, str]]:
         yield settings, f"{root}/{settings}"
 
 
-def known(what: str, path: str, root: str, content: bytes) -> dict[str, Any]:
+def file_entry(what: str, path: str, root: str, content: bytes) -> dict[str, Any]:
     start = content[: http_probe.LONGEST]
     digest = http_probe.digest(start)
     return {"what": what, "paths": ways(path, root), "length": len(start), "digest": digest}

@@ -29,7 +29,7 @@ class Outcome(NamedTuple):
 
     check: Check
     state: str
-    found: Finding
+    finding: Finding
     reason: str = ""
 
 
@@ -44,7 +44,7 @@ def examine(system: System, fix: bool) -> list[Outcome]:
         if outcome is None:
             continue
         outcomes.append(outcome)
-        system = system.refresh(*(outcome.found.files if outcome.state != "fixed" else ()))
+        system = system.refresh(*(outcome.finding.files if outcome.state != "fixed" else ()))
         if outcome.state != "fixed":
             standing |= {check.section, check.name}
     return outcomes
