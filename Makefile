@@ -17,14 +17,14 @@ virtual_pi_args = --name $(VIRTUAL_PI) --platform $(PLATFORM) --release $(RELEAS
 python_works := python3 -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
 
 .DEFAULT_GOAL := help
-.PHONY: help deploy plan rotate rollback leave prove status audit doctor up shell down test test-fast walk attacks troubles earlier cut-off faults bench bench-quick lint lock
+.PHONY: help deploy plan rotate rollback leave smoke-test prove status audit doctor up shell down test test-fast walk attacks troubles earlier cut-off faults bench bench-quick lint lock
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
 deploy: .venv/installed $(up) ## Deploy to the virtual Pi, or to HOST=pi@address, and run a task there
 	@$(pyinfra) -y inventory.py deploy.py
-	@$(MAKE) --no-print-directory prove
+	@$(MAKE) --no-print-directory smoke-test
 
 plan: .venv/installed $(up) ## Show what a deploy would change; with FULL=1 our own files too
 	@$(if $(FULL),CELERY_PI_FULL=1 )$(pyinfra) --dry --diff inventory.py deploy.py
@@ -32,20 +32,23 @@ plan: .venv/installed $(up) ## Show what a deploy would change; with FULL=1 our 
 rotate: .venv/installed ## Give every user of Redis a new password, while all goes on
 	@$(pyinfra) -y inventory.py tasks.rotation.deploy
 
-rollback: .venv/installed ## Deploy the source and settings of the deploy before again (TO= another)
+rollback: .venv/installed ## Deploy the source and settings of the previous deploy (TO= another)
 	@$(python) -m celery_pi.deploys.rollback $(addprefix --to ,$(TO))
-	@$(MAKE) --no-print-directory prove
+	@$(MAKE) --no-print-directory smoke-test
 
-leave: .venv/installed ## Take celery-pi off again: says what it would do, and asks (YES=1 does not ask)
+leave: .venv/installed ## Remove celery-pi again: shows the steps, and asks (YES=1 does not ask)
 	@$(pyinfra) $(if $(YES),-y) inventory.py tasks.leave.deploy
 
-prove: .venv/installed ## Run a task on the deployed worker and show its result
-	@$(pyinfra) inventory.py exec -- /usr/local/bin/celery-pi prove
+smoke-test: .venv/installed ## Run a task on the deployed worker and show its result
+	@$(pyinfra) inventory.py exec -- /usr/local/bin/celery-pi smoke-test
 
-status: .venv/installed ## Tell how Redis, Celery and the machine are
+prove: smoke-test
+	@echo "make prove is called make smoke-test now" >&2
+
+status: .venv/installed ## Show how Redis, Celery and the machine are
 	@$(pyinfra) inventory.py exec -- /usr/local/bin/celery-pi status
 
-audit: .venv/installed ## Tell whether the machine is as closed as the deploy left it
+audit: .venv/installed ## Show whether the machine is as closed as the deploy left it
 	@$(pyinfra) inventory.py exec -- /usr/local/bin/celery-pi audit
 
 doctor: .venv/installed ## Find the known problems; with FIX=1 repair those that it safely can
@@ -105,7 +108,7 @@ lint: .venv/installed
 
 # Keeps the versions that are in it, as far as pyproject.toml allows; UPGRADE=1 takes the newest. The
 # lock of what is installed on the Pi is another: `python -m celery_pi.app_packages`.
-lock: ## Write requirements.lock anew, after a change of pyproject.toml or with UPGRADE=1; needs uv
+lock: ## Write requirements.lock again, after a change of pyproject.toml or with UPGRADE=1; needs uv
 	@command -v uv >/dev/null || { echo "uv is missing: pipx install uv" >&2; exit 1; }
 	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	  $(if $(UPGRADE),--upgrade) --group test pyproject.toml --output-file requirements.lock

@@ -25,16 +25,16 @@ from celery_pi.settings import Settings
 
 FILE = Path(__file__).with_name("app_packages.lock")
 HEAD = "# Written by `python -m celery_pi.app_packages`: what is ours in the app's environment.\n"
-THEIRS = "django"  # and what only it needs
+OWNERS_PACKAGE = "django"  # and what only it needs
 PYTHONS = ("3.11", "3.13")  # of Debian 12 and 13
 GLIBCS = (17, 26, 27, 28, 31, 34, 35, 36)  # 2.36 is Debian 12's
 MACHINES = ("aarch64", "x86_64")
-# What one Python needs and the one that resolves does not: redis says so of Debian 12's 3.11.2.
-OF_SOME = {"async-timeout": 'python_full_version < "3.11.3"'}
+# What one Python needs and the one that resolves does not: redis does on Debian 12's 3.11.2.
+CONDITIONAL = {"async-timeout": 'python_full_version < "3.11.3"'}
 
 
 class Locked(NamedTuple):
-    """A package: its name as pip compares it, its version, and what pip is told of it."""
+    """A package: its name as pip compares it, its version, and its line for pip."""
 
     name: str
     version: Version
@@ -68,22 +68,22 @@ def to_install(
 
 
 def main() -> None:
-    """Write the lock: pip chooses the versions, and says for each machine which wheel it takes."""
-    pins = [*Settings.model_fields["app_pins"].default, *OF_SOME]
+    """Write the lock: pip chooses the versions, and for each machine the wheel."""
+    pins = [*Settings.model_fields["app_pins"].default, *CONDITIONAL]
     reports = [_resolved(pins, python, machine) for python in PYTHONS for machine in MACHINES]
-    ours = _ours(reports[0], pins)
-    hashes: dict[str, set[str]] = {name: set() for name in ours}
+    names = _names_of_ours(reports[0], pins)
+    hashes: dict[str, set[str]] = {name: set() for name in names}
     for report in reports:
-        for name in ours:
+        for name in names:
             if report[name]["metadata"]["version"] != reports[0][name]["metadata"]["version"]:
                 raise SystemExit(f"{name} has one version for one machine and one for another")
             hashes[name].add(report[name]["download_info"]["archive_info"]["hashes"]["sha256"])
-    lines = (_line(name, reports[0][name]["metadata"]["version"], hashes[name]) for name in ours)
+    lines = (_line(name, reports[0][name]["metadata"]["version"], hashes[name]) for name in names)
     FILE.write_text(HEAD + "".join(f"{line}\n" for line in lines), encoding="ascii")
 
 
 def _line(name: str, version: str, hashes: Iterable[str]) -> str:
-    marker = f" ; {OF_SOME[name]}" if name in OF_SOME else ""
+    marker = f" ; {CONDITIONAL[name]}" if name in CONDITIONAL else ""
     return " ".join([f"{name}=={version}{marker}", *(f"--hash=sha256:{h}" for h in sorted(hashes))])
 
 
@@ -102,20 +102,20 @@ def _resolved(pins: Iterable[str], python: str, machine: str) -> dict[str, Any]:
             ],
             check=True,
         )
-        found = json.loads(report.read_text(encoding="utf-8"))["install"]
-    return {canonicalize_name(package["metadata"]["name"]): package for package in found}
+        packages = json.loads(report.read_text(encoding="utf-8"))["install"]
+    return {canonicalize_name(package["metadata"]["name"]): package for package in packages}
 
 
-def _ours(report: Mapping[str, Any], pins: Iterable[str]) -> list[str]:
+def _names_of_ours(report: Mapping[str, Any], pins: Iterable[str]) -> list[str]:
     """Names of the pinned packages and of all that these need, without the owner's."""
-    found: set[str] = set()
-    left: list[str] = [canonicalize_name(Requirement(pin).name) for pin in pins]
-    while left:
-        name = left.pop()
-        if name not in found and name != THEIRS:
-            found.add(name)
-            left += _needed(report[name]["metadata"].get("requires_dist", ()))
-    return sorted(found)
+    names: set[str] = set()
+    pending: list[str] = [canonicalize_name(Requirement(pin).name) for pin in pins]
+    while pending:
+        name = pending.pop()
+        if name not in names and name != OWNERS_PACKAGE:
+            names.add(name)
+            pending += _needed(report[name]["metadata"].get("requires_dist", ()))
+    return sorted(names)
 
 
 def _needed(requirements: Iterable[str]) -> Iterator[str]:

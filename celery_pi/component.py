@@ -29,7 +29,7 @@ from celery_pi.shell import declared
 P = ParamSpec("P")
 S = TypeVar("S", bound=Settings)
 
-WITHIN = "celery_pi_files_of_ended_tasks"
+FILES_OF_ENDED_TASKS = "celery_pi_files_of_ended_tasks"
 EXPOSURE = 2.0  # what systemd calls OK begins there; the worker itself is at 1.1
 
 
@@ -39,10 +39,11 @@ class Unit:
 
     `why` is what is missing while it is down. `root` allows it to run as root; `exposure` is the
     most that `systemd-analyze security` may rate it, from 0 (closed) to 10 (open). `drop_ins` are
-    the names of our files in its `.d` directory. `debian` says that the unit is its package's, and
-    is not removed. `daemon` is false for a timer, a path, and the job that one of them starts: the
-    tools on the Pi do not expect those to run. `needs` names problems of `celery-pi doctor` that
-    bring the unit down. `uses_data` says that a restore stops it while it replaces Redis' data.
+    the names of our files in its `.d` directory. `debian` is true for a unit of a Debian package,
+    which is not removed. `daemon` is false for a timer, a path, and the job that one of them
+    starts: the tools on the Pi do not expect those to run. `needs` names problems of `celery-pi
+    doctor` that bring the unit down. With `uses_data`, a restore stops it while it replaces Redis'
+    data.
     """
 
     name: str
@@ -95,8 +96,8 @@ def _always(_: Any) -> bool:
 class Component(Generic[S]):
     """All that is to be known of a component outside its own task.
 
-    `enabled` tells whether these settings have it; without one it is always there. `packages` are
-    Debian's; `no_start` are units that their package does not start, because the component does
+    `enabled` decides by the settings whether it is deployed; without one it always is. `packages`
+    are Debian's; `no_start` are units that their package does not start, because the component does
     once they are configured; `before_packages` is called first. `ports` is what other machines
     reach, such as `80/tcp`. `writes` are the files that it has on the Pi, but for units, their
     drop-ins and secrets.
@@ -125,7 +126,7 @@ class Component(Generic[S]):
         return [*drop_ins, *secrets, *self.writes]
 
     def stated(self, settings: S) -> dict[str, Any]:
-        """What the manifest says of it. Secrets that stay are audited while it is switched off."""
+        """Its entry in the manifest. Secrets that stay are audited while it is switched off."""
         is_on = self.enabled(settings)
         return {
             "enabled": is_on,
@@ -138,13 +139,13 @@ class Component(Generic[S]):
 @cache
 def components() -> tuple[Component[Any], ...]:
     """Every component that a module of `tasks/` states, in the order of these modules."""
-    found = {
+    by_name = {
         value.name: value
         for module in task_modules()
         for value in vars(module).values()
         if isinstance(value, Component)
     }
-    return tuple(found.values())
+    return tuple(by_name.values())
 
 
 def enabled(settings: Settings) -> Iterator[Component[Any]]:
@@ -161,7 +162,7 @@ def remove(component: Component[S], settings: S, name: str = "Remove") -> Operat
 
 
 def deploys(
-    what: Component[S] | str, off: Callable[[S], None] | None = None
+    component: Component[S] | str, off: Callable[[S], None] | None = None
 ) -> Callable[[Callable[Concatenate[S, P], None]], Callable[P, None]]:
     """Make a pyinfra deploy of a function that takes the host's settings first.
 
@@ -173,7 +174,7 @@ def deploys(
     `deploy.py` or alone: `pyinfra inventory.py tasks.redis.deploy`. The first component of a run
     takes the lock; one that is run alone also gives it back.
     """
-    name = what if isinstance(what, str) else what.name
+    name = component if isinstance(component, str) else component.name
 
     def decorate(task: Callable[Concatenate[S, P], None]) -> Callable[P, None]:
         @wraps(task)
@@ -181,11 +182,11 @@ def deploys(
             settings = cast("S", preflight(host))
             plan.begin(host)
             before = set(declared(host))
-            if isinstance(what, str):
+            if isinstance(component, str):
                 task(settings, *args, **kwargs)
             else:
-                _run(what, settings, lambda: task(settings, *args, **kwargs), off)
-            within: set[str] = host.connector_data.setdefault(WITHIN, set())
+                _run(component, settings, lambda: task(settings, *args, **kwargs), off)
+            within: set[str] = host.connector_data.setdefault(FILES_OF_ENDED_TASKS, set())
             within.update(declared(host).keys() - before)
 
         # pyinfra's own annotation says that a deploy returns an OperationMeta.
@@ -197,7 +198,7 @@ def deploys(
             run.begin(state.current_deploy_filename, name)
             named(*args, **kwargs)
             if not (host.current_deploy_name or state.current_deploy_filename):
-                plan.show()  # of a component that is run alone; else the file says when
+                plan.show()  # of a component that is run alone; else the file calls it
                 run.end()
 
         return locked
@@ -212,7 +213,7 @@ def _run(
     off: Callable[[S], None] | None,
 ) -> None:
     if manifest.ALL not in host.connector_data:
-        stated = {known.name: known.stated(settings) for known in components()}
+        stated = {each.name: each.stated(settings) for each in components()}
         host.connector_data[manifest.ALL] = stated
     manifest.note(host, component.name, component.stated(settings))
     if not component.enabled(settings):
@@ -221,7 +222,7 @@ def _run(
     before = set(declared(host))
     task()
     if component.enabled is not _always:
-        others = before | host.connector_data.get(WITHIN, set())
+        others = before | host.connector_data.get(FILES_OF_ENDED_TASKS, set())
         _refuse_unstated(component, others)
 
 
@@ -243,6 +244,6 @@ def _refuse_unstated(component: Component[Any], others: set[str]) -> None:
     """What it does not state would stay on the Pi when it is switched off. `others` are the files
     of the tasks before it and of those that it has called."""
     stated = {*component.files, *(f"{UNITS}/{name}" for name in component.own_units)}
-    written = {path for path, found in declared(host).items() if found}
+    written = {path for path, state in declared(host).items() if state}
     if unstated := sorted(written - others - stated):
         raise DeployError(f"{component.name} does not state that it writes {', '.join(unstated)}")

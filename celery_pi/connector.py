@@ -30,7 +30,7 @@ from pyinfra.connectors.util import CommandOutput, OutputLine, make_unix_command
 
 from celery_pi.fact_cache import FactCache, output_lines, session_program
 
-Answer = tuple[bool, CommandOutput]
+CommandResult = tuple[bool, CommandOutput]
 Streams = tuple[IO[bytes], IO[bytes], IO[bytes]]  # of standard input, output and error
 
 MAX_OUTPUT = 64 * 2**20  # bytes of one command; a machine in other hands may never end
@@ -53,25 +53,30 @@ class ShellSession:
         self._streams: Streams | None = None
         self._is_busy = False
 
-    def run(self, command: StringCommand, arguments: dict[str, Any]) -> Answer | None:
+    def run(self, command: StringCommand, arguments: dict[str, Any]) -> CommandResult | None:
         """Run the command; whether it succeeded, and its output.
 
         Returns None, and has not run the command, if this shell cannot: it is busy or lost, or the
         command needs a timeout, a terminal, another user or another environment. Raises OSError if
         the output exceeds `MAX_OUTPUT` bytes.
         """
-        sent, good = arguments.get("_stdin") or "", arguments.get("_success_exit_codes") or [0]
-        given = {key: value for key, value in arguments.items() if value and key not in PER_COMMAND}
-        if self._is_busy or not isinstance(sent, str) or NOT_SHARED & given.keys():
+        stdin, good_statuses = (
+            arguments.get("_stdin") or "",
+            arguments.get("_success_exit_codes") or [0],
+        )
+        shell_arguments = {
+            key: value for key, value in arguments.items() if value and key not in PER_COMMAND
+        }
+        if self._is_busy or not isinstance(stdin, str) or NOT_SHARED & shell_arguments.keys():
             return None
         with self._busy():
             if self._arguments is None:
-                self._arguments = given
-                self._start(given)
-            if self._streams is None or given != self._arguments:
+                self._arguments = shell_arguments
+                self._start(shell_arguments)
+            if self._streams is None or shell_arguments != self._arguments:
                 return None
-            status, output = self._answer(_message(command.get_raw_value(), sent))
-            return status in good, output
+            status, output = self._exchange(_message(command.get_raw_value(), stdin))
+            return status in good_statuses, output
 
     def close(self) -> None:
         """End the shell as soon as the command that it runs has ended."""
@@ -88,65 +93,65 @@ class ShellSession:
         finally:
             self._is_busy = False
 
-    def _start(self, given: dict[str, Any]) -> None:
+    def _start(self, shell_arguments: dict[str, Any]) -> None:
         """Start the program. If it does not start, pyinfra runs each command and reports why."""
         state, host = self._connector.state, self._connector.host
         line = make_unix_command_for_host(
-            state, host, session_program("session"), **given
+            state, host, session_program("session"), **shell_arguments
         ).get_raw_value()
-        to, source, errors = self._start_process(line)
+        stdin, stdout, stderr = self._start_process(line)
         # What a shell prints first, such as of ~/.bashrc, is none of it.
         first = f"{uuid4().hex}\n".encode()
         with suppress(OSError):  # it has ended, and so does its output
-            to.write(first)
-            to.flush()
+            stdin.write(first)
+            stdin.flush()
         for _ in range(MAX_LINES):
-            if (heard := source.readline(MAX_LINE)) == first:
-                self._streams = to, source, errors
-            if heard in (first, b""):
+            if (printed := stdout.readline(MAX_LINE)) == first:
+                self._streams = stdin, stdout, stderr
+            if printed in (first, b""):
                 return
 
-    def _answer(self, message: bytes) -> tuple[int | None, CommandOutput]:
+    def _exchange(self, message: bytes) -> tuple[int | None, CommandOutput]:
         """Send the message; the exit status of the command and its output, or None if the shell is
         lost. Raises OSError for more than `MAX_OUTPUT` bytes of output."""
         streams, self._streams = self._streams, None  # until it is known that they still serve
         assert streams
-        to, source, _ = streams
+        stdin, stdout, _ = streams
         with suppress(OSError):  # it has ended, and so does its output
-            to.write(message)
-            to.flush()
-        said: dict[str, list[bytes]] = {"out": [], "err": []}
+            stdin.write(message)
+            stdin.flush()
+        blocks: dict[str, list[bytes]] = {"out": [], "err": []}
         size = 0
-        while (line := source.readline(MAX_LINE)) and (word := _word(line)):
-            name, number = word
+        while (line := stdout.readline(MAX_LINE)) and (header := _header(line)):
+            name, number = header
             if name == "end":
                 self._streams = streams
-                return number, _output(said)
+                return number, _output(blocks)
             size += number
             if size > MAX_OUTPUT:
                 host, limit = self._connector.host.name, MAX_OUTPUT >> 20
                 raise OSError(f"{host} sent more than {limit} MiB in one command")
-            said[name].append(source.read(number))
-        output = _output(said)
+            blocks[name].append(stdout.read(number))
+        output = _output(blocks)
         return None, CommandOutput([*output.combined_lines, OutputLine("stderr", LOST)])
 
 
-def _word(line: bytes) -> tuple[str, int] | None:
+def _header(line: bytes) -> tuple[str, int] | None:
     """What comes next, and its size; or how the command has ended, and its status."""
     match = re.fullmatch(rb"(out|err|end) ([0-9]{1,9})\n", line)
     return (match[1].decode(), int(match[2])) if match else None
 
 
-def _output(said: dict[str, list[bytes]]) -> CommandOutput:
-    out, err = (b"".join(blocks) for blocks in said.values())
+def _output(blocks_by_name: dict[str, list[bytes]]) -> CommandOutput:
+    out, err = (b"".join(blocks) for blocks in blocks_by_name.values())
     return CommandOutput(output_lines(out, err))
 
 
-def _message(text: str, sent: str) -> bytes:
-    if sent and not sent.endswith("\n"):
-        sent += "\n"  # as pyinfra does
-    asked, given = text.encode(), sent.encode()
-    return f"{len(asked)} {len(given)}\n".encode() + asked + given
+def _message(text: str, stdin: str) -> bytes:
+    if stdin and not stdin.endswith("\n"):
+        stdin += "\n"  # as pyinfra does
+    command, data = text.encode(), stdin.encode()
+    return f"{len(command)} {len(data)}\n".encode() + command + data
 
 
 class PersistentShell(BaseConnector):
@@ -179,7 +184,7 @@ class PersistentShell(BaseConnector):
         print_output: bool = False,
         print_input: bool = False,
         **arguments: Any,
-    ) -> Answer:
+    ) -> CommandResult:
         """Like pyinfra's: whether the command succeeded, and its output."""
         if isinstance(command, str):
             command = StringCommand(command)
@@ -187,19 +192,19 @@ class PersistentShell(BaseConnector):
             if self.facts:
                 self.facts.drop()
             return self._run_by_itself(command, print_output, print_input, **arguments)
-        known = self.facts.answer(command, arguments) if self.facts else None
-        return known or self._run(command, arguments)
+        cached = self.facts.answer(command, arguments) if self.facts else None
+        return cached or self._run(command, arguments)
 
     def put_file(self, *arguments: Any, **more: Any) -> bool:
         if self.facts:
             self.facts.drop()
         return super().put_file(*arguments, **more)  # type: ignore[safe-super]
 
-    def _run(self, command: StringCommand, arguments: dict[str, Any]) -> Answer:
+    def _run(self, command: StringCommand, arguments: dict[str, Any]) -> CommandResult:
         answer = self.shell.run(command, arguments) if self.shell else None
         return answer or self._run_by_itself(command, **arguments)
 
-    def _run_by_itself(self, *arguments: Any, **more: Any) -> Answer:
+    def _run_by_itself(self, *arguments: Any, **more: Any) -> CommandResult:
         return super().run_shell_command(*arguments, **more)  # type: ignore[safe-super]
 
 

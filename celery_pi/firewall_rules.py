@@ -16,7 +16,7 @@ ANYWHERE = ("0.0.0.0/0", "::/0")
 class Opening:
     """A port that is open, to anybody or to one network, in both versions of IP.
 
-    One that is to be `first` stands before what others have said when it comes.
+    One that is to be `first` is put above the rules of others when it is added.
     """
 
     port: int
@@ -113,30 +113,30 @@ class Delta:
 
 
 def delta(
-    wanted: Sequence[Opening],
+    openings: Sequence[Opening],
     present: Sequence[Rule],
     ipv6: bool = True,
     before: Collection[str] = (),
 ) -> Delta:
     """What distinguishes the rules that ufw has from those that it is to have.
 
-    `before` are the texts of those that were there before us. They are the owner's: what one of
-    them says of the same port holds, and who else has made the very rule that is wanted keeps it.
+    `before` are the texts of those that were there before us. They are the owner's: where
+    one of them is for the same port, it holds, and a rule of his that equals ours stays his.
     """
     texts = {rule.text for rule in present}
-    his = {rule.match for rule in present if rule.text in before and not rule.is_ours}
-    matches = {Rule(text).match for opening in wanted for text in opening.texts()}
+    owners_matches = {rule.match for rule in present if rule.text in before and not rule.is_ours}
+    matches = {Rule(text).match for opening in openings for text in opening.texts()}
     others = [rule for rule in present if rule.match not in matches]
 
     def lacking(opening: Opening) -> list[str]:
         return [
             text
             for text in opening.texts(ipv6)
-            if text not in texts and Rule(text).match not in his
+            if text not in texts and Rule(text).match not in owners_matches
         ]
 
     return Delta(
-        missing=[part for opening in wanted for part in opening.only(lacking(opening), ipv6)],
+        missing=[part for opening in openings for part in opening.only(lacking(opening), ipv6)],
         outdated=[rule for rule in others if rule.is_ours],
         strange=[rule for rule in others if not rule.is_ours],
     )
@@ -144,19 +144,19 @@ def delta(
 
 def opening(text: str) -> Opening:
     """What `8000/tcp` or `22/tcp from 192.168.1.0/24` stands for. Raises ValueError."""
-    written = WRITTEN.fullmatch(text)
-    if not written or not 1 <= int(written[1]) <= 65535:
+    parts = WRITTEN.fullmatch(text)
+    if not parts or not 1 <= int(parts[1]) <= 65535:
         raise ValueError("must be such as 8000/tcp, or 8000/tcp from 192.168.1.0/24")
-    if written[3] is None:
-        return Opening(int(written[1]), written[2])
+    if parts[3] is None:
+        return Opening(int(parts[1]), parts[2])
     try:
-        network = ip_network(written[3])
+        network = ip_network(parts[3])
     except ValueError as error:
         raise ValueError(f"must name an address or a network: {error}") from error
     if network.prefixlen == 0:
         raise ValueError("must name no network of all addresses: leave `from` out")
     whole = network.prefixlen == network.max_prefixlen
-    return Opening(int(written[1]), written[2], str(network.network_address if whole else network))
+    return Opening(int(parts[1]), parts[2], str(network.network_address if whole else network))
 
 
 def _way(way: str, routed: bool) -> list[str]:

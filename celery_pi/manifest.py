@@ -44,7 +44,7 @@ FileStates = Mapping[str, "list[str] | None"]
 
 def note(host: Host, name: str, stated: Mapping[str, Any]) -> None:
     """Note, while planning, what a component of this run states of itself."""
-    noted(host).pop(name, None)  # the last of its tasks tells its place in the order
+    noted(host).pop(name, None)  # the last of its tasks decides its place in the order
     noted(host)[name] = dict(stated)
 
 
@@ -92,10 +92,10 @@ def parsed(text: str, components: Mapping[str, Any]) -> Manifest:
 
 def merged(old: Manifest, components: Mapping[str, Any], files: FileStates) -> str:
     """Text of a manifest in which these components and files replace those of the same name."""
-    found = {**old.get("files", {}), **{path: _file(state) for path, state in files.items()}}
+    all_files = {**old.get("files", {}), **{path: _file(state) for path, state in files.items()}}
     new = {
         "components": {**old.get("components", {}), **components},
-        "files": {path: state for path, state in sorted(found.items()) if state},
+        "files": {path: state for path, state in sorted(all_files.items()) if state},
     }
     return json.dumps(new, indent=1) + "\n"
 

@@ -1,7 +1,7 @@
 """What a deploy does to the owner's things, in a few lines, before the first change.
 
-Operations say it while they are planned (`will`), and so they do with the lines of a diff
-(`details`), so that `show` can put the few lines first. A file that is new and wholly ours, or of
+Operations note it while they are planned (`will`), and the lines of a diff too (`details`), so
+that `show` can put the few lines first. A file that is new and wholly ours, or of
 our own library, is counted; `make plan FULL=1` shows it too.
 """
 
@@ -34,8 +34,8 @@ Verb = Literal[
     "replace",
     "put aside",
 ]
-VERBS: tuple[Verb, ...] = get_args(Verb)  # in the order in which they are told
-# What the owner had better be told of, if it is a thing of his.
+VERBS: tuple[Verb, ...] = get_args(Verb)  # in the order of the lines
+# What the plan marks, if the thing is the owner's.
 TOUCHING: tuple[Verb, ...] = ("remove", "stop", "restart", "replace", "put aside")
 UNTOUCHED = "Nothing of yours is removed, stopped, started again, replaced or put aside."
 NEVER_CUT = (*TOUCHING, "open", "close")
@@ -51,14 +51,14 @@ WIDTH = 100
 
 @dataclass
 class Item:
-    """A thing, what is to be said of it, and whether it is the owner's own.
+    """A thing, a reason or remark, and whether it is the owner's own.
 
-    `recorded` is said in the deploy's record where the plan says nothing.
+    The deploy's record has `recorded` where the plan has no reason.
     """
 
     what: str
     why: str
-    theirs: bool
+    is_owners: bool
     recorded: str = ""
 
     @property
@@ -70,8 +70,8 @@ class Item:
         return self._with(self.why or self.recorded)
 
     def _with(self, reason: str) -> str:
-        said = ": ".join(word for word in ("yours" if self.theirs else "", reason) if word)
-        return f"{self.what} ({said})" if said else self.what
+        note = ": ".join(word for word in ("yours" if self.is_owners else "", reason) if word)
+        return f"{self.what} ({note})" if note else self.what
 
 
 @dataclass
@@ -104,10 +104,10 @@ class Plan:
         rows = [(f"{mood} {verb}:", things) for verb, things in named if things]
         if self.also:
             rows.append((f"{mood} also:", self.also))
-        return [*_table(rows), *([] if self._touches_theirs else [UNTOUCHED])]
+        return [*_table(rows), *([] if self._touches_owners else [UNTOUCHED])]
 
     def count(self, mood: str) -> str:
-        """What is said of our own files; nothing where there are none."""
+        """The line about our own files; empty where there are none."""
         if not self.counted:
             return ""
         files = "1 file" if len(self.counted) == 1 else f"{len(self.counted)} files"
@@ -116,32 +116,32 @@ class Plan:
 
     def _named(self, verb: Verb) -> list[str]:
         # What is the owner's comes first, so that it is never what is cut.
-        items = sorted(self.of(verb), key=lambda item: not item.theirs)
+        items = sorted(self.of(verb), key=lambda item: not item.is_owners)
         texts = [item.text for item in items]
-        least = sum(item.theirs for item in items)
+        least = sum(item.is_owners for item in items)
         most = len(texts) if verb in NEVER_CUT else max(MOST, least)
         return texts if len(texts) <= most + 1 else [*texts[:most], f"{len(texts) - most} more"]
 
     def of(self, verb: Verb) -> list[Item]:
-        """The things; of one that is replaced or put aside, that says enough."""
-        elsewhere = () if verb in KEEPING else KEEPING
-        kept = {what for keeping in elsewhere for what in self.items.get(keeping, ())}
-        return [item for item in self.items.get(verb, {}).values() if item.what not in kept]
+        """The things; of one that is replaced or put aside, that verb is enough."""
+        keeping_verbs = () if verb in KEEPING else KEEPING
+        kept_things = {what for keeping in keeping_verbs for what in self.items.get(keeping, ())}
+        return [item for item in self.items.get(verb, {}).values() if item.what not in kept_things]
 
     @property
-    def _touches_theirs(self) -> bool:
-        return any(item.theirs for verb in TOUCHING for item in self.of(verb))
+    def _touches_owners(self) -> bool:
+        return any(item.is_owners for verb in TOUCHING for item in self.of(verb))
 
 
 def is_full() -> bool:
-    """Whether the diffs of our own files are asked for."""
+    """Whether the diffs of our own files are to be shown (FULL=1)."""
     return os.environ.get(FULL, "") not in ("", "0")
 
 
 def begin(host: Host) -> None:
     """From here on lines of diffs wait for `show`."""
     _plan(host).is_begun = True
-    if not any(isinstance(known, Late) for known in host.state.callback_handlers):
+    if not any(isinstance(handler, Late) for handler in host.state.callback_handlers):
         host.state.add_callback_handler(Late())  # type: ignore[no-untyped-call]
 
 
@@ -151,19 +151,19 @@ def will(
     what: str,
     why: str = "",
     *,
-    theirs: bool | None = None,
+    is_owners: bool | None = None,
     recorded: str = "",
 ) -> None:
     """Note, while planning, what this run does to a thing; never a secret.
 
-    `why` is said behind it, in brackets, or `recorded` in the record alone. `theirs` is whether it
-    is the owner's own, as what is replaced and put aside always is.
+    `why` stands behind it, in brackets, or `recorded` in the record alone. `is_owners` is whether
+    it is the owner's own, as what is replaced and put aside always is.
     """
     if host.state.is_executing:
         return
     plan = _plan(host)
-    is_theirs = verb in ("replace", "put aside") if theirs is None else theirs
-    plan.add(verb, Item(what, why, is_theirs, recorded))
+    is_owners_own = verb in ("replace", "put aside") if is_owners is None else is_owners
+    plan.add(verb, Item(what, why, is_owners_own, recorded))
     plan.covered.add(host.current_op_hash)
 
 
@@ -178,13 +178,13 @@ def will_write(host: Host, path: str, is_new: bool) -> bool:
         if own:
             plan.counted.add(path)
         elif path not in plan.items.get("replace", {}):
-            plan.add("change", Item(path, "", theirs=False))
+            plan.add("change", Item(path, "", is_owners=False))
         plan.covered.add(host.current_op_hash)
     return own and plan.is_begun and not is_full()
 
 
 def details(host: Host, first: str, more: Iterable[str] = ()) -> None:
-    """Tell what belongs into a diff: behind the few lines while it is planned, at once while it
+    """Log what belongs into a diff: behind the few lines while it is planned, at once while it
     is done."""
     lines = [f"{host.print_prefix}{first}", *(f"  {line}" for line in more)]
     plan = _plan(host)
@@ -196,15 +196,15 @@ def details(host: Host, first: str, more: Iterable[str] = ()) -> None:
 
 
 def is_planned(host: Host) -> bool:
-    """Whether this is the plan of a deploy of ours, for what costs time and is only told."""
+    """Whether this is the plan of a deploy of ours, for what costs time and is only shown."""
     return _plan(host).is_begun and not host.state.is_executing
 
 
 def show() -> None:
-    """Tell what this run does to the present host: in `deploy.py`, behind all components.
+    """Log what this run does to the present host: in `deploy.py`, behind all components.
 
-    pyinfra plans nothing with `-y`, so each operation is asked here. What it finds wrong then ends
-    the run, as it does without `-y`, before anything is changed.
+    pyinfra plans nothing with `-y`, so each operation is planned here. An error in it then ends the
+    run, as it does without `-y`, before anything is changed.
     """
     # The host itself, not pyinfra's `host`: what is kept of it outlives the present one.
     state = current_host.state
@@ -216,12 +216,12 @@ def show() -> None:
         if changes and op_hash not in plan.covered:
             plan.also += sorted(state.get_op_meta(op_hash).names)
     if not state.check_for_changes:
-        plan.details.clear()  # they are told when each is done
+        plan.details.clear()  # each is logged when it is done
     _print(host, plan)
 
 
 def in_words(host: Host) -> dict[str, list[str]]:
-    """What the plan says of each verb, for the record of the deploy."""
+    """The things of each verb, for the record of the deploy."""
     plan = _plan(host)
     return {verb: [item.record for item in plan.of(verb)] for verb in VERBS if plan.of(verb)}
 
@@ -232,7 +232,7 @@ def is_of_the_system(unit: str) -> bool:
 
 
 class Late(BaseStateCallback):
-    """Tells what nobody has told: of a deploy file without `plan.show()` at its end."""
+    """Shows the plan of a deploy file that has no `plan.show()` at its end."""
 
     @staticmethod
     def operation_start(state: State, op_hash: str) -> None:

@@ -13,19 +13,18 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
-from urllib.parse import quote
 
 from pyinfra.api import StringCommand
 
 from celery_pi.settings import Settings
 from celery_pi.shell import assign, read_quietly
+from celery_pi_tools.redis_url import broker_url
+from celery_pi_tools.redis_url import socket_url as url_of_socket
 
 if TYPE_CHECKING:
     from pyinfra.api.host import Host
 
 DIRECTORY = "/etc/celery-pi/secrets"
-SOCKET = "/run/redis-celery/redis.sock"
-CA = "/etc/celery-pi/tls/ca.crt"
 SHORTEST = 32  # characters
 RANDOM_BYTES = 32  # 43 URL-safe characters, 256 bits
 
@@ -65,32 +64,32 @@ class Stored(dict[str, tuple[str, str]]):
 class Passwords:
     """The passwords of one run: what it found on the Pi, and what is to be there."""
 
-    found: Stored = field(repr=False)
-    wanted: dict[str, str] = field(repr=False)
+    stored: Stored = field(repr=False)
+    desired: dict[str, str] = field(repr=False)
 
     def valid(self, user: str) -> list[str]:
         """Passwords that Redis must take while this run lasts, the new one first."""
-        candidates = [self.wanted[user], self.found.password(user), *self.found.old(user)]
+        candidates = [self.desired[user], self.stored.password(user), *self.stored.old(user)]
         return list(dict.fromkeys(filter(None, candidates)))
 
     @property
     def hashes(self) -> dict[str, list[str]]:
         """SHA-256 of every user's valid passwords."""
-        return {user: [_hash(text) for text in self.valid(user)] for user in self.wanted}
+        return {user: [_hash(text) for text in self.valid(user)] for user in self.desired}
 
     @property
-    def wanted_hashes(self) -> dict[str, list[str]]:
+    def desired_hashes(self) -> dict[str, list[str]]:
         """SHA-256 of every user's password as it is to be once the change is over."""
-        return {user: [_hash(text)] for user, text in self.wanted.items()}
+        return {user: [_hash(text)] for user, text in self.desired.items()}
 
     @property
     def changing(self) -> bool:
         """Whether an old password is still valid, or at least stored."""
-        return any(map(self.changing_for, self.wanted))
+        return any(map(self.changing_for, self.desired))
 
     def changing_for(self, user: str) -> bool:
         """The same of one user's."""
-        return len(self.valid(user)) > 1 or bool(self.found.old(user))
+        return len(self.valid(user)) > 1 or bool(self.stored.old(user))
 
 
 def secret(user: str) -> str:
@@ -108,16 +107,16 @@ def passwords(host: Host, settings: Settings) -> Passwords:
 
     The same for the whole run.
     """
-    known = host.connector_data.get("celery_pi_passwords")
-    if known is None:
+    result = host.connector_data.get("celery_pi_passwords")
+    if result is None:
         found = stored(host)
-        known = Passwords(
+        result = Passwords(
             found, {user: kept(found.password(user)) or new_password() for user in users(settings)}
         )
         if settings.redis_password_file:
-            known.wanted["celery"] = supplied(settings.redis_password_file)
-        host.connector_data["celery_pi_passwords"] = known
-    return cast("Passwords", known)
+            result.desired["celery"] = supplied(settings.redis_password_file)
+        host.connector_data["celery_pi_passwords"] = result
+    return cast("Passwords", result)
 
 
 def kept(password: str, shortest: int = SHORTEST) -> str:
@@ -127,28 +126,20 @@ def kept(password: str, shortest: int = SHORTEST) -> str:
 
 def renew_passwords(host: Host, settings: Settings) -> None:
     """From here on this run's passwords are new ones, but for one that the owner supplies."""
-    known = passwords(host, settings)
-    for user in known.wanted:
+    current = passwords(host, settings)
+    for user in current.desired:
         if user != "celery" or not settings.redis_password_file:
-            known.wanted[user] = new_password()
+            current.desired[user] = new_password()
 
 
 def redis_url(password: str, settings: Settings) -> str:
-    """URL for broker and results; whatever characters the password has, it parses."""
-    login, database = f"celery:{quote(password, safe='')}", settings.redis_database
-    if settings.redis_socket:
-        return socket_url("celery", password, settings)
-    if settings.redis_tls:
-        # Celery checks no certificate unless it is told to, and knows no CA but the public ones.
-        checks = f"ssl_cert_reqs=required&ssl_ca_certs={CA}"
-        return f"rediss://{login}@127.0.0.1:{settings.redis_tls_port}/{database}?{checks}"
-    return f"redis://{login}@127.0.0.1:{settings.redis_port}/{database}"
+    """The app's URL for broker and results."""
+    return broker_url(password, dict(settings))
 
 
 def socket_url(user: str, password: str, settings: Settings) -> str:
-    """URL of the unix socket, which is there whatever ports are open."""
-    login = f"{user}:{quote(password, safe='')}"
-    return f"redis+socket://{login}@{SOCKET}?virtual_host={settings.redis_database}"
+    """URL of the unix socket for a user of Redis."""
+    return url_of_socket(user, password, dict(settings))
 
 
 def supplied_problems(settings: Settings) -> list[str]:
@@ -180,11 +171,11 @@ def _problems(setting: str, path: str | None, shortest: int) -> list[str]:
 def stored(host: Host) -> Stored:
     """What is stored. A line end behind it, which an editor may have put there, is no part of it;
     all else is, as it is for the shell that reads the file."""
-    found = Stored()
+    files = Stored()
     for line in read_quietly(host, StringCommand(assign(directory=DIRECTORY), READ)).splitlines():
         name, mode, encoded = (line + " ").split(" ")[:3]
-        found[name] = (mode, base64.b64decode(encoded).decode().rstrip("\n"))
-    return found
+        files[name] = (mode, base64.b64decode(encoded).decode().rstrip("\n"))
+    return files
 
 
 def new_password() -> str:

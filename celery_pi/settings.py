@@ -34,28 +34,19 @@ from pydantic import (
 )
 
 from celery_pi.firewall_rules import opening
+from celery_pi_tools.config import size_in_bytes
 
-SIZE = re.compile(r"([0-9]+)(k|m|g)b", re.IGNORECASE)
 SHARE = re.compile(r"([0-9]+)%")
 SMALLEST_MAXMEMORY = "16mb"  # less holds no working queue
 SMALLEST_WORKER = "128mb"
 LARGEST_SHARE = 50  # percent; Redis may need as much again while it saves
 HOMES = ("/home/", "/root/", "/run/user/")
-FACTORS = {"k": 2**10, "m": 2**20, "g": 2**30}
 POLICIES = ("volatile-ttl", "volatile-lru", "volatile-lfu", "volatile-random", "noeviction")
 DYING = Version("5.7.0")
 NO_ENVIRONMENT = {".env", ".git", "logs", "media"}
 FOR_THIS_PI = {5555, 6379, 6380}  # where Redis and Flower are wont to be
 RENAMED = {"board": "raspberry_pi"}  # old names, which are accepted until 2027-06
 LOSES_TASKS = "evicts whole queues when memory is full, and every task in them is lost"
-
-
-def size_in_bytes(text: str) -> int:
-    """Bytes in a size written as redis.conf writes it, such as 64mb. Raises ValueError."""
-    match = SIZE.fullmatch(text)
-    if not match:
-        raise ValueError("must be a number with kb, mb or gb, such as 256mb")
-    return int(match[1]) * FACTORS[match[2].lower()]
 
 
 def _at_least(least: str, reason: str) -> AfterValidator:
@@ -189,7 +180,7 @@ class _OnThisMachine:
     """Marks a setting that is the path of a file on the machine that deploys."""
 
 
-# Opened here, and its content sent to the Pi: so it is nothing that a Pi is told, nor may tell.
+# It is opened here and its content is sent. A Pi does not learn the path, nor may it name one.
 LocalFile = Annotated[str, _OnThisMachine()]
 Port = Annotated[int, Field(ge=1024, le=65535)]
 Path = Annotated[str, Field(pattern=r"^/[A-Za-z0-9_./-]+[A-Za-z0-9_]$")]
@@ -325,8 +316,8 @@ class Settings(BaseModel):
 
     # -- Flower, and nginx before it
     flower: bool = True
-    """Whether there is Flower, at `/flower/` of the site. Its worker tells of each step of each
-    task, which on very short tasks costs up to half of its throughput."""
+    """Whether there is Flower, at `/flower/` of the site. The worker sends events of each step
+    of each task, which on very short tasks costs up to half of its throughput."""
     flower_user: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.@-]{1,64}$")] = "flower"
     """Name to log in with."""
     flower_password_file: LocalFile | None = None
@@ -355,12 +346,12 @@ class Settings(BaseModel):
     """What else is let in, such as `8000/tcp`, `5353/udp` or `9100/tcp from 192.168.1.0/24`: a port
     of TCP or UDP, to all or to an address or network. Never Redis' or Flower's."""
     firewall_only_ours: bool = False
-    """Whether rules that are not declared are removed. False only tells of them, because whoever
+    """Whether rules that are not declared are removed. False only logs them, because whoever
     added one to ufw by hand may need it."""
     # -- bans
     bans: bool = True
     """Whether an address that fails to log in too often, by ssh or to Flower, is refused for a
-    time. What the owner has said of ssh's jail in files of his own holds. Without bans the firewall
+    time. What the owner has configured for ssh's jail holds. Without bans the firewall
     limits how often an address may try ssh."""
     ban_tries: Annotated[int, Field(ge=2, le=100)] = 5
     """Failed logins that lead to a ban. With one, whoever mistypes once would be locked out."""
@@ -392,7 +383,7 @@ class Settings(BaseModel):
     """Whether the app's databases of SQLite and its `.env` are in it. The archives, which only root
     reads, then hold its secrets."""
     backup_databases: Annotated[tuple[Relative, ...], Listed] = ("db.sqlite3",)
-    """Paths of these databases, relative to `app_dir`; one that is missing is told and skipped."""
+    """Paths of these databases, relative to `app_dir`; a missing one is logged and skipped."""
     backup_mariadb: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]{1,64}$")] | None = None
     """Name of a database of MariaDB on this machine that is in it too."""
     backup_restic_repository: Repository | None = None
@@ -417,7 +408,7 @@ class Settings(BaseModel):
     the next start when the machine was off."""
     updates_reboot: TimeOfDay | None = None
     """Time of day at which the machine restarts when an update asks for it. None: never by itself;
-    each deploy says that it waits."""
+    each deploy logs that a restart is due."""
     updates_redis: bool = True
     """Whether Redis is among what is updated and started again, which loses no task but keeps
     clients waiting while it loads its data."""
@@ -431,9 +422,9 @@ class Settings(BaseModel):
             if _is_local(hint)
         }
 
-    def on_the_pi(self, **how: Any) -> dict[str, Any]:
-        """What a Pi may know of them, as JSON has it; `how` is for `model_dump`."""
-        return self.model_dump(mode="json", exclude=self.local_files(), **how)
+    def on_the_pi(self, **options: Any) -> dict[str, Any]:
+        """What a Pi may know of them, as JSON has it; `options` is for `model_dump`."""
+        return self.model_dump(mode="json", exclude=self.local_files(), **options)
 
     @property
     def writable_paths(self) -> list[str]:
@@ -479,26 +470,30 @@ def model() -> type[Settings]:
 
     Raises TypeError when two of them have one name, or one has no default.
     """
-    own = _stated()
-    names = [name for each in own for name in each.__annotations__]
-    if twice := {name for name in names if names.count(name) > 1 or name in Settings.model_fields}:
-        raise TypeError(f"there are two settings of the name {', '.join(sorted(twice))}")
-    made = create_model("Settings", __base__=own) if own else Settings
-    if bare := [name for name, field in made.model_fields.items() if field.is_required()]:
-        raise TypeError(f"a setting without a default: {', '.join(bare)}")
-    return made
+    stated = _stated()
+    names = [name for each in stated for name in each.__annotations__]
+    if duplicates := {
+        name for name in names if names.count(name) > 1 or name in Settings.model_fields
+    }:
+        raise TypeError(f"there are two settings of the name {', '.join(sorted(duplicates))}")
+    combined = create_model("Settings", __base__=stated) if stated else Settings
+    if without_default := [
+        name for name, field in combined.model_fields.items() if field.is_required()
+    ]:
+        raise TypeError(f"a setting without a default: {', '.join(without_default)}")
+    return combined
 
 
 def _stated() -> tuple[type[Settings], ...]:
-    there = {module.__name__ for module in task_modules()}
-    return tuple(each for each in Settings.__subclasses__() if each.__module__ in there)
+    modules = {module.__name__ for module in task_modules()}
+    return tuple(each for each in Settings.__subclasses__() if each.__module__ in modules)
 
 
 @cache
 def task_modules() -> tuple[ModuleType, ...]:
     """Every module of `tasks/`. A task imports this module, so they are imported when needed."""
     tasks = import_module("tasks")
-    names = [found.name for found in pkgutil.iter_modules(tasks.__path__)]
+    names = [module.name for module in pkgutil.iter_modules(tasks.__path__)]
     return tuple(import_module(f"tasks.{name}") for name in names)
 
 
@@ -525,23 +520,23 @@ def without_wrong(data: dict[str, Any]) -> tuple[Settings, frozenset[str], list[
     What only contradicts a wrong one is doubtful too, and no sentence is made of it.
     """
     data, _ = with_new_names(data)
-    found = _problems(data)
-    wrong = {_name(problem) for problem in found}
+    errors = _problems(data)
+    wrong = {_name(error) for error in errors}
     meant = {near for name in wrong - {*model().model_fields} for near in _nearest(name)} - {*data}
     doubtful = wrong | meant
     sentences = [
-        _sentence(problem)
-        for problem in found
-        if _name(problem) not in meant and not _others_named(problem) & doubtful
+        _sentence(error)
+        for error in errors
+        if _name(error) not in meant and not _others_named(error) & doubtful
     ]
-    sentences = sentences or [_sentence(problem) for problem in found]
+    sentences = sentences or [_sentence(error) for error in errors]
     right = dict(data)
-    while found:
-        doubtful.update(*map(_others_named, found), map(_name, found))
+    while errors:
+        doubtful.update(*map(_others_named, errors), map(_name, errors))
         kept = {name: value for name, value in right.items() if name not in doubtful}
         right = kept if len(kept) < len(right) else {}  # what is wrong, its sentence does not name
         doubtful.update(data if not right else ())
-        found = _problems(right)
+        errors = _problems(right)
     return model()(**right), frozenset(doubtful), sentences
 
 

@@ -20,17 +20,17 @@ LAST_PORT = 65_535
 def ssh_host(address: str) -> tuple[str, dict[str, Any]]:
     """Inventory entry for `user@host`, `user@host:port` or `user@[IPv6]:port`; the user may use
     sudo. Raises DeployError if it is none of these."""
-    found = ADDRESS.fullmatch(address)
-    port = int((found and (found["port"] or found["port6"])) or 0)
-    if not found or port > LAST_PORT:
+    match = ADDRESS.fullmatch(address)
+    port = int((match and (match["port"] or match["port6"])) or 0)
+    if not match or port > LAST_PORT:
         raise DeployError(
             f"{address!r} is no address of a machine: HOST=pi@address, pi@address:port or "
             "pi@[IPv6 address]:port"
         )
-    name = found["bracketed"] or found["ipv6"] or found["name"]
-    data: dict[str, Any] = {"ssh_hostname": name, "_sudo": found["user"] != "root"}
-    if found["user"]:
-        data["ssh_user"] = found["user"]
+    name = match["bracketed"] or match["ipv6"] or match["name"]
+    data: dict[str, Any] = {"ssh_hostname": name, "_sudo": match["user"] != "root"}
+    if match["user"]:
+        data["ssh_user"] = match["user"]
     if port:
         data["ssh_port"] = port
     return name, data

@@ -44,9 +44,9 @@ class Printable(logging.Filter):
         return True
 
 
-def echo(message: Any = None, **how: Any) -> None:
+def echo(message: Any = None, **options: Any) -> None:
     """click's `echo`, of printable text."""
-    click.echo(shown(message) if isinstance(message, str) else message, **how)
+    click.echo(shown(message) if isinstance(message, str) else message, **options)
 
 
 def protect() -> None:
@@ -54,5 +54,5 @@ def protect() -> None:
     if is_output_active():
         set_echo(echo)
         logger = logging.getLogger("pyinfra")
-        if not any(isinstance(known, Printable) for known in logger.filters):
+        if not any(isinstance(each, Printable) for each in logger.filters):
             logger.addFilter(Printable())

@@ -21,6 +21,7 @@ from celery_pi.operations.service import service
 from celery_pi.render import from_package
 from celery_pi.secrets import passwords, redis_url
 from celery_pi.settings import Settings
+from celery_pi_tools.env_file import URLS
 
 APP = Component[Settings](
     "App",
@@ -50,14 +51,6 @@ FORMER = [
         "whole_results",
     )
 ]
-
-# Both spellings: with one underscore as most apps read it, with two for nested pydantic settings.
-URL_VARIABLES = (
-    "CELERY_BROKER_URL",
-    "CELERY_RESULT_BACKEND",
-    "CELERY__BROKER_URL",
-    "CELERY__RESULT_BACKEND",
-)
 
 
 @deploys(APP)
@@ -141,9 +134,9 @@ def _connect(settings: Settings) -> None:
 
 def variables(settings: Settings) -> dict[str, str]:
     """What is ours in `.env`."""
-    url = redis_url(passwords(host, settings).wanted["celery"], settings)
+    url = redis_url(passwords(host, settings).desired["celery"], settings)
     return {
-        **dict.fromkeys(URL_VARIABLES, url),
+        **dict.fromkeys(URLS, url),
         "CELERY_KEY_PREFIX": settings.redis_key_prefix,
     }
 

@@ -7,7 +7,7 @@ from pyinfra import host
 from celery_pi.component import Component, Unit, deploys, remove
 from celery_pi.facts.admin_addresses import PATH as ADMIN_ADDRESSES
 from celery_pi.facts.admin_addresses import admin_addresses
-from celery_pi.facts.ssh_jail import SSH, JailFound
+from celery_pi.facts.ssh_jail import SSH, SshJail
 from celery_pi.operations.config_files import config_files
 from celery_pi.operations.debian_packages import debian_packages
 from celery_pi.operations.package_service import left_to_its_package
@@ -63,7 +63,7 @@ def deploy(settings: Settings) -> None:
     """Who fails to log in too often, by ssh or to Flower, is refused for a time.
 
     Redis has no jail: it is reached from this machine alone, whose addresses are never banned. What
-    the owner has said of ssh's jail holds.
+    the owner has set for ssh's jail holds.
     """
     _ban(settings)
     _remove_former()  # last: until fail2ban has reloaded, its jail needs the filter
@@ -71,18 +71,18 @@ def deploy(settings: Settings) -> None:
 
 def _ban(settings: Settings) -> None:
     debian_packages(name="Install fail2ban", packages=BANS.packages, no_start=BANS.no_start)
-    known = admin_addresses(host)
-    jail_of_ssh = host.get_fact(JailFound)
+    addresses = admin_addresses(host)
+    jail_of_ssh = host.get_fact(SshJail)
     filters = [FLOWER] if settings.flower else []
     jails = from_template(
         JAILS,
         check=f'{CHECK.path} "$NEW" {JAILS}',
         settings=settings,
-        ignored=[*LOOPBACK, *settings.ban_ignore, *known],
+        ignored=[*LOOPBACK, *settings.ban_ignore, *addresses],
         jail_of_ssh=jail_of_ssh,
     )
-    kept = [from_template(ADMIN_ADDRESSES, addresses=known)] if known else []
-    config_files(name="Configure", files=[CHECK, SANDBOX, *filters, *kept, jails])
+    address_files = [from_template(ADMIN_ADDRESSES, addresses=addresses)] if addresses else []
+    config_files(name="Configure", files=[CHECK, SANDBOX, *filters, *address_files, jails])
     service(
         name="Run",
         unit=UNIT,

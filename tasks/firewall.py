@@ -32,9 +32,9 @@ def deploy(settings: Settings) -> None:
     # fail2ban keeps guessers from ssh by logins that have failed, which nobody can fake in the name
     # of another address. A limit goes by first packets, which anybody can, so it stands in where
     # there are no bans; the machines that deploy, which it must not shut out, are noted then too.
-    if not settings.bans and (known := admin_addresses(host)):
-        listed = from_template(ADMIN_ADDRESSES, addresses=known)
-        config_files(name="Note the machines that deploy", files=[listed])
+    if not settings.bans and (addresses := admin_addresses(host)):
+        address_file = from_template(ADMIN_ADDRESSES, addresses=addresses)
+        config_files(name="Note the machines that deploy", files=[address_file])
     firewall(
         name="Close all ports but the declared",
         openings=[opening(text) for text in (*ports(settings), *settings.firewall_allow)],

@@ -61,7 +61,7 @@ def deploy(settings: Settings) -> None:
 
 def _environment(login: str, settings: Settings) -> ConfigFile:
     """The secrets, encoded, so that no character of theirs means anything to systemd."""
-    password = passwords(host, settings).wanted["flower"]
+    password = passwords(host, settings).desired["flower"]
     return from_template(
         ENVIRONMENT,
         mode="0600",

@@ -8,6 +8,6 @@ from celery_pi.operations.ufw import no_firewall
 
 @named("Leave")
 def deploy() -> None:
-    """Whatever has become of the app or of a deploy, so nothing is asked of them first."""
+    """Whatever has become of the app or of a deploy, so nothing of them is checked first."""
     no_firewall(name="Give the firewall back")
     leave(name="Take celery-pi off")

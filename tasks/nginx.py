@@ -9,7 +9,7 @@ from pyinfra.facts.server import Hostname
 
 from celery_pi.component import Component, Secret, Unit, deploys
 from celery_pi.facts import nginx as nginx_facts
-from celery_pi.facts.nginx import NginxFound
+from celery_pi.facts.nginx import NginxState
 from celery_pi.operations.config_files import config_files
 from celery_pi.operations.debian_packages import debian_packages
 from celery_pi.operations.idle_service import idle_service
@@ -40,12 +40,12 @@ NO_DEFAULT = from_file(nginx_facts.DEFAULT)
 
 def is_needed(settings: Settings) -> bool:
     """Whether nginx is to be there, on this machine."""
-    return nginx_facts.is_needed(settings, host.get_fact(NginxFound))
+    return nginx_facts.is_needed(settings, host.get_fact(NginxState))
 
 
 def without_debians_site() -> None:
     """nginx as we bring it serves nothing: Debian's site is off before apt could switch it on."""
-    if host.get_fact(NginxFound).default_is_ours_to_end:
+    if host.get_fact(NginxState).default_is_ours_to_end:
         config_files(name="Keep Debian's default site off", files=[NO_DEFAULT])
 
 
@@ -109,16 +109,16 @@ def deploy(settings: Settings) -> None:
 
 def _leave(settings: Settings) -> None:
     """Flower is not shown. What is the owner's goes on without it; what is ours alone stops."""
-    found = host.get_fact(NginxFound)
+    state = host.get_fact(NginxState)
     if settings.flower:
-        told = "Flower is reached by an ssh tunnel alone (docs/operate/flower.md)"
-        host.log(told, logger.warning)
-    if found.may_stop:
+        message = "Flower is reached by an ssh tunnel alone (docs/operate/flower.md)"
+        host.log(message, logger.warning)
+    if state.may_stop:
         idle_service(name="Stop it", unit=UNIT)
-    default_goes = found.default == "ours" or (found.may_stop and found.default == "debian")
-    kept = [] if default_goes else [NO_DEFAULT.path]
-    _remove([path for path in NGINX.files if path not in kept])
-    if not found.may_stop:
+    default_goes = state.default == "ours" or (state.may_stop and state.default == "debian")
+    kept_files = [] if default_goes else [NO_DEFAULT.path]
+    _remove([path for path in NGINX.files if path not in kept_files])
+    if not state.may_stop:
         service(name="Run without it", unit=UNIT, watch=[SERVER, COMMON], managed=False, check=GOOD)
 
 
@@ -127,8 +127,8 @@ def _configure_server(settings: Settings) -> None:
     names = settings.nginx_names or (name, f"{name}.local")
     pair = _certificate(settings)
     if settings.nginx_certificate is None:
-        listed = from_template(NAMES, names=names)
-        config_files(name="Install the certificate's helper", files=[CERTIFICATE, listed])
+        name_file = from_template(NAMES, names=names)
+        config_files(name="Install the certificate's helper", files=[CERTIFICATE, name_file])
         reconcile_script(name="Make a certificate", script=CERTIFICATE)
         remove_units(name="Remove the watch over the owner's", units=[WATCH, RELOAD], files=[])
     else:
@@ -147,7 +147,7 @@ def _configure_server(settings: Settings) -> None:
 
 
 def _watch(certificate: list[str]) -> None:
-    """nginx is told of a new one, also of a link that leads elsewhere."""
+    """nginx reads a new one, also where a link leads elsewhere."""
     directories = sorted({str(PurePosixPath(path).parent) for path in certificate})
     units = [
         from_file(f"/etc/systemd/system/{RELOAD}", check=CHECK_UNIT),
@@ -177,5 +177,5 @@ def _remove(files: Sequence[str]) -> None:
         name="Remove",
         units=NGINX.own_units,
         files=files,
-        check=without if host.get_fact(NginxFound).installed else "true",
+        check=without if host.get_fact(NginxState).installed else "true",
     )

@@ -12,12 +12,12 @@ def deploy(settings: Settings) -> None:
     No service that a component configures is started by that, so none runs as its package has it,
     nor before the firewall is up. A component that is deployed alone installs its own packages.
     """
-    there = list(enabled(settings))
-    for component in there:
+    present = list(enabled(settings))
+    for component in present:
         if component.before_packages:
             component.before_packages()
     debian_packages(
         name="Install",
-        packages=list(dict.fromkeys(name for each in there for name in each.packages)),
-        no_start=list(dict.fromkeys(unit for each in there for unit in each.no_start)),
+        packages=list(dict.fromkeys(name for each in present for name in each.packages)),
+        no_start=list(dict.fromkeys(unit for each in present for unit in each.no_start)),
     )

@@ -19,7 +19,7 @@ RASPBERRY_PI = Component[Settings]("Raspberry Pi")
 def deploy(settings: Settings) -> None:
     """The Pi is set up for a service that runs for years from an SD card.
 
-    What the machine has not, or somebody else has seen to, is left alone, and said in one line.
+    What the machine has not, or somebody else has seen to, is left alone, and logged in one line.
     """
     if not settings.raspberry_pi:
         return
@@ -41,7 +41,7 @@ def count_memory(pi: Pi) -> None:
     reason = refusal(host.get_fact(KernelCmdline, path=CMDLINE), [COUNTED])
     if reason:
         logger.warning(f"{host.name}: {CMDLINE} is left as it is, because {reason}")
-    elif pi.has("asked"):
+    elif pi.has("requested"):
         logger.warning(f"{host.name}: its kernel {pi.kernel} does not go by {COUNTED}: update it")
     else:
         logger.warning(f"{host.name} must be restarted, for {COUNTED} to count services' memory")
@@ -56,9 +56,9 @@ def swap_to_memory(pi: Pi) -> None:
     if not pi.has("able"):
         logger.info(f"{host.name} has a kernel without zram: its swap is left alone")
         return
-    kept = on_disk(host.get_fact(Swaps))
-    if kept:
-        logger.warning(f"{host.name} also swaps to {', '.join(kept)}, which is left to you")
+    disk_swaps = on_disk(host.get_fact(Swaps))
+    if disk_swaps:
+        logger.warning(f"{host.name} also swaps to {', '.join(disk_swaps)}, which is left to you")
     # First: the package starts by itself, and what it starts would pass for somebody else's.
     config_files(name="Configure swap in memory", files=[from_file(SWAP)])
     debian_packages(name="Install zram-generator", packages=["systemd-zram-generator"])

@@ -56,8 +56,8 @@ FORMER = [f"/etc/redis/celery-pi{end}" for end in (".conf", "-live.conf", ".acl"
 @deploys(REDIS)
 def deploy(settings: Settings) -> None:
     """Redis runs, knows each of its users, and forgets no accepted task."""
-    known = passwords(host, settings)
-    secret_files(name="Store the passwords", known=known)
+    current = passwords(host, settings)
+    secret_files(name="Store the passwords", passwords=current)
     earlier = earlier_users(host)
     earlier_users_kept(name="Keep the users that it has", lines=earlier)
     debian_packages(name="Install Redis", packages=REDIS.packages, no_start=REDIS.no_start)
@@ -69,7 +69,7 @@ def deploy(settings: Settings) -> None:
             for helper in ("redis-before-start", "check-redis-config", "redis-cli")
         ],
     )
-    live, users = live_settings(settings), acl(known.hashes, settings, earlier)
+    live, users = live_settings(settings), acl(current.hashes, settings, earlier)
     at_start = [
         conf("redis.conf", settings),
         from_template(f"/etc/systemd/system/{UNIT}.d/celery-pi.conf", settings=settings),
@@ -89,7 +89,7 @@ def deploy(settings: Settings) -> None:
 
 
 def watch_memory(settings: Settings) -> None:
-    """The journal is told when Redis fills its memory."""
+    """The journal has a line when Redis fills its memory."""
     script = from_file(f"{LIBRARY}/redis-memory", mode="0755")
     unit = from_template(f"/etc/systemd/system/{WATCH}", check=CHECK_UNIT, settings=settings)
     config_files(name="Install the watch over its memory", files=[script, unit])
@@ -99,10 +99,10 @@ def watch_memory(settings: Settings) -> None:
 @deploys("Old passwords")
 def retire(settings: Settings) -> None:
     """No password is valid but the one that every service has been started with."""
-    known, earlier = passwords(host, settings), earlier_users(host)
-    if not known.changing and not has_default(earlier):
+    current, earlier = passwords(host, settings), earlier_users(host)
+    if not current.changing and not has_default(earlier):
         return
-    if settings.app_units is None and (known.changing_for("celery") or has_default(earlier)):
+    if settings.app_units is None and (current.changing_for("celery") or has_default(earlier)):
         logger.warning(
             "The old passwords stay valid, because the site may still use them: name its units "
             "in app_units and deploy again."
@@ -110,10 +110,10 @@ def retire(settings: Settings) -> None:
         return
     if has_default(earlier):
         others = [line for line in earlier if line.split(" ")[1] != "default"]
-        users = acl(known.wanted_hashes, settings, others)
-        default_forgotten(name="Take them off the list", acl=users.path, without=users.content)
+        users = acl(current.desired_hashes, settings, others)
+        default_forgotten(name="Take them off the list", acl=users.path, content=users.content)
     else:
-        users = acl(known.wanted_hashes, settings, earlier)
+        users = acl(current.desired_hashes, settings, earlier)
         config_files(name="Take them off the list", files=[users])
     redis_server(name="Change the running server", settings=live_settings(settings), acl=users)
     no_old_secrets(name="Forget them")

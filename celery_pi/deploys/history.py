@@ -64,9 +64,9 @@ class Record:
 
 def begun(what: list[str], settings: Settings) -> Record:
     """The record of a run that begins now."""
-    shown = settings.on_the_pi(exclude_defaults=True)
+    changed = settings.on_the_pi(exclude_defaults=True)
     given = settings.on_the_pi(exclude_unset=True)
-    return Record(who=_who(), started=now(), what=what, settings=shown, given=given)
+    return Record(who=_who(), started=now(), what=what, settings=changed, given=given)
 
 
 def _who() -> str:

@@ -19,7 +19,7 @@ INTERVAL = 5  # seconds between two renewals
 LONGEST = 200  # characters of a holder's name, time and purpose in a message
 LEASE = 20  # seconds without a renewal after which a holder counts as dead
 
-LOOK = script("lock_look")
+READ_HOLDER = script("lock_read_holder")
 
 # Name and inode of the newest record. Its inode changes when its run ends.
 NEWEST = r"""
@@ -30,7 +30,7 @@ newest=$(ls -i "$last" 2>/dev/null)
 WAIT = script("lock_wait")
 
 TAKE = r"""
-[ "$newest" = "$seen" ] || { echo overtaken; exit; }
+[ "$newest" = "$expected" ] || { echo overtaken; exit; }
 echo "$sent" >"$directory/holder"
 echo "$token $up" >"$directory/beat"
 echo taken
@@ -38,13 +38,13 @@ echo taken
 
 RENEW = r"""
 flock 9
-look
+read_holder
 if [ "$holder" = "$token" ]; then echo "$token $up" >"$directory/beat"; else echo lost; fi
 """
 
 GIVE_BACK = r"""
 flock 9
-look
+read_holder
 [ "$holder" != "$token" ] || rm -f "$directory/beat" "$directory/holder"
 """
 
@@ -57,25 +57,25 @@ class Holder(NamedTuple):
     what: str
 
 
-def take(token: str, seen: str) -> StringCommand:
+def take(token: str, newest: str) -> StringCommand:
     """Command that takes the lock for the token; the holder as JSON is its standard input.
 
     It waits for a dead holder's lease to end, `LEASE` seconds at most. Only then, with the lock in
-    hand, does it compare the newest record with `seen`, which `NEWEST` gave when the run was
+    hand, does it compare the newest record with `newest`, which `NEWEST` gave when the run was
     planned: whoever held the lock may have changed something meanwhile. Its output is for
     `refusal`.
     """
-    return StringCommand(_values(token, seen), LOOK, WAIT, NEWEST, TAKE)
+    return StringCommand(_values(token, newest), READ_HOLDER, WAIT, NEWEST, TAKE)
 
 
 def renew(token: str) -> StringCommand:
     """Command that renews the lease; it prints `lost` if another deploy has the lock by now."""
-    return StringCommand(_values(token), LOOK, RENEW)
+    return StringCommand(_values(token), READ_HOLDER, RENEW)
 
 
 def give_back(token: str) -> StringCommand:
     """Command that frees the lock, if the token still holds it."""
-    return StringCommand(_values(token), LOOK, GIVE_BACK)
+    return StringCommand(_values(token), READ_HOLDER, GIVE_BACK)
 
 
 def refusal(printed: str, host: str) -> str:
@@ -103,5 +103,7 @@ def _holder(text: str) -> Holder:
         return Holder("somebody", "an unknown time", "something")
 
 
-def _values(token: str, seen: str = "") -> StringCommand:
-    return assign(directory=DIRECTORY, records=RECORDS, lease=str(LEASE), token=token, seen=seen)
+def _values(token: str, newest: str = "") -> StringCommand:
+    return assign(
+        directory=DIRECTORY, records=RECORDS, lease=str(LEASE), token=token, expected=newest
+    )

@@ -41,7 +41,9 @@ class CannotGoBack(Exception):
 def main() -> int:
     """Exit status: 0 all is as it was then, 1 nothing was done or not all."""
     parser = argparse.ArgumentParser(prog="make rollback")
-    parser.add_argument("--to", type=int, help="number of the deploy, as `celery-pi deploys` says")
+    parser.add_argument(
+        "--to", type=int, help="number of the deploy, as `celery-pi deploys` lists it"
+    )
     arguments = parser.parse_args()
     try:
         host, records = read_records()
@@ -56,22 +58,22 @@ def main() -> int:
 def read_records() -> tuple[str, dict[str, Record]]:
     """Name of the Pi, which must be one, and the records on it."""
     command = [*PYINFRA, "--json", "inventory.py", "fact", FACT]
-    done = subprocess.run(
+    process = subprocess.run(
         command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
-    if done.returncode:
-        raise CannotGoBack(f"the Pi cannot be asked:\n{done.stderr.strip()}\n")
-    hosts = json.loads(done.stdout)[FACT]
+    if process.returncode:
+        raise CannotGoBack(f"the Pi cannot be asked:\n{process.stderr.strip()}\n")
+    hosts = json.loads(process.stdout)[FACT]
     if len(hosts) != 1:
         raise CannotGoBack(f"the inventory has {len(hosts)} machines: name one, HOST=pi@address")
-    ((host, shown),) = hosts.items()
-    return host, {number: _record(number, sent) for number, sent in shown.items()}
+    ((host, stored),) = hosts.items()
+    return host, {number: _record(number, record) for number, record in stored.items()}
 
 
-def _record(number: str, sent: object) -> Record:
+def _record(number: str, data: object) -> Record:
     """The record that the Pi sends of a deploy, if it could be one of ours."""
     try:
-        record = TypeAdapter(Record).validate_json(json.dumps(sent), strict=True)
+        record = TypeAdapter(Record).validate_json(json.dumps(data), strict=True)
     except ValidationError:
         record = None
     if (
@@ -138,20 +140,24 @@ def go_back(number: str, record: Record, host: str, directory: Path) -> int:
         raise CannotGoBack(f"the inventory of that source has {names}, and not {host} alone")
     line = f"Back to deploy {int(number)} of {record.started}, commit {record.commit}"
     print(printable(line, ""), flush=True)
-    command = [*PYINFRA, *given(record.given), "inventory.py", "rollback.py", "deploy.py"]
+    command = [*PYINFRA, *data_arguments(record.given), "inventory.py", "rollback.py", "deploy.py"]
     environment = os.environ | {"CELERY_PI_ROLLBACK_TO": number}
-    for how in ("--dry", "-y"):
-        done = subprocess.run(
-            [*command, how], cwd=directory, env=environment, stdin=subprocess.DEVNULL, check=False
+    for option in ("--dry", "-y"):
+        process = subprocess.run(
+            [*command, option],
+            cwd=directory,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            check=False,
         )
-        if done.returncode:
+        if process.returncode:
             return 1
     return 0
 
 
 def hosts_of(directory: Path) -> list[str]:
     """Names in the inventory of a source."""
-    done = subprocess.run(
+    process = subprocess.run(
         [*PYINFRA, "--json", "inventory.py", "debug-inventory"],
         cwd=directory,
         stdin=subprocess.DEVNULL,
@@ -159,12 +165,14 @@ def hosts_of(directory: Path) -> list[str]:
         text=True,
         check=False,
     )
-    if done.returncode:
-        raise CannotGoBack(f"the inventory of that source cannot be read:\n{done.stderr.strip()}\n")
-    return [str(host["name"]) for host in json.loads(done.stdout)]
+    if process.returncode:
+        raise CannotGoBack(
+            f"the inventory of that source cannot be read:\n{process.stderr.strip()}\n"
+        )
+    return [str(host["name"]) for host in json.loads(process.stdout)]
 
 
-def given(settings: Mapping[str, Any]) -> list[str]:
+def data_arguments(settings: Mapping[str, Any]) -> list[str]:
     """The settings as arguments for pyinfra, which reads JSON."""
     for name in settings:
         if name not in {*model().model_fields, *RENAMED} or name in model().local_files():

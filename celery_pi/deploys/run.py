@@ -30,7 +30,7 @@ from celery_pi.deploys.source import DIRTY, NoSource, deployed_source
 from celery_pi.fact_cache import FILE as FACTS
 from celery_pi.fact_cache import NoFact
 from celery_pi.plan import in_words
-from celery_pi.preflight import GIVEN, NEWEST_DEPLOY
+from celery_pi.preflight import GIVEN_SETTINGS, NEWEST_DEPLOY
 from celery_pi.preflight.site import to_note
 from celery_pi.settings import Settings
 from celery_pi.shell import declared
@@ -65,14 +65,16 @@ class DeployRun:
 
         Raises PyinfraError if the machine does not answer.
         """
-        given = cast("dict[str, Any]", self.host.current_op_global_arguments)
-        self.arguments = {key: given[key] for key in CONNECTOR_ARGUMENT_KEYS if key in given}
-        settings: Settings = self.host.connector_data[GIVEN]
+        global_arguments = cast("dict[str, Any]", self.host.current_op_global_arguments)
+        self.arguments = {
+            key: global_arguments[key] for key in CONNECTOR_ARGUMENT_KEYS if key in global_arguments
+        }
+        settings: Settings = self.host.connector_data[GIVEN_SETTINGS]
         self.record = history.begun(self.what, settings)
         self.record.planned = in_words(self.host)
         holder = lock.Holder(self.record.who, self.record.started, ", ".join(self.what))
-        seen = self.host.connector_data[NEWEST_DEPLOY]
-        command = lock.take(self.token, seen)
+        newest = self.host.connector_data[NEWEST_DEPLOY]
+        command = lock.take(self.token, newest)
         printed = self._run(command, json.dumps(holder._asdict()) + "\n")
         self.refusal = lock.refusal(printed, self.host.name)
         self.holds = not self.refusal
@@ -130,8 +132,8 @@ class DeployRun:
         files, connector = declared(self.host) if completed else {}, self.host.connector
         cache = connector.facts if isinstance(connector, PersistentShell) else None
         if whole and cache and cache.digest:
-            if kept := cache.to_keep():
-                self._run(*kept)
+            if command := cache.to_keep():
+                self._run(*command)
             files = {**files, FACTS: ["600", "root", "root", cache.digest]}
         old = self._run(manifest.read())
         new = manifest.update(self.host, old, files, whole)
@@ -140,8 +142,8 @@ class DeployRun:
 
     def _files(self) -> list[str]:
         """Paths that this run declares to be there."""
-        found = {path for path, state in declared(self.host).items() if state}
-        return sorted(found | {manifest.FILE})
+        paths = {path for path, state in declared(self.host).items() if state}
+        return sorted(paths | {manifest.FILE})
 
     def _renew(self) -> None:
         while True:
@@ -188,15 +190,15 @@ class DeployRun:
         self.record.files = self._files()
         self.number = self._run(history.opened(), self.record.text)
 
-    def _run(self, command: StringCommand, sent: str = "") -> str:
+    def _run(self, command: StringCommand, stdin: str = "") -> str:
         """Output of the command. Raises PyinfraError if it fails."""
-        done, output = self.host.run_shell_command(
+        succeeded, output = self.host.run_shell_command(
             NoFact(command),
             print_output=False,
             print_input=False,
-            **{**self.arguments, "_stdin": sent},
+            **{**self.arguments, "_stdin": stdin},
         )
-        if not done:
+        if not succeeded:
             raise PyinfraError(f"{self.host.name}: {output.stderr or 'no answer'}")
         return output.stdout.strip()
 
@@ -258,7 +260,7 @@ def begin(file: str | None, component: str) -> None:
     run = _run_of(host)
     if run is None:
         run = host.connector_data[RUN] = DeployRun(host)
-        if not any(isinstance(known, Recorder) for known in state.callback_handlers):
+        if not any(isinstance(handler, Recorder) for handler in state.callback_handlers):
             state.add_callback_handler(Recorder())  # type: ignore[no-untyped-call]
         if isinstance(host.connector, PersistentShell):
             host.connector.cache_facts()

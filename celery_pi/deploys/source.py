@@ -60,7 +60,7 @@ def _git(root: Path, *arguments: str) -> str:
 
 def _run(root: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             ["git", *arguments],
             cwd=root,
             env=os.environ | {"GIT_OPTIONAL_LOCKS": "0"},  # `git status` else writes the index
@@ -70,7 +70,9 @@ def _run(root: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
         )
     except OSError as error:
         raise NoSource(f"git cannot be run: {error.strerror}") from error
-    if done.returncode:
-        errors = done.stderr.decode(errors="replace").strip().splitlines()
-        raise NoSource(errors[-1] if errors else f"git {arguments[0]} ended with {done.returncode}")
-    return done
+    if process.returncode:
+        errors = process.stderr.decode(errors="replace").strip().splitlines()
+        raise NoSource(
+            errors[-1] if errors else f"git {arguments[0]} ended with {process.returncode}"
+        )
+    return process

@@ -43,12 +43,12 @@ def admin_addresses(host: Host) -> list[str]:
     return host.get_fact(AdminAddresses, path=PATH, _sudo=False)
 
 
-def with_this(known: list[str], connection: str) -> list[str]:
+def with_this(listed: list[str], connection: str) -> list[str]:
     """The addresses, the last new one at the end; a link-local one without its interface."""
     address = connection.partition("%")[0]
-    if address in known or not _is_address(address):
-        return known
-    return [*known, address][-KEPT:]
+    if address in listed or not _is_address(address):
+        return listed
+    return [*listed, address][-KEPT:]
 
 
 def _is_address(text: str) -> bool:

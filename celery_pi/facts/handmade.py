@@ -17,7 +17,7 @@ CRON = r"redis-cli|dump\.rdb|redis.*backup|backup.*redis|bin/celery"  # of a lin
 SHOW = script("is_ours", "handmade")
 
 
-class Found(NamedTuple):
+class HandmadeItem(NamedTuple):
     """What it is (a unit, a drop-in, a file of logrotate, a crontab or a process), its name or
     path, and of a unit what it runs, of a process its number."""
 
@@ -26,7 +26,7 @@ class Found(NamedTuple):
     detail: str
 
 
-class HandMade(FactBase[list[Found]]):
+class HandMade(FactBase[list[HandmadeItem]]):
     """What of this app was set up by somebody else, read in one command."""
 
     default = list
@@ -36,34 +36,34 @@ class HandMade(FactBase[list[Found]]):
             assign(app=app, units=UNITS, names=" ".join(OUR_NAMES), cron=CRON), SHOW
         )
 
-    def process(self, output: list[str]) -> list[Found]:
-        found = [Found(*line.split(" ", 2)) for line in output]
-        units = {each.name for each in found if each.what == "unit"} | set(OUR_NAMES)
+    def process(self, output: list[str]) -> list[HandmadeItem]:
+        items = [HandmadeItem(*line.split(" ", 2)) for line in output]
+        units = {item.name for item in items if item.what == "unit"} | set(OUR_NAMES)
         return [
-            each
-            for each in found
-            if each.what != "process" or not (each.name in units or "celery-pi" in each.name)
+            item
+            for item in items
+            if item.what != "process" or not (item.name in units or "celery-pi" in item.name)
         ]
 
 
-def problems(found: Sequence[Found], settings: Settings) -> Iterator[str]:
+def problems(items: Sequence[HandmadeItem], settings: Settings) -> Iterator[str]:
     """A sentence for what keeps us from deploying beside it."""
-    for each in found:
-        if each.what == "process":
+    for item in items:
+        if item.what == "process":
             yield (
-                f"process {each.detail} ({each.name}) runs Celery for this app: stop it for good, "
+                f"process {item.detail} ({item.name}) runs Celery for this app: stop it for good, "
                 "and see that nothing starts it again"
             )
-    listed = [described(each) for each in found if each.what != "process"]
-    if listed and not settings.replace_handmade:
+    names = [described(item) for item in items if item.what != "process"]
+    if names and not settings.replace_handmade:
         yield (
-            f"somebody has set up {', '.join(listed)} by hand: write replace_handmade = True to "
+            f"somebody has set up {', '.join(names)} by hand: write replace_handmade = True to "
             "have that stopped, put aside in /var/lib/celery-pi/before and replaced"
         )
 
 
-def described(found: Found) -> str:
+def described(item: HandmadeItem) -> str:
     """It in a few words."""
-    if found.what == "unit":
-        return found.name if found.detail == "other" else f"{found.name} ({found.detail})"
-    return found.name
+    if item.what == "unit":
+        return item.name if item.detail == "other" else f"{item.name} ({item.detail})"
+    return item.name

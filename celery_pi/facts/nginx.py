@@ -20,30 +20,30 @@ SHOW = script("nginx")
 
 @dataclass(frozen=True)
 class Nginx:
-    """`by_us`: a deploy has installed it. `runs`: it does, or will after a boot.
+    """`installed_by_us`: a deploy has installed it. `runs`: it does, or will after a boot.
 
     `default` is whose the site is that Debian calls so: "debian", "owner", "ours" or "" for none.
-    `theirs` are the files of the owner's that it would read.
+    `owners_files` are the files of the owner's that it would read.
     """
 
     installed: bool = False
-    by_us: bool = False
+    installed_by_us: bool = False
     runs: bool = False
     default: str = ""
-    theirs: tuple[str, ...] = ()
+    owners_files: tuple[str, ...] = ()
 
     @property
     def may_stop(self) -> bool:
         """Whether nobody but us has use for it."""
-        return self.by_us and not self.theirs
+        return self.installed_by_us and not self.owners_files
 
     @property
     def default_is_ours_to_end(self) -> bool:
         """Whether Debian's site would be there because of us alone."""
-        return (self.by_us or not self.installed) and self.default != "owner"
+        return (self.installed_by_us or not self.installed) and self.default != "owner"
 
 
-class NginxFound(FactBase[Nginx]):
+class NginxState(FactBase[Nginx]):
     """State of nginx, read in one command."""
 
     default = Nginx
@@ -54,13 +54,13 @@ class NginxFound(FactBase[Nginx]):
 
     def process(self, output: list[str]) -> Nginx:
         enabled = [line.split(" ", 2)[1:] for line in output if line.startswith("enabled ")]
-        whose = {path: who for who, path in enabled}
+        owners = {path: owner for owner, path in enabled}
         return Nginx(
             installed="installed" in output,
-            by_us="by-us" in output,
+            installed_by_us="by-us" in output,
             runs="runs" in output,
-            default=whose.get(DEFAULT, ""),
-            theirs=tuple(path for path, who in whose.items() if who == "owner"),
+            default=owners.get(DEFAULT, ""),
+            owners_files=tuple(path for path, owner in owners.items() if owner == "owner"),
         )
 
 
@@ -75,15 +75,15 @@ def problems(settings: Settings, nginx: Nginx) -> Iterator[str]:
     """Why we must not start it: what the owner has switched off would be served again."""
     if not is_needed(settings, nginx) or nginx.runs:
         return
-    if nginx.installed and not nginx.by_us:
+    if nginx.installed and not nginx.installed_by_us:
         yield (
             "its nginx neither runs nor starts at boot, and would serve again what you have "
             "switched off: systemctl enable --now nginx, or set nginx_server = False"
         )
-    elif not nginx.installed and nginx.theirs:
+    elif not nginx.installed and nginx.owners_files:
         yield (
-            f"its nginx was removed and {_listed(nginx.theirs)} would be served again: move that "
-            "out of /etc/nginx, or set nginx_server = False"
+            f"its nginx was removed and {_listed(nginx.owners_files)} would be served again: move "
+            "that out of /etc/nginx, or set nginx_server = False"
         )
 
 

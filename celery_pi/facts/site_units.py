@@ -30,6 +30,6 @@ def reloads(unit: str) -> bool:
     return unit == "apache2.service"
 
 
-def chosen(named: Sequence[str] | None, found: Sequence[str]) -> tuple[str, ...] | None:
+def chosen(configured: Sequence[str] | None, detected: Sequence[str]) -> tuple[str, ...] | None:
     """What the owner has named, else what was found; None where nothing is known."""
-    return tuple(named) if named is not None else tuple(found) or None
+    return tuple(configured) if configured is not None else tuple(detected) or None

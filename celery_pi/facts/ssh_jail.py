@@ -27,7 +27,7 @@ class OwnersJail:
     ignored: tuple[str, ...] = ()
 
 
-class JailFound(FactBase[OwnersJail]):
+class SshJail(FactBase[OwnersJail]):
     """The owner's words on ssh's jail, read in one command. Raises DeployError for a file that is
     no configuration."""
 
@@ -37,30 +37,30 @@ class JailFound(FactBase[OwnersJail]):
         return StringCommand(assign(directory=DIRECTORY), SHOW)
 
     def process(self, output: list[str]) -> OwnersJail:
-        found: dict[str, dict[str, str]] = {"DEFAULT": {}, SSH: {}}
+        sections: dict[str, dict[str, str]] = {"DEFAULT": {}, SSH: {}}
         for path, text in _files(output).items():
             for section, values in _sections(path, text).items():
-                found[section] |= values
-        all_of_it = {**found["DEFAULT"], **found[SSH]}
-        ignored = all_of_it.get("ignoreip", "").replace(",", " ").split()
+                sections[section] |= values
+        merged = {**sections["DEFAULT"], **sections[SSH]}
+        ignored = merged.get("ignoreip", "").replace(",", " ").split()
         return OwnersJail(
-            keys=frozenset(found[SSH]) | (frozenset(found["DEFAULT"]) - {"enabled"}),
+            keys=frozenset(sections[SSH]) | (frozenset(sections["DEFAULT"]) - {"enabled"}),
             # Debian's own file enables it, whatever all jails have.
-            enabled=found[SSH].get("enabled", "true").lower() in ("true", "yes", "on", "1"),
+            enabled=sections[SSH].get("enabled", "true").lower() in ("true", "yes", "on", "1"),
             ignored=tuple(ignored),
         )
 
 
 def _files(output: list[str]) -> dict[str, str]:
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     path = ""
     for line in output:
         if line.startswith("file "):
             path = line.removeprefix("file ")
-            found[path] = ""
+            texts[path] = ""
         else:
-            found[path] += f"{line}\n"
-    return found
+            texts[path] += f"{line}\n"
+    return texts
 
 
 def _sections(path: str, text: str) -> dict[str, dict[str, str]]:
@@ -70,13 +70,13 @@ def _sections(path: str, text: str) -> dict[str, dict[str, str]]:
         parser.read_string(text)
     except Error as error:
         raise DeployError(f"{path} is no configuration of fail2ban's: {error}") from error
-    found = {name: {key: value or "" for key, value in parser[name].items()} for name in parser}
-    found.pop("", None)
+    sections = {name: {key: value or "" for key, value in parser[name].items()} for name in parser}
+    sections.pop("", None)
     if path.endswith("/jail.conf"):
-        return {name: _not_stock(values) for name, values in found.items()}
-    return found
+        return {name: _not_stock(values) for name, values in sections.items()}
+    return sections
 
 
 def _not_stock(values: dict[str, str]) -> dict[str, str]:
-    given = {key: values[key] for key in OF_STOCK if key in values}
-    return {key: value for key, value in given.items() if value != STOCK.get(key)}
+    known = {key: values[key] for key in OF_STOCK if key in values}
+    return {key: value for key, value in known.items() if value != STOCK.get(key)}

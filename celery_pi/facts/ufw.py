@@ -45,7 +45,7 @@ class Firewall:
         return self.before is None and not any(rule.is_ours for rule in self.rules)
 
     @property
-    def theirs(self) -> frozenset[str]:
+    def owners_rules(self) -> frozenset[str]:
         """Texts of the rules that were there before us."""
         origin = self if self.is_new else self.before
         return frozenset(rule.text for rule in origin.rules) if origin else frozenset()
@@ -67,7 +67,7 @@ class FirewallState(FactBase[Firewall]):
         return StringCommand(variables(), IN_FORCE, SSH, SHOW)
 
     def process(self, output: list[str]) -> Firewall:
-        kept = [line.removeprefix("before ") for line in output if line.startswith("before ")]
+        recorded = [line.removeprefix("before ") for line in output if line.startswith("before ")]
         lines = [line.partition(" ") for line in output]
 
         def values(word: str) -> list[str]:
@@ -84,7 +84,7 @@ class FirewallState(FactBase[Firewall]):
             ipv6="ipv6" in output,
             ssh=tuple(sorted(ports)),
             session=sessions[0] if sessions else None,
-            before=self.process(kept) if kept else None,
+            before=self.process(recorded) if recorded else None,
         )
 
 

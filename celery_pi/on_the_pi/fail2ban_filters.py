@@ -23,22 +23,22 @@ def main() -> None:
             continue
         if command[0] not in ("set", "multi-set") or len(command) < 4:
             continue
-        jail, what, given = command[1:4]
-        values = given if command[0] == "multi-set" else [given]
+        jail, setting, value = command[1:4]
+        values = value if command[0] == "multi-set" else [value]
         try:
-            compile_filter(filters.setdefault(jail, Filter(None)), what, given, values)
+            compile_filter(filters.setdefault(jail, Filter(None)), setting, value, values)
         except Exception as error:
             sys.exit(f"jail {jail}: {error}")
 
 
-def compile_filter(of_jail: Any, what: str, given: Any, values: list[str]) -> None:
+def compile_filter(of_jail: Any, setting: str, value: Any, values: list[str]) -> None:
     """Set one of its settings; raises whatever fail2ban raises."""
-    if what == "maxlines":
-        of_jail.setMaxLines(given)
-    elif what == "prefregex":
-        of_jail.prefRegex = given
-    elif what in ("addfailregex", "addignoreregex"):
-        add = of_jail.addFailRegex if what == "addfailregex" else of_jail.addIgnoreRegex
+    if setting == "maxlines":
+        of_jail.setMaxLines(value)
+    elif setting == "prefregex":
+        of_jail.prefRegex = value
+    elif setting in ("addfailregex", "addignoreregex"):
+        add = of_jail.addFailRegex if setting == "addfailregex" else of_jail.addIgnoreRegex
         for regex in values:
             add(regex)
 

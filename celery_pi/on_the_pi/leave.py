@@ -1,5 +1,5 @@
-"""Takes celery-pi off the machine on which it runs: alone it says what it would do, and with --yes
-it does it. `make leave` sends it there, with `celery_pi_tools.privileges` beside it.
+"""Removes celery-pi from the machine on which it runs. Without --yes it only prints the
+steps. `make leave` sends it there, with `celery_pi_tools.privileges` beside it.
 
 What was there before the first deploy is again as it was; what has been added since by somebody
 else stays. Waiting tasks stay in Redis. The backups stay, and one is made first. Where it is cut
@@ -68,7 +68,7 @@ READERS = {
 }
 
 
-class Trouble(Exception):
+class CannotLeave(Exception):
     """Why it cannot go on, in a sentence."""
 
 
@@ -80,22 +80,24 @@ class Step:
     do: Callable[[], object]
 
 
-def run(*argv: str, check: bool = True, timeout: float = 600, sent: str = "", **how: object) -> str:
-    """What the command prints. Trouble when it fails."""
-    done = subprocess.run(
+def run(
+    *argv: str, check: bool = True, timeout: float = 600, stdin: str = "", **options: object
+) -> str:
+    """Output of the command. Raises CannotLeave if it fails."""
+    process = subprocess.run(
         argv,
-        input=sent,
+        input=stdin,
         capture_output=True,
         text=True,
         errors="replace",
         timeout=timeout,
         check=False,
-        **how,  # type: ignore[call-overload]
+        **options,  # type: ignore[call-overload]
     )
-    if check and done.returncode:
-        last = (done.stderr or done.stdout).strip().splitlines()[-1:]
-        raise Trouble(f"{' '.join(argv[:4])} failed: {' '.join(last)}")
-    return str(done.stdout)
+    if check and process.returncode:
+        last = (process.stderr or process.stdout).strip().splitlines()[-1:]
+        raise CannotLeave(f"{' '.join(argv[:4])} failed: {' '.join(last)}")
+    return str(process.stdout)
 
 
 def lines(path: Path) -> list[str]:
@@ -108,10 +110,17 @@ def lines(path: Path) -> list[str]:
 def made() -> list[Path]:
     """What a deploy has put where nothing was, and is there."""
     declared = (line.split("	")[0] for line in lines(STATE / "declared"))  # of older deploys
-    named = (path for pattern in NAMED for path in Path("/").glob(pattern) if is_roots_alone(path))
-    noted = {*map(Path, (*lines(BEFORE / "ours"), *manifest()["files"], *declared)), *named}
-    found = (path for path in noted - set(kept()) if path.name != ".env")  # the app's, to the end
-    return sorted(path for path in found if is_there(path) and is_ours(path))
+    ours_by_name = (
+        path for pattern in NAMED for path in Path("/").glob(pattern) if is_roots_alone(path)
+    )
+    candidates = {
+        *map(Path, (*lines(BEFORE / "ours"), *manifest()["files"], *declared)),
+        *ours_by_name,
+    }
+    paths = (
+        path for path in candidates - set(kept()) if path.name != ".env"
+    )  # the app's, to the end
+    return sorted(path for path in paths if is_there(path) and is_ours(path))
 
 
 def is_roots_alone(path: Path) -> bool:
@@ -140,15 +149,15 @@ def is_ours(path: Path) -> bool:
 def kept() -> list[Path]:
     """What was there before a deploy changed it."""
     files = BEFORE / "files"
-    found = (path for path in files.rglob("*") if path.is_symlink() or not path.is_dir())
-    return sorted(Path("/", path.relative_to(files)) for path in found)
+    paths = (path for path in files.rglob("*") if path.is_symlink() or not path.is_dir())
+    return sorted(Path("/", path.relative_to(files)) for path in paths)
 
 
 def our_units() -> list[str]:
     """Those that we have made, or whose place ours have taken; what was started last goes first, so
     that nothing gives the worker work when its turn comes."""
-    found = {*made(), *kept()}
-    names = {path.name for path in found if path.parent == UNITS and path.suffix in SUFFIXES}
+    paths = {*made(), *kept()}
+    names = {path.name for path in paths if path.parent == UNITS and path.suffix in SUFFIXES}
     present = [name for name in names if is_there(UNITS / name) and is_ours(UNITS / name)]
     components = list(manifest()["components"].values())
     started = [str(unit["name"]) for component in components for unit in component["units"]]
@@ -162,21 +171,21 @@ def installed() -> list[str]:
     names = lines(BEFORE / "installed")
     if not names:
         return []
-    shown = run("dpkg-query", "-W", "-f", "${db:Status-Status} ${Package}\n", *names, check=False)
-    return [line.split()[1] for line in shown.splitlines() if line.startswith("installed ")]
+    output = run("dpkg-query", "-W", "-f", "${db:Status-Status} ${Package}\n", *names, check=False)
+    return [line.split()[1] for line in output.splitlines() if line.startswith("installed ")]
 
 
 def earlier_units() -> list[tuple[str, bool, bool]]:
     """Name, and whether it was enabled and running, of each unit that was put aside."""
-    found = (line.split() for line in lines(BEFORE / "units"))
-    return [(words[0], "enabled" in words[1:], words[-1] == "active") for words in found]
+    words_of_units = (line.split() for line in lines(BEFORE / "units"))
+    return [(words[0], "enabled" in words[1:], words[-1] == "active") for words in words_of_units]
 
 
 def manifest() -> dict[str, dict[str, Any]]:
     """What the last deploys have noted, if any have."""
     path = ETC / "manifest.json"
-    found = json.loads(path.read_text()) if path.exists() else {}
-    return {"components": found.get("components", {}), "files": found.get("files", {})}
+    content = json.loads(path.read_text()) if path.exists() else {}
+    return {"components": content.get("components", {}), "files": content.get("files", {})}
 
 
 def settings() -> dict[str, Any]:
@@ -205,8 +214,8 @@ def steps() -> Iterator[Step]:
         )
     outside = [path for path in kept() if path not in envs]
     if outside:
-        named = ", ".join(map(str, outside))
-        yield Step(f"put back as it was: {named}", lambda: put_all_back(outside))
+        names = ", ".join(map(str, outside))
+        yield Step(f"put back as it was: {names}", lambda: put_all_back(outside))
     stays = "redis-server" not in packages
     redis = [path for path in ours if stays and REDIS_DROPINS in path.parents]
     others = [path for path in ours if path not in redis and not {*path.parents} & {LIBRARY, ETC}]
@@ -226,13 +235,13 @@ def steps() -> Iterator[Step]:
         "have systemd and what runs read their configuration again", lambda: read_again(readers)
     )
     if back := earlier_units():
-        named = ", ".join(unit for unit, *_ in back)
-        yield Step(f"start again what ran before: {named}", start_earlier)
-    for listed in sorted(BEFORE.glob("python/*")):
-        venv, changed = python_changes(listed)
+        names = ", ".join(unit for unit, *_ in back)
+        yield Step(f"start again what ran before: {names}", start_earlier)
+    for record in sorted(BEFORE.glob("python/*")):
+        venv, changed = python_changes(record)
         if changed or Path(venv, RECORD).exists():
-            told = f"put the Python packages in {venv} back: {' '.join(changed) or 'none'}"
-            yield Step(told, partial(pip, venv, changed))
+            text = f"put the Python packages in {venv} back: {' '.join(changed) or 'none'}"
+            yield Step(text, partial(pip, venv, changed))
     if packages:
         yield Step(f"remove the packages that a deploy installed: {', '.join(packages)}", purge)
     yield Step("remove celery-pi's own directories and users; the backups stay", forget)
@@ -242,7 +251,7 @@ def backup() -> None:
     """Nothing of the app's is touched afterwards, so one that cannot be made keeps nobody here."""
     try:
         run(str(PROGRAM), "backup", timeout=PATIENCE)
-    except Trouble as trouble:
+    except CannotLeave as trouble:
         print(f"   no backup was made: {trouble}")
 
 
@@ -252,8 +261,8 @@ def stop_ours() -> None:
         run("systemctl", "stop", unit, timeout=PATIENCE)
 
 
-def as_admin(*words: str, sent: str = "") -> str:
-    return run(f"{LIBRARY}/redis-cli", "admin", *words, timeout=PATIENCE, sent=sent)
+def as_admin(*words: str, stdin: str = "") -> str:
+    return run(f"{LIBRARY}/redis-cli", "admin", *words, timeout=PATIENCE, stdin=stdin)
 
 
 def let_in() -> None:
@@ -261,9 +270,9 @@ def let_in() -> None:
     for line in lines(USERS_BEFORE):
         name, rules = line.split(" ", 2)[1:]
         # Its hashes are in no list of processes.
-        said = as_admin(sent=f"ACL SETUSER {name} reset {rules}\n").strip()
-        if said != "OK":
-            raise Trouble(f"Redis does not let {name} in: {said}")
+        reply = as_admin(stdin=f"ACL SETUSER {name} reset {rules}\n").strip()
+        if reply != "OK":
+            raise CannotLeave(f"Redis does not let {name} in: {reply}")
 
 
 def switch_redis(ours: list[Path]) -> None:
@@ -271,7 +280,7 @@ def switch_redis(ours: list[Path]) -> None:
     file is taken for newer."""
     if run("systemctl", "is-active", REDIS, check=False) == "active\n":
         if as_admin("SAVE").strip() != "OK":
-            raise Trouble("Redis could not save its data; see: journalctl -u redis-server")
+            raise CannotLeave("Redis could not save its data; see: journalctl -u redis-server")
         run("systemctl", "stop", REDIS, timeout=PATIENCE)
     configured = privileges.read("redis", "/etc/redis/redis.conf")
     if not re.search(rb"^appendonly\s+yes", configured, re.MULTILINE):
@@ -316,8 +325,8 @@ def app_user(env: Path) -> str:
 def is_believed(user: str, env: Path) -> bool:
     """Whether the file may have been that user's when a deploy noted its owner: who can change the
     way there could have led the deploy to another's."""
-    known = (settings().get("app_user"), privileges.sole_owner(str(env)))
-    return user in known or is_roots_alone(env)
+    users = (settings().get("app_user"), privileges.sole_owner(str(env)))
+    return user in users or is_roots_alone(env)
 
 
 def env_text(env: Path) -> tuple[bytes, bytes]:
@@ -329,37 +338,37 @@ def env_text(env: Path) -> tuple[bytes, bytes]:
 
 def env_differs(env: Path) -> bool:
     try:
-        now, wanted = env_text(env)
+        now, earlier = env_text(env)
     except FileNotFoundError:
         return False
-    return now != wanted
+    return now != earlier
 
 
 def earlier_text(now: bytes, before: bytes) -> bytes:
     """Our variables as they were, or gone; all else as it is now."""
     old: dict[bytes, list[bytes]] = {}
     for line in before.splitlines(keepends=True):
-        if found := OURS_IN_ENV.match(line):
-            old.setdefault(found[1], []).append(line)
+        if match := OURS_IN_ENV.match(line):
+            old.setdefault(match[1], []).append(line)
     result = []
     for line in now.splitlines(keepends=True):
         if line.startswith(HEADING):
             continue
-        found = OURS_IN_ENV.match(line)
-        result += old.pop(found[1], []) if found else [line]
+        match = OURS_IN_ENV.match(line)
+        result += old.pop(match[1], []) if match else [line]
     text = b"".join([*result, *(line for group in old.values() for line in group)])
     # The end of the last line, which we had to give it.
     return text[:-1] if text[:-1] == before else text
 
 
 def restore_env(env: Path, site: list[str]) -> None:
-    _, wanted = env_text(env)
-    shown = env.stat()
+    _, earlier = env_text(env)
+    state = env.stat()
     app = app_user(env)
-    mode, user, group = env_owner(env) or [f"{shown.st_mode:o}", app, app]
+    mode, user, group = env_owner(env) or [f"{state.st_mode:o}", app, app]
     if not is_believed(user, env):
         user, group = app, app
-    privileges.replace(str(env), wanted, user=user, group=group, mode=int(mode, 8) & 0o777)
+    privileges.replace(str(env), earlier, user=user, group=group, mode=int(mode, 8) & 0o777)
     for unit in site:
         verb = "reload" if unit == "apache2.service" else "restart"  # as a deploy does it
         if run("systemctl", "is-active", unit, check=False) == "active\n":
@@ -374,7 +383,9 @@ def put_all_back(paths: list[Path]) -> None:
 def put_back(path: Path) -> None:
     copy = BEFORE / "files" / str(path).lstrip("/")
     if not is_roots_alone(path):
-        raise Trouble(f"others than root may change the way to {path}: its copy stays in {copy}")
+        raise CannotLeave(
+            f"others than root may change the way to {path}: its copy stays in {copy}"
+        )
     new = path.with_name(f"{path.name}.celery-pi-back")
     run("cp", "-a", "-T", "--", str(copy), str(new))
     new.replace(path)
@@ -383,8 +394,8 @@ def put_back(path: Path) -> None:
 def remove(paths: list[Path]) -> None:
     for path in paths:
         if path.is_dir() and not path.is_symlink():
-            who = privileges.owner(str(path))  # an environment lies where the app may write
-            privileges.run(who, ("/usr/bin/rm", "-rf", "--", str(path)), timeout=PATIENCE)
+            user = privileges.owner(str(path))  # an environment lies where the app may write
+            privileges.run(user, ("/usr/bin/rm", "-rf", "--", str(path)), timeout=PATIENCE)
         else:
             path.unlink(missing_ok=True)
     for parent in sorted({path.parent for path in paths}, reverse=True):
@@ -408,37 +419,37 @@ def start_earlier() -> None:
             run("systemctl", "start", unit, timeout=PATIENCE)
 
 
-def python_changes(listed: Path) -> tuple[str, list[str]]:
+def python_changes(record: Path) -> tuple[str, list[str]]:
     """The environment, and the words for pip: what is to go as -NAME, what is to be as NAME==V."""
-    venv, *before = lines(listed)
+    venv, *before = lines(record)
     python = Path(venv, "bin/python")
     if not python.exists():
         return venv, []
-    wanted = dict(line.split("==", 1) for line in before)
+    earlier = dict(line.split("==", 1) for line in before)
     now = {}
     # After an upgrade of Debian, those of the Python before are there too; pip sees none of them.
     packages = Path(venv, "lib", python.resolve().name, "site-packages")
     for info in packages.glob("*.dist-info"):
         name, _, version = info.name.removesuffix(".dist-info").partition("-")
         now[re.sub(r"[-_.]+", "-", name).lower()] = version
-    gone = [f"-{name}" for name in now if name not in wanted]
+    gone = [f"-{name}" for name in now if name not in earlier]
     return venv, gone + [
-        f"{name}=={version}" for name, version in wanted.items() if now.get(name) != version
+        f"{name}=={version}" for name, version in earlier.items() if now.get(name) != version
     ]
 
 
 def pip(venv: str, changes: list[str]) -> None:
-    run_as, who, python = privileges.run, privileges.owner(venv), f"{venv}/bin/python"
+    run_as, user, python = privileges.run, privileges.owner(venv), f"{venv}/bin/python"
     options = ("--no-input", "--disable-pip-version-check", "--quiet")
-    gone = [change[1:] for change in changes if change.startswith("-")]
-    back = [change for change in changes if not change.startswith("-")]
-    if gone:
+    removed = [change[1:] for change in changes if change.startswith("-")]
+    installed_again = [change for change in changes if not change.startswith("-")]
+    if removed:
         run_as(
-            who,
-            (python, "-I", "-m", "pip", "uninstall", "-y", *options[1:], *gone),
+            user,
+            (python, "-I", "-m", "pip", "uninstall", "-y", *options[1:], *removed),
             timeout=PATIENCE,
         )
-    if back:
+    if installed_again:
         words = (
             python,
             "-I",
@@ -448,36 +459,36 @@ def pip(venv: str, changes: list[str]) -> None:
             "--no-deps",
             "--no-cache-dir",
             *options,
-            *back,
+            *installed_again,
         )
-        run_as(who, words, timeout=PATIENCE)
-    run_as(who, ("/usr/bin/rm", "-f", f"{venv}/{RECORD}"), timeout=60)
+        run_as(user, words, timeout=PATIENCE)
+    run_as(user, ("/usr/bin/rm", "-f", f"{venv}/{RECORD}"), timeout=60)
 
 
 def purge() -> None:
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_SUSPEND": "yes"}
     apt = ("apt-get", "-q", "-y", "-o", "DPkg::Lock::Timeout=300")
-    gone = [*installed(), *came_along(installed())]
-    run(*apt, "purge", *gone, timeout=PATIENCE, env=environment)
+    packages = [*installed(), *came_along(installed())]
+    run(*apt, "purge", *packages, timeout=PATIENCE, env=environment)
     # One whose unit was running without being stopped by its package.
-    listed = run("systemctl", "list-units", "--plain", "--no-legend", "--state=running")
-    for line in listed.splitlines():
+    output = run("systemctl", "list-units", "--plain", "--no-legend", "--state=running")
+    for line in output.splitlines():
         unit, loaded, *_ = line.split()
         if loaded == "not-found":
             run("systemctl", "stop", unit, check=False)
 
 
 def came_along(ours: list[str]) -> list[str]:
-    """Packages that were not there before us, that nobody has asked for, and without which nothing
-    else would have to go."""
+    """Packages that were not there before us, that nobody has installed by name, and without which
+    nothing else would have to go."""
     before = set(lines(BEFORE / "packages"))
     if not before:
         return []
     automatic = run("apt-mark", "showauto").split()
-    found = [name for name in automatic if name not in before and name not in ours]
-    shown = run("apt-get", "-s", "purge", *ours, *found, check=False).splitlines()
-    taken = {line.split()[1] for line in shown if line.startswith(("Purg ", "Remv "))}
-    return found if taken <= {*ours, *found} else []
+    candidates = [name for name in automatic if name not in before and name not in ours]
+    lines_of_plan = run("apt-get", "-s", "purge", *ours, *candidates, check=False).splitlines()
+    removed = {line.split()[1] for line in lines_of_plan if line.startswith(("Purg ", "Remv "))}
+    return candidates if removed <= {*ours, *candidates} else []
 
 
 def forget() -> None:
@@ -522,5 +533,5 @@ def main() -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except (Trouble, privileges.Refused, OSError, subprocess.SubprocessError) as error:
+    except (CannotLeave, privileges.Refused, OSError, subprocess.SubprocessError) as error:
         sys.exit(f"celery-pi: {error}; run it again when that is put right")

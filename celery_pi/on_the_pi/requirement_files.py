@@ -18,11 +18,11 @@ LARGEST = 2**20  # characters of a file that are read
 
 
 def main() -> None:
-    found: dict[str, str] = {}
-    left = [sys.argv[1]]
-    while left and len(found) < MOST:
-        path = os.path.normpath(left.pop(0))
-        if path in found:
+    texts: dict[str, str] = {}
+    pending = [sys.argv[1]]
+    while pending and len(texts) < MOST:
+        path = os.path.normpath(pending.pop(0))
+        if path in texts:
             continue
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
@@ -30,11 +30,11 @@ def main() -> None:
             continue
         with os.fdopen(descriptor, errors="replace") as file:
             is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
-            found[path] = file.read(LARGEST) if is_file else ""
-        for line in found[path].splitlines():
+            texts[path] = file.read(LARGEST) if is_file else ""
+        for line in texts[path].splitlines():
             if included := INCLUDED.match(line):
-                left.append(str(PurePosixPath(path).parent / included[1]))
-    print(json.dumps(found))
+                pending.append(str(PurePosixPath(path).parent / included[1]))
+    print(json.dumps(texts))
 
 
 if __name__ == "__main__":

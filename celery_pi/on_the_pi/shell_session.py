@@ -32,7 +32,7 @@ from hashlib import sha256
 from threading import Thread
 
 BLOCK = 2**16
-MAX_ANSWER = 8 * 2**20  # bytes of one fact; a longer one is left out, and so asked by itself
+MAX_ANSWER = 8 * 2**20  # bytes of one fact; a longer one is left out, and so read by itself
 # The text of a fact is in no argument, where another one that looks for processes would find it.
 FACT = b'celery_pi=$CELERY_PI; unset CELERY_PI; eval "$celery_pi"'
 CANNOT_RUN = 126  # exit status, as in a shell
@@ -50,7 +50,7 @@ def environment() -> dict[str, str]:
         return {name: value for name, _, value in pairs}
 
 
-def run(text: bytes, given: bytes, take: Take, **variables: str) -> int:
+def run(text: bytes, stdin: bytes, take: Take, **variables: str) -> int:
     """Run the command in a shell of its own, with these environment variables; its exit status.
 
     `take` is called with "out" or "err" and what it has printed there. Input that it leaves unread
@@ -59,7 +59,7 @@ def run(text: bytes, given: bytes, take: Take, **variables: str) -> int:
     try:
         process = subprocess.Popen(
             ("sh", "-c", text),
-            stdin=subprocess.PIPE if given else subprocess.DEVNULL,
+            stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env={**environment(), **variables},
@@ -71,18 +71,18 @@ def run(text: bytes, given: bytes, take: Take, **variables: str) -> int:
         assert process.stdout
         assert process.stderr
         names = {process.stdout.fileno(): "out", process.stderr.fileno(): "err"}
-        _relay(process, given, names, take)
+        _relay(process, stdin, names, take)
         for fd, name in names.items():
-            for block in _held(fd):
+            for block in _buffered(fd):
                 take(name, block)
     return process.returncode if process.returncode >= 0 else 128 - process.returncode
 
 
 def _relay(
-    process: subprocess.Popen[bytes], given: bytes, names: dict[int, str], take: Take
+    process: subprocess.Popen[bytes], stdin: bytes, names: dict[int, str], take: Take
 ) -> None:
     """Write its input and read its output until it has ended."""
-    left = memoryview(given)
+    left = memoryview(stdin)
     ended = os.pidfd_open(process.pid)
     try:
         with selectors.DefaultSelector() as selector:
@@ -113,7 +113,7 @@ def _relay(
         os.close(ended)
 
 
-def _held(fd: int) -> Iterator[bytes]:
+def _buffered(fd: int) -> Iterator[bytes]:
     """What is in the pipe now; whoever has it open may go on writing for ever."""
     size = int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), sys.byteorder)
     while size > 0 and (block := os.read(fd, min(size, BLOCK))):
@@ -123,56 +123,56 @@ def _held(fd: int) -> Iterator[bytes]:
 
 def session() -> None:
     """Run what comes by standard input until that ends."""
-    given, answer = sys.stdin.buffer, sys.stdout.buffer
+    stdin, stdout = sys.stdin.buffer, sys.stdout.buffer
 
     def take(name: str, block: bytes) -> None:
-        answer.write(b"%s %d\n%s" % (name.encode(), len(block), block))
-        answer.flush()
+        stdout.write(b"%s %d\n%s" % (name.encode(), len(block), block))
+        stdout.flush()
 
-    answer.write(b"\n" + given.readline())
-    answer.flush()
-    while line := given.readline():
-        size, sent = map(int, line.split())
-        status = run(given.read(size), given.read(sent), take)
-        answer.write(b"end %d\n" % status)
-        answer.flush()
+    stdout.write(b"\n" + stdin.readline())
+    stdout.flush()
+    while line := stdin.readline():
+        size, stdin_size = map(int, line.split())
+        status = run(stdin.read(size), stdin.read(stdin_size), take)
+        stdout.write(b"end %d\n" % status)
+        stdout.flush()
 
 
 def facts(path: str, *done: str) -> None:
     """Print the answers. A line of the file that is none of ours, or was cut off, is left out."""
     with open(path, "rb") as file:  # noqa: PTH123
         content = file.read()
-    asked = {match[1].decode(): json.loads(match[2]) for match in LINE.finditer(content)}
-    left = iter([item for item in asked.items() if item[0] not in done])
+    commands = {match[1].decode(): json.loads(match[2]) for match in LINE.finditer(content)}
+    pending = iter([item for item in commands.items() if item[0] not in done])
     answers: dict[str, tuple[int, str, str]] = {}
 
     def work() -> None:
-        for digest, text in left:
+        for digest, text in pending:
             if answer := _fact(text):
                 answers[digest] = answer
 
-    beside = Thread(target=work)
-    beside.start()
+    thread = Thread(target=work)
+    thread.start()
     work()
-    beside.join()
+    thread.join()
     print(json.dumps({"file": sha256(content).hexdigest(), "answers": answers}))
 
 
 def _fact(text: str) -> tuple[int, str, str] | None:
     """Status, output and errors of a command."""
-    said: dict[str, list[bytes]] = {"out": [], "err": []}
+    blocks_by_name: dict[str, list[bytes]] = {"out": [], "err": []}
     size = 0
 
     def take(name: str, block: bytes) -> None:
         nonlocal size
         size += len(block)
         if size <= MAX_ANSWER:
-            said[name].append(block)
+            blocks_by_name[name].append(block)
 
     status = run(FACT, b"", take, CELERY_PI=text)
     if size > MAX_ANSWER:
         return None
-    out, err = (base64.b64encode(b"".join(blocks)).decode() for blocks in said.values())
+    out, err = (base64.b64encode(b"".join(blocks)).decode() for blocks in blocks_by_name.values())
     return status, out, err
 
 

@@ -23,7 +23,7 @@ class ConfigFile:
     """A file that is ours from its first byte to its last.
 
     `check` is a shell command that judges the candidate "$NEW" before it goes live. The diff of
-    a `secret` file says only that it differs. `mode` is octal text.
+    a `secret` file shows only that it differs. `mode` is octal text.
     """
 
     path: str
@@ -47,8 +47,8 @@ class ConfigFile:
         return Replacement(self.path, content, self.user, self.group, self.mode, self.check)
 
     @property
-    def told_digest(self) -> str:
-        """What may be told of the content: nothing of a secret, which could be guessed by it."""
+    def public_digest(self) -> str:
+        """Digest for the manifest; a dash for a secret, which could be guessed by its digest."""
         return "-" if self.secret else self.state.sha256
 
 
@@ -61,7 +61,7 @@ class FileState(NamedTuple):
     sha256: str
 
 
-SHOW_THEIRS = """; do
+SHOW_OWNERS = """; do
   [ ! -e "$path" ] || is_ours "$path" || [ -e "$before/files$path" ] || echo "$path"
 done
 """
@@ -84,24 +84,24 @@ class FileStates(FactBase[dict[str, FileState]]):
     def process(self, output: list[str]) -> dict[str, FileState]:
         sums = (line.partition("  ") for line in output if "|" not in line)
         digests = {path: digest for digest, _, path in sums}
-        found = {}
+        states = {}
         for line in output:
             kind, _, rest = line.partition("|")
             # A link is not the file that was declared, whatever it leads to.
             if kind in ("regular file", "regular empty file"):
                 mode, user, group, path = rest.split("|", 3)
-                found[path] = FileState(mode, user, group, digests[path])
-        return found
+                states[path] = FileState(mode, user, group, digests[path])
+        return states
 
 
-class Theirs(FactBase[list[str]]):
+class OwnersFiles(FactBase[list[str]]):
     """Those of the paths where something is that no deploy has put there."""
 
     default = list
 
     def command(self, paths: Sequence[str]) -> StringCommand:
         quoted = [QuoteString(path) for path in paths]
-        return StringCommand(IS_OURS, "for path in", *quoted, SHOW_THEIRS)
+        return StringCommand(IS_OURS, "for path in", *quoted, SHOW_OWNERS)
 
     def process(self, output: list[str]) -> list[str]:
         return output
@@ -112,23 +112,23 @@ def config_files(name: str, files: Sequence[ConfigFile]) -> OperationMeta:
 
     Fails, with the live file untouched, when a file's check refuses the candidate.
     """
-    declare(host, {file.path: [*file.state[:3], file.told_digest] for file in files})
+    declare(host, {file.path: [*file.state[:3], file.public_digest] for file in files})
     return _config_files(name=name, files=files)
 
 
 @operation()
 def _config_files(files: Sequence[ConfigFile]) -> Generator[StringCommand]:
-    found = host.get_fact(FileStates, paths=[file.path for file in files])
-    stale = [file for file in files if found.get(file.path) != file.state]
-    there = [file.path for file in stale if file.path in found]
-    if there and not state.is_executing:
-        for path in host.get_fact(Theirs, paths=there):
+    states = host.get_fact(FileStates, paths=[file.path for file in files])
+    stale = [file for file in files if states.get(file.path) != file.state]
+    existing = [file.path for file in stale if file.path in states]
+    if existing and not state.is_executing:
+        for path in host.get_fact(OwnersFiles, paths=existing):
             will(host, "replace", path, f"a copy stays in {DIRECTORY}")
     for file in stale:
-        if _has_other_content(file, found.get(file.path)):
+        if _has_other_content(file, states.get(file.path)):
             announce_write(host, file.path)
-        _show_change(file, found.get(file.path))
-    rewritten = [file for file in stale if _has_other_content(file, found.get(file.path))]
+        _show_change(file, states.get(file.path))
+    rewritten = [file for file in stale if _has_other_content(file, states.get(file.path))]
     if rewritten:
         yield replace_files([file.replacement for file in rewritten])
     for file in stale:
@@ -149,7 +149,7 @@ def _mend(file: ConfigFile) -> StringCommand:
 
 
 def _show_change(file: ConfigFile, current: FileState | None) -> None:
-    """Tell the change as pyinfra's own file operations do, at `--diff` only; of a file that is
+    """Log the change as pyinfra's own file operations do, at `--diff` only; of a file that is
     only counted, nothing."""
     is_counted = will_write(host, file.path, is_new=current is None)
     if is_counted or not state.config.DIFF:

@@ -19,12 +19,12 @@ SHOW = script("debian_packages")
 
 # Seconds to wait for another apt or dpkg. On the first day of a Pi it is unattended-upgrades, which
 # gives the lock back after each few packages. `before.INSTALLED_BY_US` knows our calls by it.
-WAITING = 300
+WAIT_TIMEOUT = 300
 
 # needrestart, where it is installed, would start services again in the midst of a deploy.
 APT = (
     "DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=yes "
-    f"apt-get -q -y -o DPkg::Lock::Timeout={WAITING}"
+    f"apt-get -q -y -o DPkg::Lock::Timeout={WAIT_TIMEOUT}"
 )
 
 CONFIGURE = script("dpkg_configure")
@@ -40,9 +40,10 @@ PLANNED = "celery_pi_planned_packages"
 RECORDING = "celery_pi_begins_record_of_packages"
 
 UPDATE = f"update_lists() {{ LC_ALL=C {APT} update; }}\n{script('apt_update')}"
-DEAD = r"""
-sed -n 's/^[EW]: \(Failed to fetch .*\|.*does not have a Release file\..*\)/\1/p' "$said" | sort -u
-rm -f "$said"
+DEAD_SOURCES = r"""
+sed -n 's/^[EW]: \(Failed to fetch .*\|.*does not have a Release file\..*\)/\1/p' "$output" |
+  sort -u
+rm -f "$output"
 """
 
 # Debian's own means to keep packages from starting their services (deb-systemd-invoke(1p)). It says
@@ -50,17 +51,17 @@ rm -f "$said"
 # only to a start, so what runs is restarted when it is upgraded. Somebody else's stays as it is.
 POLICY = "/usr/sbin/policy-rc.d"
 LOCK = "/run/celery-pi/apt.lock"
-SAID = "/run/celery-pi/apt.update"
-CONFIGURED = "/run/celery-pi/dpkg.configure"
+UPDATE_OUTPUT = "/run/celery-pi/apt.update"
+CONFIGURE_OUTPUT = "/run/celery-pi/dpkg.configure"
 MARK = "# Managed by celery-pi, and here while it installs packages."
-SAY_NO = "#!/bin/sh\n" + MARK + script("policy_rc_d")
+POLICY_SCRIPT = "#!/bin/sh\n" + MARK + script("policy_rc_d")
 HOLD = script("policy_rc_d_hold")
 
 
 @dataclass(frozen=True)
 class Packages:
-    """Which of the packages are not installed, whether dpkg was interrupted, whether nothing tells
-    yet which ones we have installed, and the process that is at work on packages, as in
+    """Which of the packages are not installed, whether dpkg was interrupted, whether there is no
+    record yet of those that we have installed, and the process that is at work on packages, as in
     `apt-get (123)`."""
 
     missing: tuple[str, ...] = ()
@@ -96,23 +97,23 @@ def debian_packages(
     configured.
 
     Those that were not there are noted on the machine before apt is called (`before.INSTALLED`).
-    Beyond pyinfra's `apt.packages`, it waits for another apt or dpkg (`WAITING` seconds for each
-    command), completes what dpkg left unfinished once nobody holds its lock, and does not count
-    the age of the package lists as a change.
+    Beyond pyinfra's `apt.packages`, it waits for another apt or dpkg (`WAIT_TIMEOUT` seconds for
+    each command), completes what dpkg left unfinished once nobody holds its lock, and does not
+    count the age of the package lists as a change.
     """
     now = host.get_fact(DebianPackages, packages=list(packages))
     missing = _not_planned(now.missing)
     unrecorded = now.unrecorded and _is_first()
-    _tell(now, missing)
+    _add_to_plan(now, missing)
     if now.interrupted or now.busy:
-        yield StringCommand(assign(said=CONFIGURED, waiting=str(WAITING)), CONFIGURE)
+        yield StringCommand(assign(output=CONFIGURE_OUTPUT, waiting=str(WAIT_TIMEOUT)), CONFIGURE)
         if state.is_executing:  # what the other process has installed meanwhile is not missing
             missing = list(host.get_fact(DebianPackages, packages=list(packages)).missing)
     if missing:
         if not host.connector_data.get(FETCHED):
-            yield StringCommand(assign(said=SAID, waiting=str(WAITING)), UPDATE)
+            yield StringCommand(assign(output=UPDATE_OUTPUT, waiting=str(WAIT_TIMEOUT)), UPDATE)
             host.connector_data[FETCHED] = True  # not before it has been run, and well
-            _tell_of_dead_sources()
+            _warn_of_dead_sources()
         names = [QuoteString(name) for name in missing]
         install = StringCommand(APT, "-o Dpkg::Options::=--force-confold install", *names)
         # Without the lock, which a daemon that a package starts would hold on to.
@@ -126,13 +127,13 @@ def debian_packages(
         host.noop("all packages are installed")
 
 
-def _noted(news: Sequence[str]) -> StringCommand:
+def _noted(packages: Sequence[str]) -> StringCommand:
     """Command that adds those of the packages that are not there to what we have installed."""
-    words = assign(installed=before.INSTALLED, history=before.HISTORY, new=" ".join(news))
+    words = assign(installed=before.INSTALLED, history=before.HISTORY, new=" ".join(packages))
     return StringCommand(words, before.INSTALLED_BY_US, before.NOTE_INSTALLED, "note_installed")
 
 
-def _tell(now: Packages, missing: Sequence[str]) -> None:
+def _add_to_plan(now: Packages, missing: Sequence[str]) -> None:
     """Say, while planning, what comes and what has to go for it."""
     if not is_planned(host):
         return
@@ -142,11 +143,11 @@ def _tell(now: Packages, missing: Sequence[str]) -> None:
         will(host, "change", "packages", f"waits for {now.busy}, which is at work on them")
     for name in missing:
         will(host, "install", name)
-    for name in _in_the_way(missing):
-        will(host, "remove", name, "apt takes it away for what is installed", theirs=True)
+    for name in _removed_by_apt(missing):
+        will(host, "remove", name, "apt takes it away for what is installed", is_owners=True)
 
 
-def _in_the_way(missing: Sequence[str]) -> list[str]:
+def _removed_by_apt(missing: Sequence[str]) -> list[str]:
     """What apt would remove; without package lists it knows of nothing.
 
     It takes seconds on a Pi. Sent with an input, however empty, it is no question that the next
@@ -159,14 +160,16 @@ def _in_the_way(missing: Sequence[str]) -> list[str]:
     return sorted({line for line in output.stdout_lines if line not in missing})
 
 
-def _tell_of_dead_sources() -> None:
+def _warn_of_dead_sources() -> None:
     if state.is_executing:
-        for line in read_quietly(host, StringCommand(assign(said=SAID), DEAD)).splitlines():
+        for line in read_quietly(
+            host, StringCommand(assign(output=UPDATE_OUTPUT), DEAD_SOURCES)
+        ).splitlines():
             host.log(f"apt goes on without a source that is dead: {line}", logger.warning)
 
 
 def _not_starting(units: Sequence[str]) -> StringCommand:
-    text = SAY_NO.replace("{lock}", LOCK)
+    text = POLICY_SCRIPT.replace("{lock}", LOCK)
     text = text.replace("{not_starting}", " ".join(unit.removesuffix(".service") for unit in units))
     return StringCommand(assign(policy=POLICY, lock=LOCK, mark=MARK, text=text), HOLD)
 
@@ -183,6 +186,6 @@ def _not_planned(missing: Sequence[str]) -> list[str]:
     planned: set[str] = host.connector_data.setdefault(PLANNED, set())
     if state.is_executing:
         return list(missing)
-    news = [name for name in missing if name not in planned]
-    planned.update(news)
-    return news
+    new = [name for name in missing if name not in planned]
+    planned.update(new)
+    return new

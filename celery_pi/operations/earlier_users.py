@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pyinfra.api.host import Host
 
 FILE = f"{DIRECTORY}/redis_earlier_users"
-KNOWN = "celery_pi_earlier_users"
+CACHED = "celery_pi_earlier_users"
 SPACE = " "  # what divides a line of the ACL; a name may hold what else is a space for Python
 
 READ = script("redis_users_before")
@@ -38,9 +38,9 @@ READ = script("redis_users_before")
 
 def earlier_users(host: Host) -> list[str]:
     """Lines of the ACL, each from `user` on; the same for the whole run."""
-    if KNOWN not in host.connector_data:
-        host.connector_data[KNOWN] = _others(_read(host)[1])
-    return cast("list[str]", host.connector_data[KNOWN])
+    if CACHED not in host.connector_data:
+        host.connector_data[CACHED] = _others(_read(host)[1])
+    return cast("list[str]", host.connector_data[CACHED])
 
 
 def has_default(lines: Sequence[str]) -> bool:
@@ -73,18 +73,18 @@ def _words(line: str) -> Iterator[tuple[str, bool]]:
 @operation()
 def earlier_users_kept(lines: Sequence[str]) -> Generator[StringCommand]:
     """They are noted before our server starts, 0600 root."""
-    kept, found = _read(current_host)
-    if kept or not lines:
+    is_recorded, users = _read(current_host)
+    if is_recorded or not lines:
         current_host.noop("no other users are to be kept")
         return
-    kept_users = _others(found) or list(lines)
-    for name in (line.split(SPACE)[1] for line in kept_users):
+    lines_to_keep = _others(users) or list(lines)
+    for name in (line.split(SPACE)[1] for line in lines_to_keep):
         end = "until no program uses it" if name == "default" else f"not yours? delete it in {FILE}"
         why = f"it stays, without the right to administer; {end}"
-        will(current_host, "change", f"Redis' user {printable(name)}", why, theirs=True)
+        will(current_host, "change", f"Redis' user {printable(name)}", why, is_owners=True)
     yield StringCommand("install -d -m 0700 -o root -g root", DIRECTORY, BEFORE)
-    yield _write(kept_users, f"{BEFORE}/redis_users")
-    yield _write(kept_users)
+    yield _write(lines_to_keep, f"{BEFORE}/redis_users")
+    yield _write(lines_to_keep)
 
 
 class WhoIsDefault(FactBase[list[str]]):
@@ -105,21 +105,21 @@ class WhoIsDefault(FactBase[list[str]]):
 
 
 @operation()
-def default_forgotten(acl: str, without: str) -> Generator[StringCommand]:
+def default_forgotten(acl: str, content: str) -> Generator[StringCommand]:
     """Who gives no user's name is not let in any more, unless somebody connected still uses that.
 
-    `without` is the ACL as it is then, at the path `acl`. To be followed by what has the running
+    `content` is the ACL as it is then, at the path `acl`. To be followed by what has the running
     server go by it.
     """
-    if state.is_executing and (still := current_host.get_fact(WhoIsDefault)):
+    if state.is_executing and (clients := current_host.get_fact(WhoIsDefault)):
         logger.warning(
             f"{current_host.name}: Redis' old password stays valid, because these still use it: "
-            f"{', '.join(still)}; name their units in app_units and deploy again"
+            f"{', '.join(clients)}; name their units in app_units and deploy again"
         )
         return
     lines = [line for line in earlier_users(current_host) if line.split(SPACE)[1] != "default"]
     announce_write(current_host, acl)
-    yield replace_file(acl, without.encode(), user="root", group="redis", mode="0640")
+    yield replace_file(acl, content.encode(), user="root", group="redis", mode="0640")
     yield _write(lines)
 
 
@@ -138,5 +138,5 @@ def _read(host: Host) -> tuple[bool, list[str]]:
     """Whether they are kept already, and they."""
     values = assign(config=CONFIG, file=FILE, record=f"{RECORDS}/{UNIT}", unit=UNIT)
     lines = read_quietly(host, StringCommand(values, CLI, READ)).split("\n")
-    kept = lines[:1] == ["kept"]
-    return kept, lines[1:] if kept else lines
+    is_recorded = lines[:1] == ["kept"]
+    return is_recorded, lines[1:] if is_recorded else lines

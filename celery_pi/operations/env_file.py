@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-import re
 from collections.abc import Generator, Mapping
-from shlex import quote
 from typing import NamedTuple
 
 from pyinfra import host, state
@@ -16,9 +14,11 @@ from celery_pi.before import DIRECTORY
 from celery_pi.plan import details, will
 from celery_pi.privileges import READ_AS, privileged
 from celery_pi.shell import announce_write, assign, read_quietly, script
+from celery_pi_tools import env_file as env_text
+from celery_pi_tools.env_file import assigned
 
-# Of all else than a plain file it says nothing. Owner and mode of one that was swapped in tell at
-# worst to write it anew.
+# It prints nothing for anything but a plain file. If one was swapped in, its owner and mode can at
+# worst cause the file to be written anew.
 READ = r"""
 [ -f "$path" ] && [ ! -L "$path" ] || exit 0
 stat -c '%a %U %G %s' -- "$path"
@@ -49,19 +49,21 @@ def env_file(
 
     Who may write the directory does the writing there, and who may read the file the reading: what
     he could do to root's steps, by a link or a rename, he can then only do to his own. What root
-    does not do for that reason is told.
+    refuses to do for that reason is an error with a sentence.
     """
-    found = _read(path, user)
-    content = with_variables(found.content, variables)
-    if content != found.content or (found.user, found.group) != (user, group):
+    current = _read(path, user)
+    content = with_variables(current.content, variables)
+    if content != current.content or (current.user, current.group) != (user, group):
         announce_write(host, path)
-        _tell(found, path, variables, content)
-        _show_change(path, found.content, variables)
-        yield _kept(path, found)
+        _add_to_plan(current, path, variables, content)
+        _show_change(path, current.content, variables)
+        yield _kept(path, current)
         yield _replaced(path, content, user, group, mode)
-    elif found.mode != mode.lstrip("0"):
-        will(host, "change", path, f"mode {found.mode} becomes {mode.lstrip('0')}", theirs=True)
-        yield _kept(path, found)
+    elif current.mode != mode.lstrip("0"):
+        will(
+            host, "change", path, f"mode {current.mode} becomes {mode.lstrip('0')}", is_owners=True
+        )
+        yield _kept(path, current)
         yield _replaced(path, content, user, group, mode, unless_link="give")
     else:
         host.noop(f"{path} has our variables")
@@ -70,11 +72,11 @@ def env_file(
 KEPT = script("env_file_keep")
 
 
-def _kept(path: str, found: Found) -> StringCommand:
+def _kept(path: str, current: EnvFile) -> StringCommand:
     """Command that keeps it as it was before us, the first time."""
-    access = f"{found.mode} {found.user} {found.group}" if found.user else ""
+    access = f"{current.mode} {current.user} {current.group}" if current.user else ""
     values = assign(path=path, before=DIRECTORY, copy=f"{DIRECTORY}/files{path}", access=access)
-    return StringCommand(values, KEPT, _stdin=base64.b64encode(found.content).decode() + "\n")
+    return StringCommand(values, KEPT, _stdin=base64.b64encode(current.content).decode() + "\n")
 
 
 def _replaced(
@@ -84,52 +86,18 @@ def _replaced(
 
     `give` sets the mode of a file and leaves all else; what a link leads to it would not touch.
     """
-    sent = base64.b64encode(content).decode()
-    values = assign(path=path, size=str(len(sent)), how=unless_link)
+    encoded = base64.b64encode(content).decode()
+    values = assign(path=path, size=str(len(encoded)), how=unless_link)
     do = privileged('"$how"', user, group, mode, path)
-    return StringCommand(values, WHOLE, do, _stdin=sent)
+    return StringCommand(values, WHOLE, do, _stdin=encoded)
 
 
 def with_variables(before: bytes, variables: Mapping[str, str]) -> bytes:
-    """The text of an env file with the variables set."""
-    end = b"\r\n" if b"\r\n" in before else b"\n"
-    missing = dict(variables)
-    kept = []
-    for line in before.splitlines(keepends=True):
-        name = _assigned(line)
-        if name not in variables:
-            kept.append(line)
-        elif name in missing:
-            kept.append(_with_value(line, name, missing.pop(name)))
-    if missing:
-        if kept and not kept[-1].endswith(b"\n"):
-            kept[-1] += end
-        if kept and kept[-1].rstrip(b"\r\n").endswith(b"\\"):
-            kept.append(end)  # else systemd would take our first line for the rest of that one
-        kept += [HEADING + end] if HEADING not in before else []
-        kept += [_assignment(name, value) + end for name, value in missing.items()]
-    return b"".join(kept)
+    """The text of an env file with the variables set, below our heading where they are added."""
+    return env_text.with_variables(before, variables, HEADING)
 
 
-def _assigned(line: bytes) -> str:
-    """Name of the variable that the line sets, or nothing."""
-    match = re.match(rb"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=", line)
-    return match[1].decode() if match else ""
-
-
-def _with_value(line: bytes, name: str, value: str) -> bytes:
-    """The line with another value and its own line end.
-
-    Without `export`, if it had that: systemd takes no such line, and logs it, value and all.
-    """
-    return _assignment(name, value) + line[len(line.rstrip(b"\r\n")) :]
-
-
-def _assignment(name: str, value: str) -> bytes:
-    return f"{name}={value and quote(value)}".encode()
-
-
-class Found(NamedTuple):
+class EnvFile(NamedTuple):
     """What the path leads to; empty where nothing is."""
 
     mode: str
@@ -138,25 +106,25 @@ class Found(NamedTuple):
     content: bytes
 
 
-def _read(path: str, user: str) -> Found:
+def _read(path: str, user: str) -> EnvFile:
     """Quickly where it is a file that the user can read, as it nearly always is."""
-    quickly = StringCommand(assign(path=path, user=user), READ_AS, READ)
-    lines = read_quietly(host, quickly).splitlines()
+    command = StringCommand(assign(path=path, user=user), READ_AS, READ)
+    lines = read_quietly(host, command).splitlines()
     if len(lines) == 2:
         mode, owner, group, size = lines[0].split()
         content = base64.b64decode(lines[1])
         if len(content) == int(size):
-            return Found(mode, owner, group, content)
-    found = json.loads(read_quietly(host, privileged("show", user, path)))
-    if not found:
-        return Found("", "", "", b"")
-    content = base64.b64decode(found["content"])
-    return Found(found["mode"], found["user"], found["group"], content)
+            return EnvFile(mode, owner, group, content)
+    shown = json.loads(read_quietly(host, privileged("show", user, path)))
+    if not shown:
+        return EnvFile("", "", "", b"")
+    content = base64.b64decode(shown["content"])
+    return EnvFile(shown["mode"], shown["user"], shown["group"], content)
 
 
 def changed_names(before: bytes, variables: Mapping[str, str]) -> tuple[list[str], list[str]]:
     """Names of the variables whose line in the text changes, and of those that get one."""
-    present = {_assigned(line) for line in before.splitlines()}
+    present = {assigned(line) for line in before.splitlines()}
     added = [name for name in variables if name not in present]
     changed = [
         name
@@ -166,17 +134,17 @@ def changed_names(before: bytes, variables: Mapping[str, str]) -> tuple[list[str
     return changed, added
 
 
-def _tell(found: Found, path: str, variables: Mapping[str, str], content: bytes) -> None:
+def _add_to_plan(current: EnvFile, path: str, variables: Mapping[str, str], content: bytes) -> None:
     """The names of what changes in it, never a value."""
-    changed, added = changed_names(found.content, variables)
-    said = [f"sets {' '.join(changed)}"] if changed else []
-    said += [f"adds {' '.join(added)}"] if added else []
-    said += ["gets another owner"] if content == found.content else []
-    will(host, "change", path, ", ".join(said), theirs=True)
+    changed, added = changed_names(current.content, variables)
+    changes = [f"sets {' '.join(changed)}"] if changed else []
+    changes += [f"adds {' '.join(added)}"] if added else []
+    changes += ["gets another owner"] if content == current.content else []
+    will(host, "change", path, ", ".join(changes), is_owners=True)
 
 
 def _show_change(path: str, before: bytes, variables: Mapping[str, str]) -> None:
     if state.config.DIFF:
-        present = {_assigned(line) for line in before.splitlines()}
+        present = {assigned(line) for line in before.splitlines()}
         lines = [f"{'set' if name in present else 'add'} {name}" for name in variables]
         details(host, f"Will modify {path} (values are not shown)", lines)

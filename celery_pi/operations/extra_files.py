@@ -42,12 +42,12 @@ def extra_files_absent(
     for path in (directory, *former):
         if OURS not in PurePosixPath(path).parents or ".." in PurePosixPath(path).parts:
             raise ValueError(f"{path} is not below {OURS}")
-    found = host.get_fact(Paths, paths=[directory, *former])
-    places = {PurePosixPath(path) for path in (directory, *former)}
-    for path in found:
-        if places.isdisjoint(_with_parents(path)):
+    present = host.get_fact(Paths, paths=[directory, *former])
+    allowed = {PurePosixPath(path) for path in (directory, *former)}
+    for path in present:
+        if allowed.isdisjoint(_with_parents(path)):
             raise OperationError(f"{path} was found, which is not in {directory}")
-    extra = extra_paths(found, directory, files)
+    extra = extra_paths(present, directory, files)
     declare(host, dict.fromkeys([*former, *extra]))
     if not extra:
         host.noop(f"{directory} holds nothing but what belongs there")
@@ -62,11 +62,11 @@ def _with_parents(path: str) -> set[PurePosixPath]:
     return set() if ".." in pure.parts else {pure, *pure.parents}
 
 
-def extra_paths(found: Sequence[str], directory: str, files: Sequence[str]) -> list[str]:
+def extra_paths(present: Sequence[str], directory: str, files: Sequence[str]) -> list[str]:
     """Of the paths that were found, those to remove; what lies in one of them goes with it."""
     kept = {PurePosixPath(file) for file in files}
     kept |= {parent for file in kept for parent in file.parents} | {PurePosixPath(directory)}
-    extra = {path for path in map(PurePosixPath, found) if path not in kept}
+    extra = {path for path in map(PurePosixPath, present) if path not in kept}
     extra -= {path for path in extra if _is_bytecode(path, kept)}
     return sorted(str(path) for path in extra if extra.isdisjoint(path.parents))
 

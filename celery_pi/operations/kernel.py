@@ -25,7 +25,7 @@ GOOD = {
 }
 
 # A container shares all but its network with its host.
-HOSTS = (OVERCOMMIT, HUGE_PAGES, PTRACE_SCOPE)
+OF_THE_HOST = (OVERCOMMIT, HUGE_PAGES, PTRACE_SCOPE)
 
 
 class KernelSettings(FactBase[dict[str, str]]):
@@ -38,12 +38,12 @@ class KernelSettings(FactBase[dict[str, str]]):
         return StringCommand(f"for f in {paths}; do echo $f $(cat $f 2>/dev/null); done")
 
     def process(self, output: list[str]) -> dict[str, str]:
-        found = {}
+        values = {}
         for line in output:
             path, _, value = line.partition(" ")
             chosen = [word[1:-1] for word in value.split() if word.startswith("[")]
-            found[path] = chosen[0] if chosen else value
-        return found
+            values[path] = chosen[0] if chosen else value
+        return values
 
 
 def unfit(values: dict[str, str]) -> dict[str, str]:
@@ -57,8 +57,8 @@ def kernel_settings(sysctl: str, tmpfiles: str, in_container: bool) -> Generator
 
     In a container, what belongs to its host is left to it.
     """
-    ours = set(GOOD) - set(HOSTS if in_container else ())
-    stale = sorted(ours & set(unfit(host.get_fact(KernelSettings))))
+    own = set(GOOD) - set(OF_THE_HOST if in_container else ())
+    stale = sorted(own & set(unfit(host.get_fact(KernelSettings))))
     if not stale:
         host.noop("the kernel goes by the drop-ins")
         return
@@ -70,5 +70,5 @@ def kernel_settings(sysctl: str, tmpfiles: str, in_container: bool) -> Generator
         yield StringCommand("systemd-tmpfiles --create", tmpfiles)
     for path in stale:
         good = " -e ".join(f"'^{value}$' -e '[[]{value}[]]'" for value in GOOD[path] if value)
-        told = f"{{ echo 'the kernel does not take {path}' >&2; false; }}"
-        yield StringCommand(f"grep -q -e {good} {path} || {told}")
+        failure = f"{{ echo 'the kernel does not take {path}' >&2; false; }}"
+        yield StringCommand(f"grep -q -e {good} {path} || {failure}")

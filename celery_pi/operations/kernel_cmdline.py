@@ -41,7 +41,9 @@ def refusal(line: bytes, words: Sequence[str]) -> str:
     if not any(word.startswith("root=") for word in present):
         return "it names no root="
     opposite = {word.replace("_enable=", "_disable=") for word in words} - set(words)
-    return f"it says {found[0]}" if (found := sorted(opposite & set(present))) else ""
+    return (
+        f"it says {contradicting[0]}" if (contradicting := sorted(opposite & set(present))) else ""
+    )
 
 
 def with_words(line: bytes, words: Sequence[str]) -> bytes:
@@ -62,16 +64,16 @@ def kernel_cmdline(path: str, words: Sequence[str]) -> Generator[StringCommand]:
     """
     line = host.get_fact(KernelCmdline, path=path)
     reason = refusal(line, words)
-    wanted = with_words(line, words)
-    if reason or wanted == line:
+    new_line = with_words(line, words)
+    if reason or new_line == line:
         host.noop(reason or f"{path} has {' '.join(words)}")
         return
-    added = wanted[len(line.rstrip(b"\r\n")) :].decode("latin-1").strip()
+    added = new_line[len(line.rstrip(b"\r\n")) :].decode("latin-1").strip()
     will(host, "change", path, f"adds {added}, from the next start on")
     if state.config.DIFF:
         details(host, f"Will add {added} to {path}")
     yield StringCommand(
-        assign(path=path, digest=hashlib.sha256(wanted).hexdigest()),
+        assign(path=path, digest=hashlib.sha256(new_line).hexdigest()),
         WRITE,
-        _stdin=base64.encodebytes(wanted).decode(),
+        _stdin=base64.encodebytes(new_line).decode(),
     )

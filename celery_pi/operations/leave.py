@@ -47,8 +47,8 @@ def _program(*words: str) -> StringCommand:
         "leave.py": on_the_pi.program("leave").encode(),
         "celery_pi_tools/privileges.py": privileges.text().encode(),
     }
-    puts = [
+    transfers = [
         StringCommand("put", name, QuoteString(base64.b64encode(content).decode()), ";")
         for name, content in files.items()
     ]
-    return StringCommand(RUN, *puts, '/usr/bin/python3 -B "$scratch/leave.py"', *words)
+    return StringCommand(RUN, *transfers, '/usr/bin/python3 -B "$scratch/leave.py"', *words)

@@ -19,7 +19,7 @@ CLI = script("redis_before_cli")
 
 SHOW = r"""
 [ -e "$record" ] || [ "$(systemctl is-active "$unit")" != active ] || {
-  persistence | grep -qx aof_enabled:0 && theirs info keyspace | grep -q '^db' && echo unsafe
+  persistence | grep -qx aof_enabled:0 && old_redis info keyspace | grep -q '^db' && echo unsafe
 }
 true  # nothing to keep is an answer
 """
@@ -46,7 +46,7 @@ def migrate_to_aof() -> Generator[StringCommand]:
     Fails, with that server left running, when its data cannot be written where ours will look.
     """
     if host.get_fact(UnsafeData):
-        will(host, "change", "the running Redis", "writes down what it holds", theirs=True)
+        will(host, "change", "the running Redis", "writes down what it holds", is_owners=True)
         yield StringCommand(_values(), CLI, KEEP)
     else:
         host.noop("there is nothing to keep")

@@ -11,7 +11,7 @@ from celery_pi.plan import will
 from celery_pi.privileges import privileged
 from celery_pi.shell import assign, read_quietly
 
-KNOWN = """
+ACCOUNTS_EXIST = """
 id -u "$user" >/dev/null 2>&1 && getent group "$group" >/dev/null || exit 0
 """
 
@@ -44,7 +44,9 @@ def owned_directory(path: str, user: str, group: str) -> Generator[StringCommand
         return
     if owners:
         # Before anything is changed; a user who is yet to be made is judged when it is done.
-        known = StringCommand(assign(user=user, group=group), KNOWN)
-        read_quietly(host, StringCommand(known, privileged("judge", user, group, "-", path)))
-        will(host, "change", path, f"its owner {owners} becomes {user}:{group}", theirs=True)
+        accounts_exist = StringCommand(assign(user=user, group=group), ACCOUNTS_EXIST)
+        read_quietly(
+            host, StringCommand(accounts_exist, privileged("judge", user, group, "-", path))
+        )
+        will(host, "change", path, f"its owner {owners} becomes {user}:{group}", is_owners=True)
     yield privileged("make", user, group, "0755", path)

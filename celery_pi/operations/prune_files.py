@@ -1,4 +1,4 @@
-"""Files of ours that only later deploys had: what `make rollback` takes away first."""
+"""Files of ours that only later deploys had: `make rollback` removes them first."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ UNIT = re.compile(r"/etc/systemd/system/([^/]+\.(?:service|timer|path|socket|tar
 NGINX = "/etc/nginx/"
 CHECK = "/usr/local/lib/celery-pi/check-nginx-config"
 
-# Emptied, not removed: that there is one tells that the unit was started by us. A unit that was
+# Emptied, not removed: the note itself shows that a deploy has started the unit. A unit that was
 # started with a file that goes is then started again, as with one that has changed.
 FORGET = r"""
 set -e
@@ -50,8 +50,8 @@ def prune_files(to: str) -> Generator[StringCommand]:
     for path in files:
         will(host, "remove", path)
     yield StringCommand(assign(notes=RECORDS, gone="\n".join(paths)), FORGET)
-    theirs = " ".join(path for path in files if path.startswith(NGINX))
-    check = f"[ ! -e {CHECK} ] || {CHECK} --without {theirs}" if theirs else "true"
+    nginx_files = " ".join(path for path in files if path.startswith(NGINX))
+    check = f"[ ! -e {CHECK} ] || {CHECK} --without {nginx_files}" if nginx_files else "true"
     yield from _remove_units._inner(units=units, files=files, check=check)
 
 

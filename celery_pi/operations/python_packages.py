@@ -19,11 +19,13 @@ from celery_pi.plan import will
 from celery_pi.privileges import privileged
 from celery_pi.shell import announce_write, assign, is_announced, script
 
-LOOKING = 20  # seconds to look at an environment; where that takes longer, something is in the way
-INSTALLING = 3600  # seconds for pip, which may have to compile what the owner requires
-INSTALLING_BESIDE = 600  # seconds of it beside other operations; then it is done again by itself
-WAITING = INSTALLING_BESIDE + 60  # seconds for a pip that works beside other operations
-QUIETLY = 10  # seconds of it before a line says for whom a plan or a deploy waits
+READ_TIMEOUT = (
+    20  # seconds to look at an environment; where that takes longer, something is in the way
+)
+INSTALL_TIMEOUT = 3600  # seconds for pip, which may have to compile what the owner requires
+PREFETCH_TIMEOUT = 600  # seconds of it beside other operations; then it is done again by itself
+WAIT_TIMEOUT = PREFETCH_TIMEOUT + 60  # seconds for a pip that works beside other operations
+QUIET_WAIT = 10  # seconds of it before the log says which process it waits for
 
 # Held by that pip. The process that has locked it has ended, so its holders are those that have it
 # open.
@@ -32,13 +34,13 @@ WAIT = script("pip_wait")
 PACKAGES = script("python_environment")
 SHOW = script("python_packages")
 
-# Of each call of pip; what is only asked is asked with the same.
+# Of each call of pip, also of the dry run of preflight.
 PIP_WORDS = "--no-input --no-cache-dir --disable-pip-version-check --progress-bar off"
 
 INSTALL = f"words='{PIP_WORDS}'\n" + script("pip_install")
 
-# What goes wrong is told when it is done again, and waited for.
-BESIDE = r"""
+# An error shows when the installation is repeated in the foreground.
+PREFETCH = r"""
 sent=$(cat)
 umask 077; mkdir -p "${lock%/*}"
 exec 9>"$lock"
@@ -73,14 +75,14 @@ class Environment:
 class PythonEnvironment(FactBase[Environment]):
     """State of a virtual environment, read in one command.
 
-    It waits `QUIETLY` seconds for a pip, or `WAITING` with `last`, after which it fails. Operations
-    use `environment`.
+    It waits `QUIET_WAIT` seconds for a pip, or `WAIT_TIMEOUT` with `last`, after which it fails.
+    Operations use `environment`.
     """
 
     def command(self, venv: str, requirements: str, *, last: bool = False) -> StringCommand:
-        look = _as_owner(venv, requirements, LOOKING, SHOW, requirements)
-        wait = assign(lock=LOCK, waiting=str(WAITING if last else QUIETLY), last="1" * last)
-        return StringCommand(wait, WAIT, look, "</dev/null")
+        read = _as_owner(venv, requirements, READ_TIMEOUT, SHOW, requirements)
+        wait = assign(lock=LOCK, waiting=str(WAIT_TIMEOUT if last else QUIET_WAIT), last="1" * last)
+        return StringCommand(wait, WAIT, read, "</dev/null")
 
     def process(self, output: list[str]) -> Environment:
         words: dict[str, list[str]] = {}
@@ -104,13 +106,14 @@ class PythonEnvironment(FactBase[Environment]):
 def environment(venv: str, requirements: str) -> Environment:
     """State of a virtual environment, once no pip of a deploy is at work on it any more.
 
-    Whoever plans or deploys reads for whom it waits. Raises PyinfraError after `WAITING` seconds.
+    A line of the log says for which process it waits. Raises PyinfraError after `WAIT_TIMEOUT`
+    seconds.
     """
-    found = host.get_fact(PythonEnvironment, venv=venv, requirements=requirements)
-    if found.busy:
-        host.log(f"waits up to {WAITING} s for pip: {found.busy} holds {LOCK}", logger.warning)
-        found = host.get_fact(PythonEnvironment, venv=venv, requirements=requirements, last=True)
-    return found
+    now = host.get_fact(PythonEnvironment, venv=venv, requirements=requirements)
+    if now.busy:
+        host.log(f"waits up to {WAIT_TIMEOUT} s for pip: {now.busy} holds {LOCK}", logger.warning)
+        now = host.get_fact(PythonEnvironment, venv=venv, requirements=requirements, last=True)
+    return now
 
 
 @operation()
@@ -125,16 +128,16 @@ def python_packages(
     All is done as the owner of the environment, or of the directory in which it is to be.
     """
     now = environment(venv, requirements)
-    # Once it is, the disk tells what became of it.
+    # Once the run executes, the disk decides.
     has_begun = is_announced(host, record(venv))
     if has_begun or is_installed(pins, now):
         host.noop("all pinned packages are installed")
         return
     announce_write(host, record(venv))
-    _tell(venv, pins, now)
+    _add_to_plan(venv, pins, now)
     yield _kept(venv, now)
-    command = _installation(INSTALLING, venv, pins, requirements, locked, now)
-    yield StringCommand(command, _stdin=_sent(locked, pins, now))
+    command = _installation(INSTALL_TIMEOUT, venv, pins, requirements, locked, now)
+    yield StringCommand(command, _stdin=_wheels(locked, pins, now))
 
 
 @operation()
@@ -151,17 +154,17 @@ def prefetch_python_packages(
         host.noop("there is an environment" if now.ready else "none can be made yet")
         return
     announce_write(host, record(venv))
-    _tell(venv, pins, now)
+    _add_to_plan(venv, pins, now)
     yield _kept(venv, now)
-    command = _installation(INSTALLING_BESIDE, venv, pins, requirements, locked, now)
+    command = _installation(PREFETCH_TIMEOUT, venv, pins, requirements, locked, now)
     beside = ("( trap '' HUP; printf '%s\\n' \"$sent\" |", command, ") >/dev/null 2>&1 &")
-    yield StringCommand(_lock(), BESIDE, *beside, _stdin=_sent(locked, pins, now))
+    yield StringCommand(_lock(), PREFETCH, *beside, _stdin=_wheels(locked, pins, now))
 
 
 def is_installed(pins: Sequence[str], now: Environment) -> bool:
-    """Whether the environment holds all of it, and nothing has changed that was asked for."""
+    """Whether the environment holds all of it, and the requirements are those of then."""
     missing = {_pinned(pin) for pin in pins} - now.installed
-    return now.ready and now.record == _wanted(pins, now) and not missing
+    return now.ready and now.record == _digest(pins, now) and not missing
 
 
 def arguments(pins: Sequence[str], requirements: str, now: Environment) -> list[str]:
@@ -174,25 +177,25 @@ def names_of(locked: Sequence[Locked]) -> str:
     return ",".join(package.name for package in locked)
 
 
-def _tell(venv: str, pins: Sequence[str], now: Environment) -> None:
+def _add_to_plan(venv: str, pins: Sequence[str], now: Environment) -> None:
     """A new environment, or which pins change what is in the one that is there."""
     if not now.ready:
         will(host, "install", venv, "an environment with the app's packages")
         return
     present = {package.name: package.version for package in now.installed}
-    said = []
+    changes = []
     for name, version in (_pinned(pin) for pin in pins):
         if present.get(name) != version:
             before = f"{present[name]} -> " if present.get(name) else ""
-            said.append(f"{name} {before}{version}")
-    why = ", ".join(said) or "what its requirements ask for"
-    will(host, "change", venv, f"pip installs {why}", theirs=True)
+            changes.append(f"{name} {before}{version}")
+    why = ", ".join(changes) or "what its requirements ask for"
+    will(host, "change", venv, f"pip installs {why}", is_owners=True)
 
 
 def _kept(venv: str, now: Environment) -> StringCommand:
     """Command that notes which packages were there before us, the first time."""
-    there = sorted(package for package in now.installed if package.version)
-    lines = [venv, *(f"{package.name}=={package.version}" for package in there)]
+    present = sorted(package for package in now.installed if package.version)
+    lines = [venv, *(f"{package.name}=={package.version}" for package in present)]
     values = assign(
         copy=f"{DIRECTORY}/python/{sha256(venv.encode()).hexdigest()[:12]}",
         text="\n".join(lines) if now.ready else "",
@@ -202,7 +205,7 @@ def _kept(venv: str, now: Environment) -> StringCommand:
     return StringCommand(values, KEPT)
 
 
-def _wanted(pins: Sequence[str], now: Environment) -> str:
+def _digest(pins: Sequence[str], now: Environment) -> str:
     return sha256("\n".join([*pins, now.requirements]).encode()).hexdigest()
 
 
@@ -215,11 +218,11 @@ def _installation(
     now: Environment,
 ) -> StringCommand:
     words = arguments(pins, requirements, now)
-    wanted = _wanted(pins, now)
-    return _as_owner(venv, requirements, seconds, INSTALL, wanted, names_of(locked), *words)
+    digest = _digest(pins, now)
+    return _as_owner(venv, requirements, seconds, INSTALL, digest, names_of(locked), *words)
 
 
-def _sent(locked: Sequence[Locked], pins: Sequence[str], now: Environment) -> str:
+def _wheels(locked: Sequence[Locked], pins: Sequence[str], now: Environment) -> str:
     """What pip is to install by digest, a line each."""
     installed = {package.name: package.version for package in now.installed}
     pinned = {_pinned(pin).name for pin in pins}
@@ -234,11 +237,11 @@ def _as_owner(
 
 
 def _lock() -> StringCommand:
-    return assign(lock=LOCK, waiting=str(WAITING))
+    return assign(lock=LOCK, waiting=str(WAIT_TIMEOUT))
 
 
 def record(venv: str) -> str:
-    """Path of what says what was installed; in the environment, so that it goes with it.
+    """Path of the record of what was installed; in the environment, so that it goes with it.
 
     Written after each installation, so a service that uses the environment watches it.
     """

@@ -12,9 +12,9 @@ from celery_pi.plan import details
 
 
 class PendingChanges(FactBase[list[str]]):
-    """What a shell script would do, as its `--check` tells it: a line each.
+    """What a shell script would do, as its `--check` prints it: a line each.
 
-    The text itself is run and not what lies on the target, so that a plan tells the truth also
+    The text itself is run and not what lies on the target, so that a plan is right also
     before the script, or a new version of it, is there.
     """
 

@@ -60,9 +60,9 @@ class RedisServer(FactBase[Server]):
     def process(self, output: list[str]) -> Server:
         if "answers" not in output:
             return Server()
-        shown = output[1:]
-        users = shown[:1] == ["users"]
-        pairs = shown[1:] if users else shown
+        lines = output[1:]
+        users = lines[:1] == ["users"]
+        pairs = lines[1:] if users else lines
         # An error in their place, where admin lost a right by hand, is no setting that we want.
         return Server(True, users, dict(zip(pairs[::2], pairs[1::2], strict=False)))
 
@@ -75,8 +75,8 @@ def redis_server(settings: ConfigFile, acl: ConfigFile) -> Generator[StringComma
     and a user's open connections stay open when his password changes. Nothing is done where this
     run starts the server again, which then reads the files.
     """
-    wanted = directives(settings.content)
-    server = host.get_fact(RedisServer, acl=acl.path, names=" ".join(wanted))
+    declared = directives(settings.content)
+    server = host.get_fact(RedisServer, acl=acl.path, names=" ".join(declared))
     if restart_is_announced(host, UNIT):
         host.noop("the server will be started with them")
         return
@@ -87,13 +87,13 @@ def redis_server(settings: ConfigFile, acl: ConfigFile) -> Generator[StringComma
         yield _script(acl.path, RESTART, ANSWERS, RECORD_USERS)
         return
     now = server.settings or {}
-    changed = {name: value for name, value in wanted.items() if now.get(name) != value}
+    changed = {name: value for name, value in declared.items() if now.get(name) != value}
     users = not server.users or is_announced(host, acl.path)
     if not changed and not users:
         host.noop("the running server goes by both files")
         return
-    named = [*changed, *(["the users"] if users else [])]
-    will(host, "change", "the running Redis", f"{', '.join(named)}, without a restart")
+    changes = [*changed, *(["the users"] if users else [])]
+    will(host, "change", "the running Redis", f"{', '.join(changes)}, without a restart")
     if state.config.DIFF:
         for name, value in changed.items():
             details(host, f"Will set {name} {value} without a restart")

@@ -16,13 +16,13 @@ from celery_pi.shell import Replacement, assign, read_quietly, replace_files
 DIRECTORY = "/run/celery-pi-rehearsal"
 
 # What systemd finds wrong with the unit is no secret.
-SYSTEMDS_WORD = f'told=$({CHECK_UNIT}) || {{ printf "celery-pi: %s\\n" "$told" >&2; false; }}'
+VERIFY_UNIT = f'output=$({CHECK_UNIT}) || {{ printf "celery-pi: %s\\n" "$output" >&2; false; }}'
 
 CHECK = r"""
 status=0
-said=$(/usr/local/bin/celery-pi check --candidate "$directory" </dev/null 2>&1) || status=$?
+output=$(/usr/local/bin/celery-pi check --candidate "$directory" </dev/null 2>&1) || status=$?
 rm -rf "$directory"
-[ $status = 0 ] || printf '%s\n' "$said" | grep '^celery-pi: '
+[ $status = 0 ] || printf '%s\n' "$output" | grep '^celery-pi: '
 """
 
 
@@ -40,36 +40,38 @@ def rehearsal(
     It changes nothing, and is only done where the worker is to be started again for what it
     `watch`es. Fails, with the sentence of `celery-pi check`, when it could not.
     """
-    found = _read(env, user).content
-    content = with_variables(found, variables)
+    current = _read(env, user).content
+    content = with_variables(current, variables)
     states = host.get_fact(FileStates, paths=[unit.path, sandbox.path])
     name = PurePosixPath(unit.path).name
     running = host.get_fact(ServiceState, unit=name, watch=list(watch))
     same = all(states.get(file.path) == file.state for file in (unit, sandbox))
-    if same and content == found and not _reason(running, watch):
+    if same and content == current and not _reason(running, watch):
         host.noop("the worker runs as it is to run")
         return
     if state.is_executing:
         try:
             _rehearse([(name, unit.content), ("sandbox", sandbox.content)], content, user)
         except OperationError as error:
-            told = f"{error}\n{name} is not started again: what runs is left as it is"
-            yield StringCommand("echo", QuoteString(told), ">&2; exit 1")
+            message = f"{error}\n{name} is not started again: what runs is left as it is"
+            yield StringCommand("echo", QuoteString(message), ">&2; exit 1")
             return
     host.noop("the app loads in the worker's sandbox")
 
 
 def _rehearse(files: Sequence[tuple[str, str]], env: bytes, user: str) -> None:
-    sent = [
+    replacements = [
         Replacement(
             *(f"{DIRECTORY}/{name}", text.encode(), "root", "root", "0644"),
-            SYSTEMDS_WORD if name.endswith(".service") else "",
+            VERIFY_UNIT if name.endswith(".service") else "",
         )
         for name, text in files
     ]
-    sent.append(Replacement(f"{DIRECTORY}/.env", env, user, "root", "0400"))
-    placed = replace_files(sent)
-    script = (placed, "\n", assign(directory=DIRECTORY), CHECK)
-    said = read_quietly(host, StringCommand(*script, _stdin=placed.connector_arguments["_stdin"]))
-    if said:
-        raise OperationError(said)
+    replacements.append(Replacement(f"{DIRECTORY}/.env", env, user, "root", "0400"))
+    command = replace_files(replacements)
+    script = (command, "\n", assign(directory=DIRECTORY), CHECK)
+    failure = read_quietly(
+        host, StringCommand(*script, _stdin=command.connector_arguments["_stdin"])
+    )
+    if failure:
+        raise OperationError(failure)

@@ -48,20 +48,20 @@ def remove_units(
 def _remove_units(
     units: Sequence[str], files: Sequence[str], check: str
 ) -> Generator[StringCommand]:
-    left = host.get_fact(Leftovers, units=list(units), files=list(files))
-    if not left:
+    leftovers = host.get_fact(Leftovers, units=list(units), files=list(files))
+    if not leftovers:
         host.noop(f"there is no {' and no '.join([*units, *files])}")
         return
-    _tell(left, units)
+    _add_to_plan(leftovers, units)
     yield StringCommand(_variables(units, files), assign(check=check), OURS, REMOVE)
 
 
-def _tell(left: Sequence[str], units: Sequence[str]) -> None:
+def _add_to_plan(leftovers: Sequence[str], units: Sequence[str]) -> None:
     """A unit that no deploy has started is its owner's."""
     for unit in units:
-        if unit in left:
-            will(host, "stop", unit, theirs=f"{RECORDS}/{unit}" not in left)
-    for path in left:
+        if unit in leftovers:
+            will(host, "stop", unit, is_owners=f"{RECORDS}/{unit}" not in leftovers)
+    for path in leftovers:
         if path not in units and not path.startswith(f"{RECORDS}/"):
             will(host, "remove", path)
 

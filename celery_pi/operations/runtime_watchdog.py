@@ -10,12 +10,12 @@ from pyinfra.api import FactBase, StringCommand, operation
 from celery_pi.plan import will
 from celery_pi.shell import assign
 
-ASK = "systemctl show -p RuntimeWatchdogUSec --value"
+SHOW = "systemctl show -p RuntimeWatchdogUSec --value"
 
 # A reload is enough, and unlike daemon-reexec leaves systemd the process that it is.
 TAKE = rf"""
 systemctl daemon-reload
-now=$({ASK})
+now=$({SHOW})
 [ "$now" = "$timeout" ] || {{ echo "systemd has its watchdog at ${{now:-nothing}}" >&2; exit 1; }}
 """
 
@@ -28,7 +28,7 @@ class RuntimeWatchdog(FactBase[str]):
         return ""
 
     def command(self) -> StringCommand:
-        return StringCommand(ASK)
+        return StringCommand(SHOW)
 
     def process(self, output: list[str]) -> str:
         return output[0]

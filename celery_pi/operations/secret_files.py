@@ -1,4 +1,4 @@
-"""Files of Redis' passwords on the Pi; `secrets.py` tells what is to be in them."""
+"""Files of Redis' passwords on the Pi; `secrets.py` decides what is in them."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from celery_pi.shell import replace_file
 
 
 @operation()
-def secret_files(known: Passwords) -> Generator[StringCommand]:
+def secret_files(passwords: Passwords) -> Generator[StringCommand]:
     """Every user's password is on the Pi, 0600 root, and the one it replaces is beside it.
 
     Fails when what this run found there is no longer what is there.
     """
-    found = stored(host)
-    stale = not found.closed
+    files = stored(host)
+    stale = not files.closed
     if stale:
         yield StringCommand("install -d -m 0700 -o root -g root", DIRECTORY)
-    for user, wanted in known.wanted.items():
-        current = found.password(user)
-        if current == wanted and found[secret(user)][0] == "600:root:root":
+    for user, desired in passwords.desired.items():
+        password = files.password(user)
+        if password == desired and files[secret(user)][0] == "600:root:root":
             continue
-        if current not in (wanted, known.found.password(user)):
+        if password not in (desired, passwords.stored.password(user)):
             raise OperationError(f"{secret(user)} was set by another deploy: run this one again")
         stale = True
-        if current not in ("", wanted):
-            yield _write(f"{secret(user)}.old", [*found.old(user), current])
-        yield _write(secret(user), [wanted])
+        if password not in ("", desired):
+            yield _write(f"{secret(user)}.old", [*files.old(user), password])
+        yield _write(secret(user), [desired])
     if not stale:
         host.noop("all passwords are stored")
 

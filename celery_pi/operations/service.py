@@ -31,19 +31,19 @@ Snapshot = dict[str, tuple[str, str]]
 
 @dataclass(frozen=True)
 class Running:
-    """What systemd says of a unit, and the watched files now and when it was last started.
+    """systemd's state of a unit, and the watched files now and when it was last started.
 
-    `patience` is the time that it has to stop, such as `30min 30s`; `known` is whether a deploy has
-    started it.
+    `stop_timeout` is the time that it has to stop, such as `30min 30s`; `started_by_deploy` is
+    whether a deploy has started it.
     """
 
     active: bool
     enabled: bool
     needs_reload: bool
-    patience: str
+    stop_timeout: str
     now: Snapshot
     then: Snapshot
-    known: bool = True
+    started_by_deploy: bool = True
 
 
 class ServiceState(FactBase[Running]):
@@ -54,15 +54,15 @@ class ServiceState(FactBase[Running]):
 
     def process(self, output: list[str]) -> Running:
         now, then = output.index("now"), output.index("then")
-        shown = dict(line.split("=", 1) for line in output[:now])
+        properties = dict(line.split("=", 1) for line in output[:now])
         return Running(
-            active=shown["ActiveState"] == "active",
-            enabled=shown["UnitFileState"] == "enabled",
-            needs_reload=shown["NeedDaemonReload"] == "yes",
-            patience=shown.get("TimeoutStopUSec", ""),
+            active=properties["ActiveState"] == "active",
+            enabled=properties["UnitFileState"] == "enabled",
+            needs_reload=properties["NeedDaemonReload"] == "yes",
+            stop_timeout=properties.get("TimeoutStopUSec", ""),
             now=_snapshot(output[now + 1 : then]),
             then=_snapshot(output[then + 2 :]),
-            known=output[then + 1 :] != [],
+            started_by_deploy=output[then + 1 :] != [],
         )
 
 
@@ -85,8 +85,8 @@ def service(
     Whether to restart is read from the target and not remembered from this run, so a run that dies
     between a write and the restart is completed by the next.
 
-    A unit that `drains` finishes its work when it is stopped; the log says how long that may take.
-    What it reads again when told to reload is in `reload_for`. `limits` are drop-ins with settings
+    A unit that `drains` finishes its work when it is stopped; the log shows how long that may take.
+    `reload_for` are those that it reads again on a reload. `limits` are drop-ins with settings
     that systemd changes under a running service; for them alone nothing is restarted.
     A unit that is not `managed` is started again when it runs, and is otherwise left alone.
     """
@@ -99,11 +99,11 @@ def service(
         return
     if reason:
         announce_restart(host, unit)
-        _tell(unit, running, verb, reason, managed)
+        _add_to_plan(unit, running, verb, reason, managed)
         if state.config.DIFF:
             details(host, f"Will {verb} {unit}: {reason}")
         if drains and running.active and state.is_executing:
-            host.log(f"{unit} finishes its work first, within {running.patience}", logger.info)
+            host.log(f"{unit} finishes its work first, within {running.stop_timeout}", logger.info)
         yield StringCommand(
             _variables(unit, paths),
             assign(check=check, ready=ready, verb=verb, managed="yes" if managed else "no"),
@@ -122,15 +122,16 @@ def service(
         host.noop(f"{unit} runs what is on the disk")
 
 
-def _tell(
+def _add_to_plan(
     unit: str, running: Running, verb: Literal["restart", "reload"], reason: str, managed: bool
 ) -> None:
     """What runs and was started by no deploy is its owner's, whoever looks after it from now on."""
     if not running.active:
         will(host, "start", unit)
         return
-    theirs = not (managed and running.known) and not is_of_the_system(unit)
-    will(host, verb, unit, reason if theirs else "", theirs=theirs, recorded=reason)
+    is_owners = not (managed and running.started_by_deploy) and not is_of_the_system(unit)
+    why = reason if is_owners else ""
+    will(host, verb, unit, why, is_owners=is_owners, recorded=reason)
 
 
 def _reason(running: Running, watch: Sequence[str]) -> str:
@@ -155,12 +156,12 @@ def _variables(unit: str, watch: Sequence[str]) -> StringCommand:
 
 
 def _snapshot(lines: list[str]) -> Snapshot:
-    found: Snapshot = {}
+    snapshot: Snapshot = {}
     for line in lines:
         if line.startswith("time "):
             _, time, path = line.split(" ", 2)
-            found[path] = (time, found.get(path, ("", ""))[1])
+            snapshot[path] = (time, snapshot.get(path, ("", ""))[1])
         elif line:
             digest, path = line.split("  ", 1)
-            found[path] = (found.get(path, ("", ""))[0], digest)
-    return found
+            snapshot[path] = (snapshot.get(path, ("", ""))[0], digest)
+    return snapshot

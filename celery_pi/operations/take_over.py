@@ -9,7 +9,7 @@ from pyinfra.api import FactBase, StringCommand, operation
 
 from celery_pi.before import DIRECTORY
 from celery_pi.deploys import lock
-from celery_pi.facts.handmade import CRON, UNITS, Found, described
+from celery_pi.facts.handmade import CRON, UNITS, HandmadeItem, described
 from celery_pi.plan import will
 from celery_pi.shell import assign, script
 
@@ -33,21 +33,21 @@ class TakingOver(FactBase[bool]):
 
 
 @operation()
-def take_over(found: Sequence[Found], patience: int) -> Generator[StringCommand]:
+def take_over(items: Sequence[HandmadeItem], patience: int) -> Generator[StringCommand]:
     """None of it runs any more; what it was is in /var/lib/celery-pi/before.
 
     A worker has `patience` seconds to end its tasks, and gives back what it has not begun. Should
     this deploy end before `taken_over`, the Pi starts what was stopped again by itself.
     """
-    if not found:
+    if not items:
         host.noop("nothing was set up by hand")
         return
-    units = [each for each in found if each.what == "unit"]
-    units.sort(key=lambda each: ("beat", "flower", "worker", "other").index(each.detail))
-    for each in units:
-        will(host, "stop", each.name, f"a {each.detail}, warm", theirs=True)
-    for each in found:
-        will(host, "put aside", described(each), f"in {DIRECTORY}")
+    units = [item for item in items if item.what == "unit"]
+    units.sort(key=lambda item: ("beat", "flower", "worker", "other").index(item.detail))
+    for item in units:
+        will(host, "stop", item.name, f"a {item.detail}, warm", is_owners=True)
+    for item in items:
+        will(host, "put aside", described(item), f"in {DIRECTORY}")
     values = assign(
         running=RUNNING,
         units=UNITS,
@@ -57,9 +57,9 @@ def take_over(found: Sequence[Found], patience: int) -> Generator[StringCommand]
         guard=GUARD,
         watch=WATCH,
         patience=str(patience),
-        taken=" ".join(f"{each.name}={each.detail}" for each in units),
-        files=" ".join(each.name for each in found if each.what in ("dropin", "logrotate")),
-        tables=" ".join(each.name for each in found if each.what == "cron"),
+        taken=" ".join(f"{item.name}={item.detail}" for item in units),
+        files=" ".join(item.name for item in items if item.what in ("dropin", "logrotate")),
+        tables=" ".join(item.name for item in items if item.what == "cron"),
         cron=CRON.replace("\\", "\\\\"),
     )
     yield StringCommand(values, TAKE)

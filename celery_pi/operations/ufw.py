@@ -21,7 +21,7 @@ from celery_pi.plan import details, will
 from celery_pi.shell import assign, script
 
 SSH = 22
-TOLD = "celery_pi_strange_rules"
+REPORTED = "celery_pi_strange_rules"
 EVERYWHERE = ("", *ANYWHERE)
 SETTINGS = {
     "IPV6": (DEFAULT, "yes"),
@@ -33,8 +33,8 @@ SETTINGS = {
 
 CHANGE = script("ufw_change")
 
-# While ufw is off, what it is told is only written down. It is said to be so first, because a run
-# that is cut off here is then completed by the next; what the kernel holds stays until the last.
+# While ufw is off, its commands only write its files. It is switched off there first, so that a run
+# that is cut off here is completed by the next. The kernel keeps its rules until the last step.
 OFF = 'put "$conf/ufw.conf" ENABLED no\n'
 LOAD = """
 clear iptables
@@ -65,30 +65,30 @@ def firewall(
     ssh is where its server listens and where the session of this run came in, or at 22; `limits`
     lets in six tries in 30 s of an address, and without a limit the machines that deploy. Rules of
     ours that are not declared any more go; what was there before us is the owner's and stays, as do
-    others of his, which are told, but for `only_ours`. Fails, with nothing changed, when one of
+    others of his, which are logged, but for `only_ours`. Fails, with nothing changed, when one of
     them would cut ssh off, and after it when the kernel does not hold what was loaded.
     """
     now = host.get_fact(FirewallState)
-    theirs = frozenset() if only_ours else now.theirs
-    wanted = _with_ssh(openings, now, limits, theirs)
-    change = _in_order(delta(wanted, now.rules, now.ipv6, theirs), wanted, now)
+    owners_rules = frozenset() if only_ours else now.owners_rules
+    declared = _with_ssh(openings, now, limits, owners_rules)
+    change = _in_order(delta(declared, now.rules, now.ipv6, owners_rules), declared, now)
     stale = {key: kept for key, kept in SETTINGS.items() if not _holds(now, key, kept[1])}
     load = bool(stale) or not now.loaded or not _holds(now, "ENABLED", "yes")
     if not only_ours:
         _refuse_to_cut_ssh(now)
         _report(change.strange)
-    gone = [*change.outdated, *(change.strange if only_ours else ())]
-    if not (load or gone or change.missing or not now.at_boot):
+    removed = [*change.outdated, *(change.strange if only_ours else ())]
+    if not (load or removed or change.missing or not now.at_boot):
         host.noop("ufw has these rules, and the kernel holds them")
         return
-    _tell(change, gone, now)
-    _show(change, gone, [*stale], load)
+    _add_to_plan(change, removed, now)
+    _show(change, removed, [*stale], load)
     yield StringCommand(
         *(variables(), IN_FORCE, CHANGE),
         *((assign(found=now.record), KEEP) if now.is_new else ()),
         *([OFF] if load else []),
         *(_line("put", path, key, value) for key, (path, value) in stale.items()),
-        *map(_deletion, gone),
+        *map(_deletion, removed),
         *(line for opening in change.missing for line in _addition(opening, now.ipv6)),
         LOAD if load else LOAD_IF_NEEDED,
         *([AT_BOOT] if not now.at_boot else []),
@@ -134,34 +134,34 @@ def _as_written(key: str, value: str) -> str:
 
 
 def _with_ssh(
-    openings: Sequence[Opening], now: Firewall, limits: bool, theirs: frozenset[str]
+    openings: Sequence[Opening], now: Firewall, limits: bool, owners_rules: frozenset[str]
 ) -> list[Opening]:
-    """All openings, ssh first, where what else is said of the same port counts for nothing.
+    """All openings, ssh first; another opening of the same port is dropped.
 
     Where ssh is limited, by us or by the owner, the machines that deploy are let in before that.
     """
     ports = now.ssh or (SSH,)
     ssh = [Opening(port, "tcp", action=_ssh_action(limits), first=True) for port in ports]
-    limited = {text for text in theirs if text.startswith("limit")}
+    limited = {text for text in owners_rules if text.startswith("limit")}
     matches = {Rule(text).match for opening in ssh for text in opening.texts()}
     if limits or matches & {Rule(text).match for text in limited}:
-        known = admin_addresses(host)
-        ssh += [Opening(port, "tcp", source=address) for port in ports for address in known]
-    found = {(opening.port, opening.protocol, opening.source): opening for opening in ssh}
+        addresses = admin_addresses(host)
+        ssh += [Opening(port, "tcp", source=address) for port in ports for address in addresses]
+    by_place = {(opening.port, opening.protocol, opening.source): opening for opening in ssh}
     for opening in openings:
-        found.setdefault((opening.port, opening.protocol, opening.source), opening)
-    return list(found.values())
+        by_place.setdefault((opening.port, opening.protocol, opening.source), opening)
+    return list(by_place.values())
 
 
 def _ssh_action(limits: bool) -> str:
     return "limit" if limits else "allow"
 
 
-def _in_order(change: Delta, wanted: Sequence[Opening], now: Firewall) -> Delta:
+def _in_order(change: Delta, declared: Sequence[Opening], now: Firewall) -> Delta:
     """With what is let in from one place put anew before a limit of the same port that comes now,
     since ufw puts what is new first and leaves what it has where it is."""
     limited = {part.port for part in change.missing if part.action == "limit"}
-    near = [each for each in wanted if each.port in limited and each.source not in EVERYWHERE]
+    near = [each for each in declared if each.port in limited and each.source not in EVERYWHERE]
     texts = {text for each in near for text in each.texts(now.ipv6)}
     moved = [rule for rule in now.rules if rule.is_ours and rule.text in texts]
     again = [each for each in near if each not in change.missing]
@@ -182,7 +182,7 @@ def _refuse_to_cut_ssh(now: Firewall) -> None:
         return
     for rule in now.rules:
         # One that is the owner's stays; any other of that place is going to be ours.
-        if rule.match == ours and (rule.is_ours or rule.text not in now.theirs):
+        if rule.match == ours and (rule.is_ours or rule.text not in now.owners_rules):
             return
         if rule.shuts_out(peer, port):
             raise OperationError(
@@ -206,7 +206,7 @@ def _refuse_to_leave_ssh_out(now: Firewall, was: Firewall) -> None:
 
 
 def _report(strange: Sequence[Rule]) -> None:
-    if host.connector_data.setdefault(TOLD, strange) is not strange:
+    if host.connector_data.setdefault(REPORTED, strange) is not strange:
         return  # by the plan of this run
     for rule in strange:
         host.log(
@@ -216,26 +216,28 @@ def _report(strange: Sequence[Rule]) -> None:
         )
 
 
-def _tell(change: Delta, gone: Sequence[Rule], now: Firewall) -> None:
+def _add_to_plan(change: Delta, removed: Sequence[Rule], now: Firewall) -> None:
     for opening in change.missing:
         port = f"{opening.port}/{opening.protocol}"
         limited = "ssh, six tries in 30 s" if opening.action == "limit" else ""
         will(host, "open", f"{port} from {opening.source}" if opening.source else port, limited)
-    for rule in gone:
-        will(host, "close", f"`{' '.join(rule.words)}`", "this rule goes", theirs=not rule.is_ours)
+    for rule in removed:
+        will(
+            host, "close", f"`{' '.join(rule.words)}`", "this rule goes", is_owners=not rule.is_ours
+        )
     if not _holds(now, "ENABLED", "yes"):
         will(host, "close", "every other port")
     elif not now.loaded or not now.at_boot:
         will(host, "change", "the firewall", "puts its rules in force again")
 
 
-def _show(change: Delta, gone: Sequence[Rule], stale: Sequence[str], load: bool) -> None:
+def _show(change: Delta, removed: Sequence[Rule], stale: Sequence[str], load: bool) -> None:
     """Log the change as pyinfra's own operations do, at `--diff` only."""
     if not state.config.DIFF:
         return
     for opening in change.missing:
         details(host, f"Will add the rule {' '.join(opening.words)}")
-    for rule in gone:
+    for rule in removed:
         details(host, f"Will remove the rule {' '.join(rule.words)}")
     for key in stale:
         details(host, f"Will set {key} to {SETTINGS[key][1]}")
@@ -246,8 +248,8 @@ def _show(change: Delta, gone: Sequence[Rule], stale: Sequence[str], load: bool)
 def _addition(opening: Opening, ipv6: bool) -> Iterator[StringCommand]:
     """The commands that add a rule of ours, or make one of what is there for the same port.
 
-    ssh, and what is let in from one network, stands before what is said of all; ufw puts a new rule
-    first, and leaves one that is there where it is.
+    ssh, and what is let in from one network, stands above the rules for everybody; ufw puts a
+    new rule first, and leaves one that is there where it is.
     """
     if opening.first or opening.source not in EVERYWHERE:
         yield _line("ufw", "prepend", *opening.words)

@@ -17,7 +17,7 @@ from pyinfra.api.arguments import all_argument_meta
 
 from celery_pi.facts import handmade, nginx
 from celery_pi.facts.site_units import SiteUnits, chosen
-from celery_pi.operations.kernel import GOOD, HOSTS, KernelSettings, unfit
+from celery_pi.operations.kernel import GOOD, OF_THE_HOST, KernelSettings, unfit
 from celery_pi.preflight.doubt import beyond_doubt
 from celery_pi.preflight.findings import Findings
 from celery_pi.preflight.machine import Machine, is_one_of_ours, problems
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 CHECKED = "celery_pi_settings"
 CONTAINER = "celery_pi_container"
-GIVEN = "celery_pi_given_settings"
+GIVEN_SETTINGS = "celery_pi_given_settings"
 NEWEST_DEPLOY = "celery_pi_newest_deploy"
 
 
@@ -39,7 +39,7 @@ def preflight(host: Host) -> Settings:
     memory has become a size.
 
     Each task calls it first, so that a single component is as safe as the whole deploy; the
-    machine is asked once a run. Raises DeployError with a sentence for every problem.
+    machine is read once a run. Raises DeployError with a sentence for every problem.
     """
     if CHECKED not in host.connector_data:
         # Defaults stand in for what is wrong, so that one run lists the problems of settings and
@@ -47,8 +47,8 @@ def preflight(host: Host) -> Settings:
         data, renamed = with_new_names(site_data(host))
         for sentence in renamed:
             logger.warning(f"{host.name}: {sentence}")
-        assumed, doubtful, found = without_wrong(data)
-        found += supplied_problems(assumed)
+        assumed, doubtful, sentences = without_wrong(data)
+        sentences += supplied_problems(assumed)
         machine = host.get_fact(
             Machine,
             app=assumed.app_dir,
@@ -60,25 +60,27 @@ def preflight(host: Host) -> Settings:
         )
         site = Findings([], [])
         if not machine:
-            found.append("it could not be looked at")
+            sentences.append("it could not be looked at")
         else:
-            theirs: list[handmade.Found] = host.get_fact(handmade.HandMade, app=assumed.app_dir)
-            web_server = host.get_fact(nginx.NginxFound)
+            handmade_items: list[handmade.HandmadeItem] = host.get_fact(
+                handmade.HandMade, app=assumed.app_dir
+            )
+            web_server = host.get_fact(nginx.NginxState)
             if is_one_of_ours(machine):
-                aside = [each.name for each in theirs if each.what == "logrotate"]
+                aside = [each.name for each in handmade_items if each.what == "logrotate"]
                 is_inside = machine["container"] != "none"
                 site = inspect_site(
                     host, assumed, is_container=is_inside, doubtful=doubtful, aside=aside
                 )
-            for of_a_kind in (
+            for check in (
                 partial(problems, machine),
-                partial(handmade.problems, theirs),
+                partial(handmade.problems, handmade_items),
                 partial(nginx.problems, nginx=web_server),
                 lambda _: site.problems,
             ):
-                found += beyond_doubt(assumed, doubtful, of_a_kind)
-        if found:
-            listed = "".join(f"\n    - {problem}" for problem in found)
+                sentences += beyond_doubt(assumed, doubtful, check)
+        if sentences:
+            listed = "".join(f"\n    - {problem}" for problem in sentences)
             raise DeployError(f"{host.name} is left as it was, because{listed}")
         host.connector_data[CONTAINER] = machine["container"] != "none"
         for sentence in site.warnings:
@@ -91,7 +93,7 @@ def preflight(host: Host) -> Settings:
                 "/boot/firmware/cmdline.txt and restart it"
             )
         limit = of_memory(assumed.redis_maxmemory, int(machine["memory"]))
-        host.connector_data[GIVEN] = assumed
+        host.connector_data[GIVEN_SETTINGS] = assumed
         host.connector_data[NEWEST_DEPLOY] = machine.get("newest", "")
         running: list[str] = host.get_fact(SiteUnits, app=assumed.app_dir)
         units = chosen(assumed.app_units, running)
@@ -114,7 +116,7 @@ def is_container(host: Host) -> bool:
 def _warn_of_the_hosts_kernel(host: Host) -> None:
     if is_container(host):
         for path, value in unfit(host.get_fact(KernelSettings)).items():
-            if path in HOSTS:
+            if path in OF_THE_HOST:
                 good = GOOD[path][0]
                 logger.warning(
                     f"{host.name} is a container, and {path} is its host's: it is {value}, and "

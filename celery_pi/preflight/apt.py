@@ -19,7 +19,11 @@ BY_SETTING = {
 OTHER_FIREWALLS = {"iptables-persistent", "netfilter-persistent", "firewalld", "shorewall", "ferm"}
 
 SHOW = script("apt_plan")
-LATER = ("Unable to locate package", "has no installation candidate", "dpkg was interrupted")
+SOLVED_BY_DEPLOY = (
+    "Unable to locate package",
+    "has no installation candidate",
+    "dpkg was interrupted",
+)
 
 
 class AptPlan(FactBase[list[str]]):
@@ -31,7 +35,7 @@ class AptPlan(FactBase[list[str]]):
         return StringCommand(assign(packages=" ".join(packages)), SHOW)
 
 
-def wanted(settings: Settings) -> list[str]:
+def needed_packages(settings: Settings) -> list[str]:
     """Packages of these settings, each with a file of it."""
     return [
         *ALWAYS,
@@ -49,7 +53,7 @@ def apt_problems(plan: Sequence[str]) -> Iterator[str]:
             "nothing needs it, or switch the component off that does (firewall, flower, bans)"
         )
     errors = [line.partition(" ")[2] for line in plan if line.startswith("error ")]
-    errors = [line for line in errors if not any(later in line for later in LATER)]
+    errors = [line for line in errors if not any(error in line for error in SOLVED_BY_DEPLOY)]
     if errors:
         yield f"apt can install nothing ({'; '.join(errors)}): run `apt-get -f install` on it"
 

@@ -20,12 +20,14 @@ def asker(host: Host) -> Ask:
     """For that host: takes a command, returns the lines that it prints. Raises DeployError."""
 
     def ask(command: StringCommand) -> list[str]:
-        known, _ = pop_global_arguments(host.state, host, {})
-        given = {key: value for key, value in known.items() if key in CONNECTOR_ARGUMENT_KEYS}
-        done, output = host.run_shell_command(
-            NoFact(command), print_output=False, print_input=False, **given
+        arguments, _ = pop_global_arguments(host.state, host, {})
+        connector_arguments = {
+            key: value for key, value in arguments.items() if key in CONNECTOR_ARGUMENT_KEYS
+        }
+        succeeded, output = host.run_shell_command(
+            NoFact(command), print_output=False, print_input=False, **connector_arguments
         )
-        if not done:
+        if not succeeded:
             raise DeployError(f"{host.name}: {output.stderr.strip() or 'no answer'}")
         return output.stdout_lines
 

@@ -1,4 +1,4 @@
-"""The owner's own configurations, as their daemons find them; asked again only when one of them
+"""The owner's own configurations, as their daemons find them; checked again only when one of them
 has changed since a deploy that found them good.
 
 They are to be good without us: what is wrong in a file of ours, the deploy mends. So where a
@@ -22,14 +22,14 @@ from celery_pi.shell import assign, script
 
 STAMP = "/var/lib/celery-pi/checked"
 ROTATION = "/etc/logrotate.d/celery-pi"
-LOOKED_AT = (
+CHECKED_PATHS = (
     *("/etc/nginx", "/etc/apache2", "/etc/fail2ban", "/etc/logrotate.d", "/etc/logrotate.conf"),
     *("/etc/ssh", "/etc/sudoers", "/etc/sudoers.d"),
     *("/usr/sbin/nginx", "/usr/sbin/apache2", "/usr/bin/fail2ban-server", "/usr/sbin/logrotate"),
     *("/usr/sbin/sshd", "/usr/sbin/sudo"),
 )
 PATIENCE = 60  # seconds for each checker; an emulated fail2ban needs ten
-LINES = 20  # of what a checker says
+LINES = 20  # of a checker's output
 
 FAIL2BAN = on_the_pi.program("fail2ban_filters")
 
@@ -45,7 +45,7 @@ DUPLICATE = re.compile(r"duplicate log entry for (\S+)")
 
 @dataclass(frozen=True)
 class Checks:
-    """What each checker says of what it refuses; which of the owner's files name which logs. `good`
+    """Each refusing checker's output; which of the owner's files name which logs. `good`
     when nothing has changed since all was good: nothing was looked at then."""
 
     complaints: dict[str, list[str]]
@@ -67,16 +67,18 @@ class OwnersChecks(FactBase[Checks]):
         return StringCommand(_watched(candidate), words, LISTING, CHECK)
 
     def process(self, output: list[str]) -> Checks:
-        found: dict[str, list[str]] = {}
+        lines_by_checker: dict[str, list[str]] = {}
         for name, _, rest in (line.partition(" ") for line in output):
-            found.setdefault(name, []).append(rest)
-        named = (text.replace('"', "").partition(" ") for text in found.pop("names", []))
-        is_good = "good" in found
+            lines_by_checker.setdefault(name, []).append(rest)
+        rotated = (
+            text.replace('"', "").partition(" ") for text in lines_by_checker.pop("names", [])
+        )
+        is_good = "good" in lines_by_checker
         for word in ("good", "checked"):
-            found.pop(word, None)
+            lines_by_checker.pop(word, None)
         return Checks(
-            found,
-            tuple((file, path) for file, _, paths in named for path in paths.split()),
+            lines_by_checker,
+            tuple((file, path) for file, _, paths in rotated for path in paths.split()),
             is_good,
         )
 
@@ -96,7 +98,7 @@ def noted(settings: Settings) -> StringCommand:
 
 
 def _watched(candidate: str) -> StringCommand:
-    return assign(stamp=STAMP, paths=" ".join(LOOKED_AT), candidate=candidate)
+    return assign(stamp=STAMP, paths=" ".join(CHECKED_PATHS), candidate=candidate)
 
 
 def checks_found(checks: Checks, settings: Settings) -> Findings:
@@ -158,12 +160,12 @@ def _doubled(checks: Checks, settings: Settings) -> Iterator[str]:
     doubled = {match[1] for line in lines if (match := DUPLICATE.search(line))}
     ours = [path for path in doubled if _rotated_by_us(path, settings)]
     ours.append(f"{settings.app_dir}/logs/celery.log")  # as soon as there is one
-    found: dict[str, list[str]] = {}
+    by_file: dict[str, list[str]] = {}
     for file, path in checks.names:
         if _rotated_by_us(path, settings) or any(PurePosixPath(one).match(path) for one in ours):
-            found.setdefault(file, []).append(path)
-    for file, named in found.items():
+            by_file.setdefault(file, []).append(path)
+    for file, paths in by_file.items():
         yield (
-            f"{file} rotates {', '.join(named)}, which our {ROTATION} does too, and logrotate "
+            f"{file} rotates {', '.join(paths)}, which our {ROTATION} does too, and logrotate "
             "would fail each night: remove that entry, or set replace_handmade = True"
         )

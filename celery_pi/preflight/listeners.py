@@ -48,7 +48,7 @@ class Listener(NamedTuple):
         return self.address in ("*", "0.0.0.0", "::") or _is_loopback(self.address)  # noqa: S104
 
     @property
-    def written(self) -> str:
+    def port_spec(self) -> str:
         """As `firewall_allow` has it."""
         return f"{self.port}/{self.protocol}"
 
@@ -72,26 +72,26 @@ def _is_loopback(address: str) -> bool:
 def redis_problems(
     listeners: Sequence[Listener], units: Mapping[str, str], settings: Settings
 ) -> Iterator[str]:
-    """A sentence when somebody else has the port that Redis is to listen on. `units` tells the
-    unit of a process."""
+    """A sentence when somebody else has the port that Redis is to listen on. `units` maps a
+    PID to its unit."""
     if settings.redis_socket:
         return
     name = "redis_tls_port" if settings.redis_tls else "redis_port"
     port = getattr(settings, name)
-    for found in listeners:
-        unit = units.get(found.pid, "")
-        is_redis = unit == REDIS_UNIT or (found.process == REDIS and not unit)
-        if found.protocol == "tcp" and found.port == port and found.takes_loopback and not is_redis:
-            who = f"{found.process or 'the kernel'}{f' ({unit})' if unit else ''}"
+    for one in listeners:
+        unit = units.get(one.pid, "")
+        is_redis = unit == REDIS_UNIT or (one.process == REDIS and not unit)
+        if one.protocol == "tcp" and one.port == port and one.takes_loopback and not is_redis:
+            process = f"{one.process or 'the kernel'}{f' ({unit})' if unit else ''}"
             yield (
-                f"{who} listens on port {port}, where Redis is to: set "
+                f"{process} listens on port {port}, where Redis is to: set "
                 f"{name} = {_free(listeners)}, or stop what listens there for good"
             )
             return
 
 
 def _free(listeners: Sequence[Listener]) -> int:
-    taken = {found.port for found in listeners}
+    taken = {one.port for one in listeners}
     return next((port for port in FREE if port not in taken), FREE.start)
 
 
@@ -102,7 +102,7 @@ def web_problems(
     next start of the machine."""
     if not (settings.flower and settings.nginx_server):
         return
-    running = {found.process for found in listeners}
+    running = {one.process for one in listeners}
     for server in enabled:
         if server not in running:
             yield (
@@ -124,7 +124,7 @@ def cut_off(
     allowed = {(opening.port, opening.protocol) for opening in openings}
     allowed |= {(port, "tcp") for port in now.ssh or (22,)} | LET_IN
     strange = [] if only_ours else [rule for rule in now.rules if not rule.is_ours]
-    found: dict[tuple[int, str], Listener] = {}
+    by_port: dict[tuple[int, str], Listener] = {}
     for one in listeners:
         key = (one.port, one.protocol)
         if one.is_local or key in allowed or one.process in NOT_CUT_OFF | {REDIS}:
@@ -132,8 +132,8 @@ def cut_off(
         if one.process.startswith("systemd-") or any(_lets_in(rule, one) for rule in strange):
             continue
         if not is_closed or any(_lets_in(rule, one) for rule in now.rules):
-            found.setdefault(key, one)
-    return sorted(found.values(), key=lambda one: (one.port, one.protocol))
+            by_port.setdefault(key, one)
+    return sorted(by_port.values(), key=lambda one: (one.port, one.protocol))
 
 
 def _lets_in(rule: Rule, one: Listener) -> bool:
@@ -144,16 +144,17 @@ def _lets_in(rule: Rule, one: Listener) -> bool:
     return ports == "any" or any(int(end[0]) <= one.port <= int(end[-1]) for end in ends)
 
 
-def cut_off_warnings(found: Sequence[Listener]) -> Iterator[str]:
+def cut_off_warnings(cut: Sequence[Listener]) -> Iterator[str]:
     """A line for each."""
-    for one in found:
-        who = one.process or "the kernel (WireGuard?)"
+    for one in cut:
+        process = one.process or "the kernel (WireGuard?)"
         advice = (
             "give it another port if they need it, since this one is never let in"
             if one.port in FOR_THIS_PI
-            else f'add "{one.written}" to firewall_allow if they need it'
+            else f'add "{one.port_spec}" to firewall_allow if they need it'
         )
-        yield f"the firewall will cut {who} on {one.written} off from other machines: {advice}"
+        port = one.port_spec
+        yield f"the firewall will cut {process} on {port} off from other machines: {advice}"
 
 
 def tunnel_problems(
@@ -172,17 +173,17 @@ def tunnel_problems(
     for name, addresses in tunnels.items():
         if not any(peer in ip_interface(address).network for address in addresses):
             continue
-        at = wireguard.get(name)
-        closed = [one for one in cut if _carries(one, name, at)]
+        port = wireguard.get(name)
+        closed = [one for one in cut if _carries(one, name, port)]
         if closed:
-            wanted = ", ".join(f'"{one.written}"' for one in closed)
+            ports = ", ".join(f'"{one.port_spec}"' for one in closed)
             yield (
                 f"this deploy comes from {peer} through {name}, and the firewall would close what "
-                f"that tunnel comes in by: add {wanted} to firewall_allow, or set firewall = False"
+                f"that tunnel comes in by: add {ports} to firewall_allow, or set firewall = False"
             )
 
 
-def _carries(one: Listener, name: str, at: int | None) -> bool:
-    if at is not None:
-        return (one.port, one.protocol) == (at, "udp")
+def _carries(one: Listener, name: str, wireguard_port: int | None) -> bool:
+    if wireguard_port is not None:
+        return (one.port, one.protocol) == (wireguard_port, "udp")
     return not one.process or one.process.startswith(("openvpn", "tailscale", "tinc", name))

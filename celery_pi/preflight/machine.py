@@ -46,16 +46,16 @@ class Machine(FactBase[dict[str, str]]):
         return StringCommand(assign(app=app, module=path, user=user, venv=venv), names, SHOW)
 
     def process(self, output: list[str]) -> dict[str, str]:
-        shown = dict(line.split("=", 1) for line in output)
-        allowed = int(shown.pop("allowed") or 0)
-        if 0 < allowed < int(shown["memory"]):
-            shown["memory"] = str(allowed)
-        return shown
+        values = dict(line.split("=", 1) for line in output)
+        limit = int(values.pop("allowed") or 0)
+        if 0 < limit < int(values["memory"]):
+            values["memory"] = str(limit)
+        return values
 
 
 def is_one_of_ours(machine: dict[str, str]) -> bool:
-    """Whether more can be asked of it: of another system the answers would mean nothing, and only
-    root sees them all. Without an app there is no site."""
+    """Whether more can be read of it: on another system the facts would mean nothing, and only
+    root can read them all. Without an app there is no site."""
     is_debian = machine["os"] in ("debian", "raspbian") and machine["init"] == "systemd"
     return is_debian and machine["uid"] == "0" and "app" in machine
 

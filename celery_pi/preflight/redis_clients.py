@@ -45,7 +45,7 @@ class RedisUsers(FactBase[Users]):
     def process(self, output: list[str]) -> Users:
         lines = [line.partition(" ") for line in output]
         keys = [rest.split() for word, _, rest in lines if word == "keys"]
-        known = dict(_known(rest) for word, _, rest in lines if word == "from")
+        processes = dict(_process(rest) for word, _, rest in lines if word == "from")
         clients = [
             dict(part.split("=", 1) for part in rest.split() if "=" in part)
             for word, _, rest in lines
@@ -53,7 +53,7 @@ class RedisUsers(FactBase[Users]):
         ]
         return Users(
             keys={int(number): int(count) for number, count in keys},
-            clients=tuple(_client(client, known) for client in clients),
+            clients=tuple(_client(client, processes) for client in clients),
             closed="closed" in output,
         )
 
@@ -62,17 +62,17 @@ class RedisUsers(FactBase[Users]):
         return Users(keys={})
 
 
-def _known(line: str) -> tuple[str, dict[str, Any]]:
+def _process(line: str) -> tuple[str, dict[str, Any]]:
     address, is_apps, user, unit, name = line.split(maxsplit=4)
     who = f"{name} of {user}" + (f" ({unit})" if unit.endswith(".service") else "")
     return address, {"who": who, "is_apps": is_apps == "yes", "unit": unit}
 
 
-def _client(client: dict[str, str], known: dict[str, dict[str, Any]]) -> Client:
+def _client(client: dict[str, str], processes: dict[str, dict[str, Any]]) -> Client:
     address = client.get("addr", "")
     library = client.get("lib-name") or client.get("name")
-    named = {"who": f"{address}{f' ({library})' if library else ''}", "is_apps": False}
-    return Client(int(client.get("db", "0")), **(known.get(address) or named))
+    unknown = {"who": f"{address}{f' ({library})' if library else ''}", "is_apps": False}
+    return Client(int(client.get("db", "0")), **(processes.get(address) or unknown))
 
 
 def users_warnings(users: Users, settings: Settings, site: Collection[str] = ()) -> Iterator[str]:
@@ -107,5 +107,5 @@ def users_warnings(users: Users, settings: Settings, site: Collection[str] = ())
         )
 
 
-def _names(found: Iterator[str]) -> str:
-    return ", ".join(sorted(set(found)))
+def _names(names: Iterator[str]) -> str:
+    return ", ".join(sorted(set(names)))

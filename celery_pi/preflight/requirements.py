@@ -12,7 +12,7 @@ from packaging.version import Version
 
 
 class Line(NamedTuple):
-    """A line that requires something: its file, its number, and what it says."""
+    """A line that requires something: its file, its number, and its requirement."""
 
     file: str
     number: int
@@ -27,7 +27,7 @@ class Contradiction(NamedTuple):
 
 
 def required(files: Mapping[str, str]) -> Iterator[Line]:
-    """Each requirement that says so by itself: what is an option, an address or a mistake, and what
+    """Each plain requirement: what is an option, an address or a mistake, and what
     only counts for some Pythons, pip knows better."""
     for file, text in files.items():
         number, begun = 0, ""

@@ -1,7 +1,7 @@
 """Whether pip can bring the app's packages and ours together, asked before anything is installed.
 
 It is asked with the words of the installation, as who will install, and only where that has
-something to do. On a machine without pip, what can be told from the owner's files is told.
+something to do. On a machine without pip, only the owner's files are compared with our pins.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ from celery_pi.shell import script
 if TYPE_CHECKING:
     from celery_pi.preflight.ask import Ask
 
-RESOLVING = 900  # seconds: what comes without a wheel has to be built to be asked what it needs
+RESOLVING = (
+    900  # seconds: what comes without a wheel has to be built before its requirements are known
+)
 WHERE = "group_data/all.py"
 
 COLLECT = on_the_pi.program("requirement_files")
@@ -65,7 +67,7 @@ def resolution(lines: Sequence[str]) -> Resolution:
     return Resolution(files, status != "none", status in ("0", "none"), list(lines[2:]))
 
 
-def asked(
+def resolve_command(
     venv: str,
     words: Sequence[str],
     requirements: str,
@@ -96,39 +98,43 @@ def resolution_problems(
     """A sentence when the installation would fail; nothing is asked where it has nothing to do."""
     if is_installed(pins, now):
         return
-    found = resolution(ask(asked(venv, arguments(pins, requirements, now), requirements, locked)))
-    against = contradictions(pins, found.files)
-    if found.is_good and not against:
+    first = resolution(
+        ask(resolve_command(venv, arguments(pins, requirements, now), requirements, locked))
+    )
+    conflicts = contradictions(pins, first.files)
+    if first.is_good and not conflicts:
         return
-    proposed = with_the_owners_versions(pins, found.files)
-    again: Resolution | None = None
-    if found.has_pip:
+    proposed = with_the_owners_versions(pins, first.files)
+    retry: Resolution | None = None
+    if first.has_pip:
         # The owner's versions and ours beside them; else whatever goes with the owner's.
-        for wanted in (proposed, [_loose(pin) for pin in pins]):
-            words = arguments(wanted, requirements, now)
-            again = resolution(ask(asked(venv, words, requirements, ())))
-            proposed = chosen(pins, again, now) if again.is_good else []
+        for tried in (proposed, [_loose(pin) for pin in pins]):
+            words = arguments(tried, requirements, now)
+            retry = resolution(ask(resolve_command(venv, words, requirements, ())))
+            proposed = chosen(pins, retry, now) if retry.is_good else []
             if proposed:
                 break
-    why = contradicted(against) or reason(found.output)
+    why = contradicted(conflicts) or reason(first.output)
     if proposed and proposed != list(pins):
         listed = ", ".join(f'"{pin}"' for pin in proposed)
         yield f"{why}: set app_pins = ({listed}) in {WHERE}"
     else:
         besides = (
-            f"; and whatever the pins are, {reason(again.output)}" if against and again else ""
+            f"; and whatever the pins are, {reason(retry.output)}" if conflicts and retry else ""
         )
         yield f"pip finds no set of packages for the app: {why}{besides}; change {requirements}"
 
 
-def contradicted(against: Sequence[Contradiction]) -> str:
+def contradicted(conflicts: Sequence[Contradiction]) -> str:
     """What each file asks for that the pins do not allow."""
     parts = []
-    for file in dict.fromkeys(line.file for _, line in against):
-        here = [(pin, line) for pin, line in against if line.file == file]
-        asked_for = ", ".join(f"{line.requirement} (line {line.number})" for _, line in here)
-        pinned_to = ", ".join(dict.fromkeys(str(pin) for pin, _ in here))
-        parts.append(f"{file} asks for {asked_for}, where app_pins has {pinned_to}")
+    for file in dict.fromkeys(line.file for _, line in conflicts):
+        conflicts_here = [(pin, line) for pin, line in conflicts if line.file == file]
+        required = ", ".join(
+            f"{line.requirement} (line {line.number})" for _, line in conflicts_here
+        )
+        pinned_versions = ", ".join(dict.fromkeys(str(pin) for pin, _ in conflicts_here))
+        parts.append(f"{file} asks for {required}, where app_pins has {pinned_versions}")
     return "; ".join(parts)
 
 
@@ -138,10 +144,10 @@ def _loose(pin: str) -> str:
     return f"{named(requirement)}{besides}"
 
 
-def chosen(pins: Sequence[str], again: Resolution, now: Environment) -> list[str]:
+def chosen(pins: Sequence[str], result: Resolution, now: Environment) -> list[str]:
     """The pins in the versions that pip has found to go with the owner's requirements."""
     versions = {package.name: str(package.version) for package in now.installed if package.version}
-    for line in again.output:
+    for line in result.output:
         if line.startswith("Would install "):
             for word in line.split()[2:]:
                 name, _, version = word.rpartition("-")
@@ -150,7 +156,7 @@ def chosen(pins: Sequence[str], again: Resolution, now: Environment) -> list[str
 
 
 def reason(output: Sequence[str]) -> str:
-    """What pip says is wrong, in one line."""
+    """pip's error, in one line."""
     causes = list(output)
     if "The conflict is caused by:" in causes:
         block = causes[causes.index("The conflict is caused by:") + 1 :]

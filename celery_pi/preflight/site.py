@@ -12,7 +12,7 @@ from celery_pi.facts.site_units import SiteUnits
 from celery_pi.facts.ufw import FirewallState
 from celery_pi.firewall_rules import opening
 from celery_pi.operations.python_packages import environment
-from celery_pi.preflight.apt import AptPlan, apt_problems, apt_warnings, wanted
+from celery_pi.preflight.apt import AptPlan, apt_problems, apt_warnings, needed_packages
 from celery_pi.preflight.ask import asker
 from celery_pi.preflight.checkers import OwnersChecks, checks_found, noted, rotation
 from celery_pi.preflight.findings import Findings
@@ -51,28 +51,30 @@ def inspect_site(
 ) -> Findings:
     """What of the site a deploy with these settings could harm.
 
-    `doubtful` are settings that are not known, of which nothing is said; `aside` are files of the
-    owner's that this deploy puts aside, so what they say counts no more.
+    `doubtful` are settings that are not known, about which there is no sentence; `aside` are
+    files of the owner's that this deploy puts aside, which are not judged.
     """
-    seen = host.get_fact(SurroundingsOf, port=settings.redis_port, tls=settings.redis_tls_port)
-    plan = host.get_fact(AptPlan, packages=wanted(settings))
+    surroundings = host.get_fact(
+        SurroundingsOf, port=settings.redis_port, tls=settings.redis_tls_port
+    )
+    plan = host.get_fact(AptPlan, packages=needed_packages(settings))
     users = host.get_fact(RedisUsers, app=settings.app_dir)
     site_units: list[str] = host.get_fact(SiteUnits, app=settings.app_dir)
     checks = host.get_fact(OwnersChecks, candidate=rotation(settings), aside=list(aside))
     checked = checks_found(checks, settings)
-    walled = _firewall(host, seen, settings) if settings.firewall else Findings([], [])
+    firewall = _firewall(host, surroundings, settings) if settings.firewall else Findings([], [])
     problems = [
-        *ground_problems(seen, settings, is_container),
-        *redis_problems(seen.listeners, seen.units, settings),
-        *web_problems(seen.listeners, seen.enabled, settings),
-        *walled.problems,
+        *ground_problems(surroundings, settings, is_container),
+        *redis_problems(surroundings.listeners, surroundings.units, settings),
+        *web_problems(surroundings.listeners, surroundings.enabled, settings),
+        *firewall.problems,
         *apt_problems(plan),
         *checked.problems,
         *_packages(host, settings, doubtful),
     ]
     warnings = [
-        *web_servers_warnings(seen, settings),
-        *walled.warnings,
+        *web_servers_warnings(surroundings, settings),
+        *firewall.warnings,
         *apt_warnings(plan),
         *checked.warnings,
         *users_warnings(users, settings, settings.app_units or site_units),
@@ -89,13 +91,13 @@ def to_note(host: Host, has_changed: bool) -> StringCommand | None:
     return note if has_changed or not is_known else None
 
 
-def _firewall(host: Host, seen: Surroundings, settings: Settings) -> Findings:
+def _firewall(host: Host, surroundings: Surroundings, settings: Settings) -> Findings:
     now = host.get_fact(FirewallState)
     openings = [opening(text) for text in (*WEB, *settings.firewall_allow)]
-    cut = cut_off(seen.listeners, openings, now, settings.firewall_only_ours)
+    cut = cut_off(surroundings.listeners, openings, now, settings.firewall_only_ours)
     problems = [
-        *filter_problems(seen, now),
-        *tunnel_problems(cut, seen.tunnels, seen.wireguard, now),
+        *filter_problems(surroundings, now),
+        *tunnel_problems(cut, surroundings.tunnels, surroundings.wireguard, now),
     ]
     return Findings(problems, list(cut_off_warnings(cut)))
 

@@ -81,27 +81,29 @@ class SurroundingsOf(FactBase[Surroundings]):
         )
 
 
-def ground_problems(seen: Surroundings, settings: Settings, is_container: bool) -> Iterator[str]:
+def ground_problems(
+    surroundings: Surroundings, settings: Settings, is_container: bool
+) -> Iterator[str]:
     """A sentence for each thing that would be gone, or fail, for what the machine stands on. Of a
     container both are its host's."""
     if is_container:
         return
-    if seen.root.startswith("overlay"):
+    if surroundings.root.startswith("overlay"):
         yield (
             "its root is an overlay, so all would be gone with the next start: switch it off "
             "(raspi-config: Performance, Overlay File System) and restart it first"
         )
-    if settings.firewall and not seen.has_modules:
+    if settings.firewall and not surroundings.has_modules:
         yield (
             "its kernel has been replaced by an upgrade, and the firewall needs modules that are "
             "gone with the old one: restart it first, or set firewall = False"
         )
 
 
-def filter_problems(seen: Surroundings, now: Firewall) -> Iterator[str]:
+def filter_problems(surroundings: Surroundings, now: Firewall) -> Iterator[str]:
     """A sentence for each other firewall, and for packets that are passed on for others, which
     ufw would stop. What ufw stops already is its owner's wish."""
-    for name in seen.filters:
+    for name in surroundings.filters:
         what = "iptables-persistent" if name == "netfilter-persistent" else name
         yield (
             f"{what} has a firewall of its own on it, which ufw would take the place of: set "
@@ -112,20 +114,22 @@ def filter_problems(seen: Surroundings, now: Firewall) -> Iterator[str]:
             "ufw passes packets on for other machines (DEFAULT_FORWARD_POLICY in "
             "/etc/default/ufw), and our firewall would not: set firewall = False, or that to DROP"
         )
-    elif seen.forwarding and not seen.docker and now.settings.get("ENABLED") != "yes":
+    elif (
+        surroundings.forwarding and not surroundings.docker and now.settings.get("ENABLED") != "yes"
+    ):
         yield (
-            f"it passes packets on for other machines ({', '.join(seen.forwarding)}), and the "
-            "firewall would stop them: set firewall = False, or take that line out"
+            f"it passes packets on for other machines ({', '.join(surroundings.forwarding)}), and "
+            "the firewall would stop them: set firewall = False, or take that line out"
         )
 
 
-def web_servers_warnings(seen: Surroundings, settings: Settings) -> Iterator[str]:
-    """Which web servers there are, where that says more than that nginx is alone."""
-    listening = {one.process for one in seen.listeners}
-    others = [name for name in seen.web_servers if name in OTHERS]
-    if others and "nginx" not in seen.web_servers and settings.flower:
-        said = ", ".join(f"{name} ({_is(name in listening)})" for name in others)
-        yield f"its web server is {said}, and nginx will be installed beside it, for Flower"
+def web_servers_warnings(surroundings: Surroundings, settings: Settings) -> Iterator[str]:
+    """Which web servers there are, unless nginx is the only one."""
+    listening = {one.process for one in surroundings.listeners}
+    others = [name for name in surroundings.web_servers if name in OTHERS]
+    if others and "nginx" not in surroundings.web_servers and settings.flower:
+        described = ", ".join(f"{name} ({_is(name in listening)})" for name in others)
+        yield f"its web server is {described}, and nginx will be installed beside it, for Flower"
 
 
 def _is(listening: bool) -> str:

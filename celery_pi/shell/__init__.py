@@ -76,7 +76,7 @@ def replace_files(files: Sequence[Replacement]) -> StringCommand:
     base64, so that every byte arrives. The first that fails is the last that is tried.
     """
     bits: list[str | StringCommand] = [REPLACE]
-    sent = []
+    texts = []
     for file in files:
         text = base64.encodebytes(file.content).decode()
         values = assign(
@@ -88,8 +88,8 @@ def replace_files(files: Sequence[Replacement]) -> StringCommand:
             size=str(len(file.content)),
         )
         bits += [values, "replace;"]
-        sent.append(text)
-    return StringCommand(*bits, _stdin="".join(sent))
+        texts.append(text)
+    return StringCommand(*bits, _stdin="".join(texts))
 
 
 def replace_file(
@@ -139,16 +139,18 @@ def read_quietly(host: Host, command: StringCommand) -> str:
     A fact would echo it at `-vvv` and whenever the command fails. Raises OperationError when the
     command fails, with no more of the output than the sentence of a program of ours (`SENTENCE`).
     """
-    wanted = dict(cast("dict[str, Any]", host.current_op_global_arguments or {}))
-    known, _ = pop_global_arguments(host.state, host, wanted)
-    arguments = {key: value for key, value in known.items() if key in CONNECTOR_ARGUMENT_KEYS}
-    done, output = host.run_shell_command(
+    given_arguments = dict(cast("dict[str, Any]", host.current_op_global_arguments or {}))
+    all_arguments, _ = pop_global_arguments(host.state, host, given_arguments)
+    arguments = {
+        key: value for key, value in all_arguments.items() if key in CONNECTOR_ARGUMENT_KEYS
+    }
+    succeeded, output = host.run_shell_command(
         command,
         print_output=False,
         print_input=False,
         **{**arguments, **command.connector_arguments},
     )
-    if not done:
+    if not succeeded:
         reasons = [line for line in output.stderr_lines if line.startswith(SENTENCE)]
         last = reasons[-1] if reasons else "a command that reads secrets failed"
         reason = last.removeprefix(SENTENCE)

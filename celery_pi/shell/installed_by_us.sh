@@ -1,8 +1,8 @@
 # `installed_by_us` prints the Debian packages that deploys have installed.
 # Uses: history, installed
 #
-# A Pi that older deploys have made has no record. apt's own log then tells what they installed: no
-# other command line has our lock's time-out. What it does not tell was there before us.
+# A Pi that older deploys have made has no record. apt's own log then shows what they installed: no
+# other command line has our lock's time-out. What it does not show was there before us.
 installed_by_us() {
   if [ -e "$installed" ]; then cat "$installed"; return; fi
   for log in "$history" "$history".*; do

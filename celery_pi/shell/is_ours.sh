@@ -1,6 +1,6 @@
 # `is_ours PATH`: whether a deploy has made the file.
 #
-# Shell. A deploy of an older version has kept no list: of what it made, the name tells, or the
+# Shell. A deploy of an older version has kept no list: what it made is known by its name, or by the
 # text.
 before=/var/lib/celery-pi/before
 is_ours() {

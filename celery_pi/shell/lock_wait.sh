@@ -5,7 +5,7 @@
 # shellcheck disable=SC2034  # what follows uses it
 sent=$(cat)
 first=
-while flock 9 && look && ! is_dead; do
+while flock 9 && read_holder && ! is_dead; do
   [ "${first:=$holder $at}" = "$holder $at" ] || { echo "held $(cat "$directory/holder")"; exit; }
   flock -u 9
   sleep 1

@@ -20,16 +20,16 @@ for f in "$app/$module.py" "$app/$module/celery.py" "$app/$module/__init__.py"; 
   [ -e "$f" ] && echo "module=$f"
 done
 root=$([ "$(id -u)" != 0 ] || echo yes)
-# A file of theirs as the app's user reads it, or else the owner of the app's directory.
-theirs() {
+# A file of the owner's as the app's user reads it, or else the owner of the app's directory.
+read_as_owner() {
   read_as "$user" "$1" || { owner=$(stat -c %U "$app") && read_as "${owner#root}" "$1"; }
 }
-[ -n "$root" ] && [ -d "$venv" ] && echo "venv=$(theirs "$venv/pyvenv.cfg" \
+[ -n "$root" ] && [ -d "$venv" ] && echo "venv=$(read_as_owner "$venv/pyvenv.cfg" \
   | timeout -s KILL 15 sed -n 's/^version *= *\([0-9][0-9.]*\).*/\1/p' | head -n 1)"
 [ -d "$venv" ] || for name in .venv venv env; do
   [ ! -f "$app/$name/pyvenv.cfg" ] || { echo "other=$name"; break; }
 done
-[ -n "$root" ] && [ -e "$app/.env" ] && echo "export=$(theirs "$app/.env" \
+[ -n "$root" ] && [ -e "$app/.env" ] && echo "export=$(read_as_owner "$app/.env" \
   | timeout -s KILL 15 grep -nE '^[[:space:]]*export[[:space:]]' | cut -d: -f1 | paste -sd' ')"
 unknown=
 for u in $units; do

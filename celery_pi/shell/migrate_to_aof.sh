@@ -5,14 +5,14 @@
 # switched on by a restart, it would begin empty. Where CONFIG has been renamed, a snapshot does,
 # which redis-before-start turns into an append-only file.
 set -e
-where=$(theirs config get dir | grep . | tail -n 1)  # behind an error comes an empty line
+where=$(old_redis config get dir | grep . | tail -n 1)  # behind an error comes an empty line
 case $where in
   "$data" | *ERR* | *NOPERM*) ;;
   *) echo "Redis keeps its data in $where: move it to $data first" >&2; exit 1 ;;
 esac
-# shellcheck disable=SC2034  # of `theirs`
+# shellcheck disable=SC2034  # of `old_redis`
 patience=3600  # seconds: it may have much to write
-if [ "$(theirs config set appendonly yes)" = OK ]; then
+if [ "$(old_redis config set appendonly yes)" = OK ]; then
   # While a snapshot is being written, it waits for that one.
   for _ in $(seq 600); do
     shown=$(persistence)
@@ -24,5 +24,5 @@ if [ "$(theirs config set appendonly yes)" = OK ]; then
     *) echo "Redis could not write its append-only file; see its log" >&2; exit 1 ;;
   esac
 else
-  [ "$(theirs save)" = OK ] || { echo "Redis could not save its data; see its log" >&2; exit 1; }
+  [ "$(old_redis save)" = OK ] || { echo "Redis could not save its data; see its log" >&2; exit 1; }
 fi

@@ -1,17 +1,17 @@
 # Print what the checkers of the owner's daemons say of his configurations.
 # Uses: aside, candidate, fail2ban, most, patience, rotation, stamp
 #
-# A checker that goes well says nothing. nginx makes its file of a process where there is none.
+# A checker that finds nothing wrong prints nothing. nginx makes its file of a process where there is none.
 [ ! -e "$stamp" ] || [ "$(cat "$stamp")" != "$(digest)" ] || { echo good; exit 0; }
 scratch=$(mktemp -d) || exit 1
 trap 'rm -rf "$scratch"' EXIT
 limit() { timeout -k 5 "$patience" "$@"; }
 say() {
   [ "$2" != 124 ] || echo "$1 does not end within $patience s"
-  sed "s/^/$1 /" "$scratch/said" | tail -n "$most"
+  sed "s/^/$1 /" "$scratch/output" | tail -n "$most"
 }
 check() {
-  limit "$@" >"$scratch/said" 2>&1 </dev/null || { status=$?; return 1; }
+  limit "$@" >"$scratch/output" 2>&1 </dev/null || { status=$?; return 1; }
 }
 # A copy of what the daemon reads, with our files empty, and without those that are put aside.
 copy() {
@@ -37,13 +37,13 @@ if command -v fail2ban-client >/dev/null; then
   # What ours says of it: there is no auth.log, without which Debian 12's own would not start.
   printf '[sshd]\nbackend = systemd\n' >"$scratch/copy/jail.d/zz-celery-pi.conf"
   jails() {
-    limit fail2ban-client -c "$scratch/copy" -d >"$scratch/jails" 2>"$scratch/said" || return
-    limit /usr/bin/python3 -I -B -c "$fail2ban" <"$scratch/jails" >"$scratch/said" 2>&1
+    limit fail2ban-client -c "$scratch/copy" -d >"$scratch/jails" 2>"$scratch/output" || return
+    limit /usr/bin/python3 -I -B -c "$fail2ban" <"$scratch/jails" >"$scratch/output" 2>&1
   }
   jails </dev/null || say fail2ban "$?"
 fi
 if [ -x /usr/sbin/sshd ]; then
-  check /usr/sbin/sshd -t || grep -q 'privilege separation directory' "$scratch/said" ||
+  check /usr/sbin/sshd -t || grep -q 'privilege separation directory' "$scratch/output" ||
     say sshd "$status"
 fi
 ! command -v visudo >/dev/null || check visudo -c || say sudo "$status"
@@ -55,7 +55,7 @@ if command -v logrotate >/dev/null; then
   chmod 0644 "$scratch/conf"
   limit logrotate -d "$scratch/conf" >"$scratch/all" 2>&1 </dev/null
   sed -n "s|$scratch/copy|/etc/logrotate.d|g; s/^error: /logrotate /p" "$scratch/all" |
-    awk '!said[$0]++' | head -n "$most"
+    awk '!printed[$0]++' | head -n "$most"
   for f in "$scratch/conf" "$scratch/copy"/*; do
     case $f in */conf) file=/etc/logrotate.conf ;; *) file=/etc/logrotate.d/${f##*/} ;; esac
     [ "$file" = "$rotation" ] || [ ! -f "$f" ] || sed -n "s|^\([^#{]*/[^#{]*\){.*|names $file \1|p

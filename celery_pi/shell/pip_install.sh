@@ -5,7 +5,7 @@
 # owner's, pip finds out as without it, and refuses what contradicts itself: where there is an
 # environment already, before anything in it is changed.
 set -e
-wanted=$1 ours=$2
+digest=$1 ours=$2
 shift 2
 cd "${venv%/*}"
 scratch=$(mktemp -d)
@@ -22,5 +22,5 @@ if grep -q == "$scratch/locked"; then
   install --no-deps --require-hashes --only-binary :all: -r "$scratch/locked"
 fi
 install "$@"
-printf '%s\n' "$wanted" >"$record.new"
+printf '%s\n' "$digest" >"$record.new"
 mv -fT "$record.new" "$record"

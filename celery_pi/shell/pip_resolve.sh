@@ -5,7 +5,7 @@
 # resolves for a directory that is never made; Debian's own Python is the one of the environment.
 collect=$1 requirements=$2 ours=$3
 shift 3
-# shellcheck disable=SC2164  # else pip is asked from where it is
+# shellcheck disable=SC2164  # else pip runs in the present directory
 cd "${venv%/*}"
 /usr/bin/python3 -I -S -c "$collect" "$requirements"
 scratch=$(mktemp -d) || exit 1
@@ -23,6 +23,6 @@ else
   echo "pip none"
   exit 0
 fi
-"$@" >"$scratch/said" 2>&1 </dev/null
+"$@" >"$scratch/output" 2>&1 </dev/null
 echo "pip $?"
-cat "$scratch/said"
+cat "$scratch/output"

@@ -1,4 +1,4 @@
-# Paths of a virtual environment; `ready` tells whether it has a Python and pip.
+# Paths of a virtual environment; `ready` succeeds if it has a Python and pip.
 #
 # All of this is done as the owner of the environment: what lies there is his, and a link or a FIFO
 # of his must lead nobody else anywhere.

@@ -1,4 +1,4 @@
-# Client of a Redis that was here before the first deploy: `theirs COMMAND`.
+# Client of a Redis that was here before the first deploy: `old_redis COMMAND`.
 # Uses: config
 #
 # The password of such a server stands in its configuration, as a word or in quotes. It is read by
@@ -9,10 +9,10 @@ configured() {
     head -c 1000000 "$config" </dev/null 2>/dev/null |
     timeout -s KILL 15 sed -n "s/^$1[[:space:]]*//p" | tail -n 1
 }
-theirs() {
+old_redis() {
   REDISCLI_AUTH=$(configured requirepass | sed 's/^"\(.*\)"[[:space:]]*$/\1/')
   [ -z "$REDISCLI_AUTH" ] || export REDISCLI_AUTH
   port=$(configured port)
   timeout -s KILL "${patience:-10}" redis-cli -p "${port:-6379}" "$@" | head -c 16777216
 }
-persistence() { theirs info persistence | tr -d '\r'; }
+persistence() { old_redis info persistence | tr -d '\r'; }

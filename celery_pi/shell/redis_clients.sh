@@ -6,10 +6,10 @@
 [ ! -e "$acl" ] && command -v redis-cli >/dev/null || exit 0
 systemctl is-active --quiet redis-server || exit 0
 conf=$(read_as redis "$conf" | timeout -s KILL 10 cat)  # which he may keep from ending
-said() { printf '%s\n' "$conf" | sed -n "s/^$1[[:space:]]*//p" | tail -n 1 | tr -d "\"'"; }
-port=$(said port)
+configured() { printf '%s\n' "$conf" | sed -n "s/^$1[[:space:]]*//p" | tail -n 1 | tr -d "\"'"; }
+port=$(configured port)
 [ "$port" != 0 ] || exit 0
-password=$(said requirepass)
+password=$(configured requirepass)
 ask() { timeout 5 redis-cli -p "${port:-6379}" --no-auth-warning "$@" 2>/dev/null; }
 [ -z "$password" ] || export REDISCLI_AUTH="$password"
 [ "$(ask ping)" = PONG ] || { echo closed; exit 0; }

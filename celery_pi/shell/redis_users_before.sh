@@ -7,5 +7,5 @@ if [ -e "$file" ]; then
   echo kept
   cat "$file"
 elif [ ! -e "$record" ] && [ "$(systemctl is-active "$unit")" = active ]; then
-  theirs acl list 2>/dev/null | grep '^user ' || true
+  old_redis acl list 2>/dev/null | grep '^user ' || true
 fi

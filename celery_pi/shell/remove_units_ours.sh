@@ -3,7 +3,7 @@
 #
 # Of what is there, what is ours. A unit is somebody else's when its file is, or when its package
 # has one: that stays, whatever its name is.
-is_theirs() {
+is_owners() {
   case $1 in *celery-pi*) return 1 ;; esac
   [ -e "$directory/$1" ] || [ -L "$directory/$1" ] || {
     file=$(systemctl show -P FragmentPath "$1")
@@ -12,7 +12,7 @@ is_theirs() {
   ! is_ours "$directory/$1"
 }
 left='' ours=''
-for unit in $units; do is_theirs "$unit" || ours="$ours $unit"; done
+for unit in $units; do is_owners "$unit" || ours="$ours $unit"; done
 units=${ours# }
 for path in $paths; do
   if [ -e "$path" ] || [ -L "$path" ]; then

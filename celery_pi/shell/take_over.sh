@@ -2,7 +2,7 @@
 # Uses: before, cron, directory, files, guard, lease, patience, running, tables, taken, units, watch
 #
 # Beat first. Each worker ends its tasks and gives back what it holds: its main process alone is
-# told to stop. What the unit says of that does not count.
+# told to stop. The unit's own settings for that do not count.
 # shellcheck disable=SC2174  # its parent is there
 mkdir -p -m 0700 "$before" "${running%/*}"
 systemctl stop "$guard" 2>/dev/null || true  # of a deploy before this one

@@ -10,14 +10,14 @@ holds() {
     "ip$1tables-save" -t filter
   } 2>/dev/null | awk '
     $0 == "kernel" { kernel = 1 }
-    !kernel && /^-[AI] ufw/ { wanted[$2]++ }
+    !kernel && /^-[AI] ufw/ { declared[$2]++ }
     kernel && /^-A ufw/ { held[$2]++ }
     kernel && /^:INPUT DROP|^:FORWARD DROP|^:OUTPUT ACCEPT/ { policies++ }
     kernel && /^-A (INPUT|FORWARD|OUTPUT) -j ufw/ { ways[$2]++ }
     END {
-      for (chain in wanted) {
+      for (chain in declared) {
         to_users = chain ~ /-before-(input|output|forward)$/
-        if (held[chain] != wanted[chain] + to_users) exit 1
+        if (held[chain] != declared[chain] + to_users) exit 1
       }
       exit policies != 3 || ways["INPUT"] != 6 || ways["FORWARD"] != 6 || ways["OUTPUT"] != 6
     }

@@ -243,7 +243,7 @@ EXPLAINED = [
         saw="1 task in old",
     ),
     explained(
-        "Tasks were set aside",
+        "There are dead letters",
         f"{CLI} lpush set-aside x",
         f"{CLI} del set-aside",
         saw="1 task, ",

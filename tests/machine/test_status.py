@@ -23,7 +23,7 @@ for n in range(7):
 TAKEN_ALONG = {"celery-worker": {"Workers"}}
 REDIS_NEEDED = {
     *("Server", "Memory", "Clients", "Keys", "Snapshot", "Append-only file", "Queues"),
-    *("Unacknowledged", "Active and scheduled", "Set aside", "Workers"),
+    *("Unacknowledged", "Active and scheduled", "Dead letters", "Workers"),
 }
 BOUND_TO_REDIS = {"redis-server", "redis-memory"}
 VCGENCMD = "/usr/local/bin/vcgencmd"
@@ -157,7 +157,7 @@ def test_rest_of_the_machine_is_looked_at(pi: VirtualPi) -> None:
     pi.run("systemctl", "reset-failed", "broken")
     redis(pi, "del", "set-aside")
     assert told.status == 1
-    assert told.names("wrong") == {"Power", "Failed", "Set aside"}
+    assert told.names("wrong") == {"Power", "Failed", "Dead letters"}
     assert told["Power"]["now"] == ["under-voltage", "throttled"]
     assert told["Failed"]["units"] == ["broken.service"]
     assert "needed for linux-image" in shown.text

@@ -20,7 +20,7 @@ from paramiko import Channel, ProxyCommand, Transport
 from pyinfra.api import StringCommand
 
 from celery_pi import connector, fact_cache
-from celery_pi.connector import LOST, Answer, Docker, ShellSession, Ssh, undelayed_transport
+from celery_pi.connector import LOST, CommandResult, Docker, ShellSession, Ssh, undelayed_transport
 from celery_pi.render import ROOT
 from tests.helpers.fake import LocalShell, Programs, machine
 from tests.helpers.harness import PYINFRA
@@ -47,7 +47,7 @@ class Container:
     session: ShellSession
     alone: LocalShell
 
-    def ask(self, text: str, sent: str = "", **more: Any) -> Answer | None:
+    def ask(self, text: str, sent: str = "", **more: Any) -> CommandResult | None:
         return self.session.run(StringCommand(text), {**PLAIN, "_stdin": sent, **more})
 
     def lines(self, text: str, sent: str = "") -> list[str]:

@@ -83,8 +83,8 @@ class Debian:
         self.history = directory / "history.log"
         monkeypatch.setattr(before, "INSTALLED", str(self.record))
         monkeypatch.setattr(before, "HISTORY", str(self.history))
-        monkeypatch.setattr(module, "SAID", str(directory / "run/apt.update"))
-        monkeypatch.setattr(module, "CONFIGURED", str(directory / "run/dpkg.configure"))
+        monkeypatch.setattr(module, "UPDATE_OUTPUT", str(directory / "run/apt.update"))
+        monkeypatch.setattr(module, "CONFIGURE_OUTPUT", str(directory / "run/dpkg.configure"))
         for name, script in (("dpkg-query", DPKG_QUERY), ("dpkg", DPKG), ("apt-get", APT)):
             script = script.replace("{state}", str(self.state)).replace("{asked}", " ".join(ASKED))
             script = script.replace("{told}", f"$(cat {self.state}/told)")
@@ -235,7 +235,7 @@ def test_another_dpkg_that_does_not_end_is_waited_for_within_bounds(
     debian: Debian, monkeypatch: pytest.MonkeyPatch, holder: str
 ) -> None:
     (debian.state / "told").write_text(LOCKED.format(holder))
-    monkeypatch.setattr(module, "WAITING", 0)
+    monkeypatch.setattr(module, "WAIT_TIMEOUT", 0)
     debian.interrupted()
     (debian.state / "locked").write_text("7\n")
     done = debian.deploy("redis-server")

@@ -25,7 +25,7 @@ from celery_pi.deploys.history import DeployRecords
 from celery_pi.deploys.run import CLOSE, TAKE
 from celery_pi.deploys.source import NoSource, deployed_source, lay_out
 from celery_pi.operations.config_files import ConfigFile, config_files
-from celery_pi.preflight import GIVEN, NEWEST_DEPLOY
+from celery_pi.preflight import GIVEN_SETTINGS, NEWEST_DEPLOY
 from celery_pi.settings import Settings
 from tests.helpers.fake import ME, Cached, Run, mode, run, sh
 
@@ -76,7 +76,7 @@ def deploy(
 
 
 def begin(seen: str | None = None, file: str | None = "dir/deploy.py", **given: Any) -> None:
-    host.connector_data[GIVEN] = Settings(**given)
+    host.connector_data[GIVEN_SETTINGS] = Settings(**given)
     host.connector_data[NEWEST_DEPLOY] = newest() if seen is None else seen
     deploy_run.begin(file, "Thing")
 
@@ -419,12 +419,12 @@ FILE = """
 from pyinfra import host, state
 from pyinfra.operations import server
 from celery_pi.deploys import history, lock, run
-from celery_pi.preflight import GIVEN, NEWEST_DEPLOY
+from celery_pi.preflight import GIVEN_SETTINGS, NEWEST_DEPLOY
 from celery_pi.settings import Settings
 lock.DIRECTORY, lock.INTERVAL, lock.LEASE = {directory!r} + "/run", 0.5, 4
 lock.RECORDS = history.RECORDS = {directory!r} + "/records"
 run.deployed_source = lambda: "c0ffee"
-host.connector_data[GIVEN] = Settings()
+host.connector_data[GIVEN_SETTINGS] = Settings()
 host.connector_data[NEWEST_DEPLOY] = {newest!r}
 run.begin(state.current_deploy_filename, "Thing")
 server.shell(name="Work", commands=[{command!r}])

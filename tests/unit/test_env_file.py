@@ -339,7 +339,7 @@ def test_mode_is_mended_of_no_file_of_roots(
     env.chmod(0o644)
     read = module._read
 
-    def swap(path: str, user: str) -> module.Found:
+    def swap(path: str, user: str) -> module.EnvFile:
         found = read(path, user)
         if module.host.state.is_executing:
             put(Path(path), what, roots)

@@ -10,7 +10,7 @@ import pytest
 from pyinfra.api import StringCommand
 
 from celery_pi import fact_cache
-from celery_pi.fact_cache import Answer, FactCache, NoFact
+from celery_pi.fact_cache import CommandResult, FactCache, NoFact
 from tests.helpers.fake import LocalShell, machine
 
 QUESTIONS = {
@@ -52,7 +52,7 @@ class Cache:
         self.shell.state.is_executing = True
         self.ask(f"{command} # of an operation")
 
-    def _run(self, command: StringCommand, arguments: dict[str, Any]) -> Answer:
+    def _run(self, command: StringCommand, arguments: dict[str, Any]) -> CommandResult:
         return self.shell.run_shell_command(command, **arguments)
 
 

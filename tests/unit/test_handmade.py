@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from celery_pi.facts.handmade import CRON, OUR_NAMES, SHOW, Found, HandMade, problems
+from celery_pi.facts.handmade import CRON, OUR_NAMES, SHOW, HandMade, HandmadeItem, problems
 from celery_pi.settings import Settings
 
 APP = "/srv/nids"
@@ -121,8 +121,8 @@ def test_drop_in_beside_a_unit_of_ours_is_the_owners_to_have(machine: Machine) -
 
 
 FOUND = [
-    Found("unit", "celery.service", "worker"),
-    Found("cron", "/var/spool/cron/crontabs/root", "-"),
+    HandmadeItem("unit", "celery.service", "worker"),
+    HandmadeItem("cron", "/var/spool/cron/crontabs/root", "-"),
 ]
 
 
@@ -138,7 +138,7 @@ def test_it_may_be_replaced() -> None:
 
 @pytest.mark.parametrize("replace", [True, False])
 def test_process_in_no_unit_that_can_be_put_aside_is_always_refused(replace: bool) -> None:
-    found = [Found("process", "session-3.scope", "4711")]
+    found = [HandmadeItem("process", "session-3.scope", "4711")]
     (told,) = problems(found, Settings(replace_handmade=replace))
     assert "4711 (session-3.scope)" in told
 
@@ -147,7 +147,7 @@ def test_processes_of_units_are_not_told_twice() -> None:
     names = ("celery.service", "supervisor.service", "celery-worker.service", "celery-pi-7.service")
     lines = ["unit celery.service worker", *(f"process {name} {len(name)}" for name in names)]
     told = [each for each in HandMade().process(lines) if each.what == "process"]
-    assert told == [Found("process", "supervisor.service", "18")]
+    assert told == [HandmadeItem("process", "supervisor.service", "18")]
 
 
 def test_of_a_command_line_only_the_first_mebibyte_is_read(machine: Machine) -> None:

@@ -20,7 +20,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Files:
     good = dict(zip(map(str, files.values()), kernel.GOOD.values(), strict=True))
     monkeypatch.setattr(kernel, "GOOD", good)
     hosts = tuple(str(files[name]) for name in ("overcommit", "pages", "ptrace"))
-    monkeypatch.setattr(kernel, "HOSTS", hosts)
+    monkeypatch.setattr(kernel, "OF_THE_HOST", hosts)
     monkeypatch.setattr(kernel, "SYSCTL", "set-kernel")
     files["overcommit"].write_text("0\n")
     files["backlog"].write_text("128\n")

@@ -10,16 +10,18 @@ import pytest
 
 from celery_pi import before
 from celery_pi.facts import nginx as nginx_facts
-from celery_pi.facts.nginx import Nginx, NginxFound, is_needed, problems
+from celery_pi.facts.nginx import Nginx, NginxState, is_needed, problems
 from celery_pi.operations import idle_service as module
 from celery_pi.operations.idle_service import idle_service
 from celery_pi.preflight import machine
 from celery_pi.settings import Settings
 from tests.helpers.fake import Programs, run, sh
 
-OURS = Nginx(installed=True, by_us=True, runs=True, default="ours")
+OURS = Nginx(installed=True, installed_by_us=True, runs=True, default="ours")
 HIS = Nginx(installed=True, runs=True, default="debian")
-IN_OURS = Nginx(installed=True, by_us=True, runs=True, theirs=("/etc/nginx/sites-enabled/his",))
+IN_OURS = Nginx(
+    installed=True, installed_by_us=True, runs=True, owners_files=("/etc/nginx/sites-enabled/his",)
+)
 
 
 @pytest.mark.parametrize(
@@ -50,8 +52,8 @@ def test_only_what_is_ours_alone_may_stop() -> None:
     ("nginx", "ends"),
     [
         (Nginx(), True),
-        (Nginx(installed=True, by_us=True, default="debian"), True),
-        (Nginx(installed=True, by_us=True, default="owner"), False),
+        (Nginx(installed=True, installed_by_us=True, default="debian"), True),
+        (Nginx(installed=True, installed_by_us=True, default="owner"), False),
         (HIS, False),
     ],
 )
@@ -62,11 +64,18 @@ def test_debians_site_is_ours_to_end_where_we_bring_nginx(nginx: Nginx, ends: bo
 def test_what_he_has_switched_off_or_removed_is_not_served_again() -> None:
     (said,) = problems(Settings(), Nginx(installed=True))
     assert said.endswith("systemctl enable --now nginx, or set nginx_server = False")
-    (said,) = problems(Settings(), Nginx(theirs=("/etc/nginx/sites-enabled/his",)))
+    (said,) = problems(Settings(), Nginx(owners_files=("/etc/nginx/sites-enabled/his",)))
     assert "/etc/nginx/sites-enabled/his would be served again" in said
     for settings in (Settings(nginx_server=False), Settings(flower=False)):
         assert not list(problems(settings, Nginx(installed=True)))
-    for fit in (Nginx(), OURS, HIS, IN_OURS, Nginx(default="debian"), Nginx(True, by_us=True)):
+    for fit in (
+        Nginx(),
+        OURS,
+        HIS,
+        IN_OURS,
+        Nginx(default="debian"),
+        Nginx(True, installed_by_us=True),
+    ):
         assert not list(problems(Settings(), fit))
 
 
@@ -105,20 +114,20 @@ def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def found() -> Nginx:
-    fact = NginxFound()
+    fact = NginxState()
     return fact.process(sh(fact.command()))
 
 
 def test_debians_site_is_debians_until_it_is_changed(conf: Path) -> None:
-    assert found() == Nginx(installed=True, by_us=True, runs=True, default="debian")
+    assert found() == Nginx(installed=True, installed_by_us=True, runs=True, default="debian")
     default = conf / "sites-enabled/default"
     (conf / "sites-available/default").write_text("server { root /srv; }\n")
-    assert (found().default, found().theirs) == ("owner", (str(default),))
+    assert (found().default, found().owners_files) == ("owner", (str(default),))
     default.unlink()
     default.write_text(f"{nginx_facts.MARK}: off\n")
-    assert (found().default, found().theirs) == ("ours", ())
+    assert (found().default, found().owners_files) == ("ours", ())
     default.unlink()
-    assert (found().default, found().theirs) == ("", ())
+    assert (found().default, found().owners_files) == ("", ())
 
 
 def test_each_file_of_his_that_nginx_would_read_is_his(conf: Path, tmp_path: Path) -> None:
@@ -127,16 +136,16 @@ def test_each_file_of_his_that_nginx_would_read_is_his(conf: Path, tmp_path: Pat
     (tmp_path / "elsewhere").write_text(f"{nginx_facts.MARK}\n")
     site.symlink_to(tmp_path / "elsewhere")
     (conf / "conf.d/his.txt").write_text("not read")
-    assert set(found().theirs) == {str(site), str(snippet)}
+    assert set(found().owners_files) == {str(site), str(snippet)}
     (conf / "nginx.conf").write_text("http {\n  gzip on;\n}\n")
-    assert set(found().theirs) == {str(site), str(snippet)}, "no site is in it"
+    assert set(found().owners_files) == {str(site), str(snippet)}, "no site is in it"
     (conf / "nginx.conf").write_text("http {\n  server {\n  }\n}\n")
-    assert str(conf / "nginx.conf") in found().theirs
+    assert str(conf / "nginx.conf") in found().owners_files
 
 
 def test_pipe_in_the_place_of_a_site_is_not_waited_for(conf: Path) -> None:
     os.mkfifo(conf / "sites-enabled/pipe")
-    assert found().theirs == (str(conf / "sites-enabled/pipe"),)
+    assert found().owners_files == (str(conf / "sites-enabled/pipe"),)
 
 
 @pytest.mark.usefixtures("conf")
@@ -144,7 +153,7 @@ def test_nginx_that_was_there_or_is_gone_is_known(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "installed").write_text("nginx-extras\n")
-    assert not found().by_us
+    assert not found().installed_by_us
     (tmp_path / "again").mkdir()
     programs = Programs(tmp_path / "again", monkeypatch)
     programs.add("dpkg-query", "echo nginx config-files")

@@ -32,7 +32,7 @@ def planned(**items: str) -> Plan:
     made = Plan()
     for verb in VERBS:
         if what := items.get(verb.replace(" ", "_")):
-            made.add(verb, Item(what, "", theirs=False))
+            made.add(verb, Item(what, "", is_owners=False))
     return made
 
 
@@ -71,15 +71,15 @@ def test_thing_that_is_longer_than_a_line_is_broken_at_its_blanks() -> None:
 @pytest.mark.parametrize("verb", ["remove", "stop", "restart", "replace", "put aside"])
 def test_what_is_the_owners_is_called_so_and_nothing_is_denied(verb: Verb) -> None:
     made = Plan()
-    made.add(verb, Item("a.service", "reads .env", theirs=True))
+    made.add(verb, Item("a.service", "reads .env", is_owners=True))
     assert made.lines("Would") == [f"Would {verb}: a.service (yours: reads .env)"]
 
 
 def test_long_lists_are_cut_but_never_what_is_the_owners_nor_what_stops() -> None:
     made = Plan()
     for number in range(40):
-        made.add("change", Item(f"file-{number}.", "", theirs=number >= 30))
-        made.add("stop", Item(f"unit-{number}.", "", theirs=False))
+        made.add("change", Item(f"file-{number}.", "", is_owners=number >= 30))
+        made.add("stop", Item(f"unit-{number}.", "", is_owners=False))
     text = " ".join(made.lines("Would"))
     assert "28 more" in text
     assert all(f"file-{number}. (yours)" in text for number in range(30, 40))
@@ -88,8 +88,8 @@ def test_long_lists_are_cut_but_never_what_is_the_owners_nor_what_stops() -> Non
 
 def test_of_what_is_replaced_or_put_aside_nothing_else_is_said() -> None:
     made = planned(change="/etc/a", remove="/etc/b", stop="b.service")
-    made.add("replace", Item("/etc/a", "", theirs=True))
-    made.add("put aside", Item("/etc/b", "", theirs=True))
+    made.add("replace", Item("/etc/a", "", is_owners=True))
+    made.add("put aside", Item("/etc/b", "", is_owners=True))
     assert made.lines("Would") == [
         "Would stop:      b.service",
         "Would replace:   /etc/a (yours)",

@@ -147,7 +147,7 @@ def test_packages_that_go_together_are_no_problem() -> None:
 def test_nothing_is_asked_where_all_is_installed() -> None:
     there = frozenset(map(python_packages._pinned, PINS))
     now = Environment(ready=True, record="", requirements="", installed=there)
-    now = Environment(True, python_packages._wanted(PINS, now), "", there)
+    now = Environment(True, python_packages._digest(PINS, now), "", there)
     pip = Pip()
     assert problems(pip, now) == []
     assert pip.asked == []
@@ -190,7 +190,7 @@ def test_without_pip_the_files_tell_what_they_can() -> None:
 def test_question_has_the_words_of_the_installation() -> None:
     now = Environment(ready=True, record="", requirements="digest", installed=frozenset())
     words = python_packages.arguments(Settings().app_pins, FILE, now)
-    asked = resolution.asked("/srv/venv", words, FILE, locked()).get_raw_value()
+    asked = resolution.resolve_command("/srv/venv", words, FILE, locked()).get_raw_value()
     installed = python_packages._installation(
         9, "/srv/venv", Settings().app_pins, FILE, locked(), now
     ).get_raw_value()

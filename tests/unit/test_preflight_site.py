@@ -10,7 +10,7 @@ import pytest
 from celery_pi.facts.ufw import Firewall
 from celery_pi.firewall_rules import MARK, Opening, Rule
 from celery_pi.preflight import checkers
-from celery_pi.preflight.apt import AptPlan, apt_problems, apt_warnings, wanted
+from celery_pi.preflight.apt import AptPlan, apt_problems, apt_warnings, needed_packages
 from celery_pi.preflight.checkers import Checks, OwnersChecks, checks_found, rotation
 from celery_pi.preflight.listeners import (
     Listener,
@@ -326,8 +326,12 @@ def test_apt_is_asked_for_what_is_missing_alone(
 
 def test_only_packages_of_what_is_switched_on_are_asked_for() -> None:
     off = Settings(firewall=False, flower=False, bans=False)
-    assert [one.partition(":")[0] for one in wanted(off)] == ["redis-server", "logrotate"]
-    assert {one.partition(":")[0] for one in wanted(Settings())} > {"ufw", "nginx", "fail2ban"}
+    assert [one.partition(":")[0] for one in needed_packages(off)] == ["redis-server", "logrotate"]
+    assert {one.partition(":")[0] for one in needed_packages(Settings())} > {
+        "ufw",
+        "nginx",
+        "fail2ban",
+    }
 
 
 # -- Redis' users
@@ -470,7 +474,7 @@ class Machine:
             text = text.replace(f"command -v {name}", "false")
         monkeypatch.setattr(checkers, "CHECK", text)
         monkeypatch.setattr(checkers, "STAMP", str(self.stamp))
-        monkeypatch.setattr(checkers, "LOOKED_AT", (str(self.config),))
+        monkeypatch.setattr(checkers, "CHECKED_PATHS", (str(self.config),))
         monkeypatch.setattr(checkers, "rotation", lambda _: "x")
         self.programs.add("nginx", f"! cat {self.config}/*.conf | grep bad")
         self.programs.add("unshare", 'shift 5; ! cat "$1"/*.conf | grep bad')

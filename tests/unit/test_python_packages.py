@@ -297,7 +297,7 @@ def test_child_that_was_stopped_ends_with_the_time(
 ) -> None:
     pip = theirs.programs.bin / "python3.venv"
     pip.write_text("#!/bin/sh\n(kill -STOP $$; sleep 60) & kill -STOP $$\n")
-    monkeypatch.setattr(module, "INSTALLING", 1)
+    monkeypatch.setattr(module, "INSTALL_TIMEOUT", 1)
     started = time.monotonic()
     done = theirs.deploy()
     assert done.error
@@ -325,7 +325,7 @@ def pip_at_work(seconds: float) -> Iterator[str]:
 def test_pip_at_work_is_waited_for_and_named(
     deployed: App, monkeypatch: pytest.MonkeyPatch, dry: bool
 ) -> None:
-    monkeypatch.setattr(module, "QUIETLY", 0)
+    monkeypatch.setattr(module, "QUIET_WAIT", 0)
     with pip_at_work(1.5) as holder:
         done = deployed.plan() if dry else deployed.deploy()
     assert f"waits up to 660 s for pip: {holder} holds {module.LOCK}" in done.shown
@@ -336,8 +336,8 @@ def test_pip_at_work_is_waited_for_and_named(
 def test_pip_that_does_not_end_is_not_waited_for_without_end(
     app: App, monkeypatch: pytest.MonkeyPatch, dry: bool
 ) -> None:
-    monkeypatch.setattr(module, "QUIETLY", 0)
-    monkeypatch.setattr(module, "WAITING", 1)
+    monkeypatch.setattr(module, "QUIET_WAIT", 0)
+    monkeypatch.setattr(module, "WAIT_TIMEOUT", 1)
     with pip_at_work(60) as holder:
         with pytest.raises(PyinfraError):
             app.plan() if dry else app.deploy()

@@ -156,7 +156,7 @@ def test_machine_without_a_device_tree_is_no_pi(machine: Machine) -> None:
 
 FILES = {
     "counted": ("sys/fs/cgroup/cgroup.controllers", "cpuset cpu memory pids\n"),
-    "asked": ("proc/cmdline", "cgroup_disable=memory cgroup_enable=memory root=/dev/x\n"),
+    "requested": ("proc/cmdline", "cgroup_disable=memory cgroup_enable=memory root=/dev/x\n"),
     "zram": ("proc/swaps", "Filename\n/dev/zram0 partition 1 0 100\n"),
     "able": ("sys/class/zram-control/hot_add", ""),
     "rpi-swap": ("etc/rpi/swap.conf", ""),
@@ -215,7 +215,7 @@ def told(part: Callable[[Pi], None], known: Pi, line: bytes = LINE) -> tuple[str
     [
         ([], LINE, f"must be restarted, for {COUNTED}"),
         ([], LINE + b" " + COUNTED.encode(), f"must be restarted, for {COUNTED}"),
-        (["asked"], LINE + b" " + COUNTED.encode(), f"does not go by {COUNTED}: update it"),
+        (["requested"], LINE + b" " + COUNTED.encode(), f"does not go by {COUNTED}: update it"),
         ([], b"quiet", f"{CMDLINE} is left as it is, because it names no root="),
         ([], b"", f"{CMDLINE} is left as it is, because there is no line in it"),
     ],
@@ -298,7 +298,7 @@ def test_swap_that_stays_on_a_disk_is_named(listed: list[str], kept: list[str]) 
 def test_watchdog_is_taken_over_by_a_reload_and_read_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert watchdog.ASK in watchdog.TAKE
+    assert watchdog.SHOW in watchdog.TAKE
     now, new = tmp_path / "now", tmp_path / "new"
     now.write_text("0\n")
     new.write_text("0\n")

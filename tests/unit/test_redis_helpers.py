@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from celery_pi.render import from_file, from_template
-from celery_pi.secrets import DIRECTORY, SOCKET
+from celery_pi.secrets import DIRECTORY
 from celery_pi.settings import Settings
+from celery_pi_tools.redis_client import SOCKET
 from tests.helpers.fake import Programs, as_root
 
 LIBRARY = "/usr/local/lib/celery-pi"

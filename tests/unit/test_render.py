@@ -16,8 +16,9 @@ from celery_pi import render as rendering
 from celery_pi.facts.ssh_jail import OwnersJail
 from celery_pi.operations import redis_server
 from celery_pi.render import ROOT, from_file, from_template
-from celery_pi.secrets import SOCKET, USERS
+from celery_pi.secrets import USERS
 from celery_pi.settings import Settings, of_memory, size_in_bytes
+from celery_pi_tools.redis_client import SOCKET
 from tasks.redis import acl
 from tests.helpers.fake import Programs, mode
 

@@ -12,7 +12,7 @@ import pytest
 
 from celery_pi.deploys import history, rollback
 from celery_pi.deploys.history import Record
-from celery_pi.deploys.rollback import CannotGoBack, given, go_back, target
+from celery_pi.deploys.rollback import CannotGoBack, data_arguments, go_back, target
 from celery_pi.deploys.source import NoSource, lay_out
 from celery_pi.operations import prune_files as pruning
 from celery_pi.operations import remove_units
@@ -103,7 +103,7 @@ def test_settings_are_read_as_they_were_given() -> None:
     first, _ = load_settings(data)
     assert first
     kept = json.loads(history.begun([], first).text)["given"]
-    words = given(kept)
+    words = data_arguments(kept)
     assert words[::2] == ["--data"] * len(data)
     again = dict(word.split("=", 1) for word in words[1::2])
     # In a process of its own: the import replaces this one's sockets and threads by gevent's.
@@ -126,7 +126,7 @@ def test_settings_are_read_as_they_were_given() -> None:
 )
 def test_record_can_lead_to_no_other_machine_and_to_no_file_here(name: str) -> None:
     with pytest.raises(CannotGoBack, match=f"its setting {name} is none"):
-        given({"redis_port": 7000, name: "/root/.ssh/id_ed25519"})
+        data_arguments({"redis_port": 7000, name: "/root/.ssh/id_ed25519"})
 
 
 @pytest.mark.parametrize("commit", ["--output=written", "0" * 40, "", "HEAD:celery_pi"])

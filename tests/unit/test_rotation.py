@@ -101,7 +101,7 @@ def test_list_of_users_takes_old_passwords_until_they_are_retired() -> None:
         known = passwords(host, Settings())
         settings = Settings(redis_maxmemory="64mb")
         listed.append(redis.acl(known.hashes, settings).content)
-        listed.append(redis.acl(known.wanted_hashes, settings).content)
+        listed.append(redis.acl(known.desired_hashes, settings).content)
 
     run(task, answers={"base64 -w0": stored("older\nold")})
     hashes = [sha256(text).hexdigest() for text in (new("celery").encode(), b"older", b"old")]
@@ -129,7 +129,7 @@ def test_rotation_retires_the_old_passwords_once_every_service_has_the_new_ones(
     def step(name: str) -> Any:
         def record() -> None:
             done.append(name)
-            seen.append(dict(passwords(host, Settings()).wanted))
+            seen.append(dict(passwords(host, Settings()).desired))
 
         return record
 

@@ -25,7 +25,6 @@ from celery_pi import secrets
 from celery_pi.operations import secret_files as files
 from celery_pi.operations.secret_files import no_old_secrets, secret_files
 from celery_pi.secrets import (
-    SOCKET,
     USERS,
     Passwords,
     Stored,
@@ -35,6 +34,7 @@ from celery_pi.secrets import (
     supplied_problems,
 )
 from celery_pi.settings import Settings
+from celery_pi_tools.redis_client import SOCKET
 from tests.helpers.fake import Run, as_root, inode, mode, run
 
 SEED = 20261122
@@ -74,7 +74,7 @@ def deploy(
             renew_passwords(host, settings or Settings())
         known = passwords(host, settings or Settings())
         made.append(known)
-        secret_files(name="Store the passwords", known=known)
+        secret_files(name="Store the passwords", passwords=known)
         if retire and known.changing:
             no_old_secrets(name="Forget the old ones")
 
@@ -88,7 +88,7 @@ def stored(store: Path) -> dict[str, str]:
 
 
 def as_stored(known: Passwords) -> dict[str, str]:
-    return {f"redis_{user}_password": text for user, text in known.wanted.items()}
+    return {f"redis_{user}_password": text for user, text in known.desired.items()}
 
 
 def sha256(text: str) -> str:
@@ -149,11 +149,11 @@ def test_generated_passwords_are_long_url_safe_and_of_one_user_and_pi_alone(stor
     made: set[str] = set()
     for _ in range(3):
         known, _ = deploy()
-        assert set(known.wanted) == set(USERS)
-        for password in known.wanted.values():
+        assert set(known.desired) == set(USERS)
+        for password in known.desired.values():
             assert len(password) >= 32
             assert quote(password, safe="") == password
-        made |= set(known.wanted.values())
+        made |= set(known.desired.values())
         for path in store.iterdir():
             path.unlink()
     assert len(made) == 3 * len(USERS)
@@ -175,7 +175,7 @@ def test_later_deploy_keeps_the_passwords_and_changes_nothing(store: Path) -> No
     first, _ = deploy()
     before = {path: inode(path) for path in store.iterdir()}
     second, done = deploy(retire=True)
-    assert second.wanted == first.wanted
+    assert second.desired == first.desired
     assert (done.planned, done.changed) == ([False], [False])
     assert {path: inode(path) for path in store.iterdir()} == before
 
@@ -213,7 +213,7 @@ def test_file_that_others_could_read_is_closed_and_keeps_its_value(
     else:
         os.chown(file, 65534, 65534)
     again, done = deploy()
-    assert (again.wanted, done.changed) == (first.wanted, [True])
+    assert (again.desired, done.changed) == (first.desired, [True])
     assert (mode(file), file.owner(), file.group()) == (0o600, "root", "root")
     assert stored(store) == as_stored(first)
     assert not again.changing
@@ -230,9 +230,9 @@ def test_owners_password_replaces_a_generated_one_without_its_line_end(
     own.write_bytes((text + ending).encode())
     settings = Settings(redis_password_file=str(own))
     known, done = deploy(settings)
-    assert known.wanted == {**first.wanted, "celery": text}
+    assert known.desired == {**first.desired, "celery": text}
     assert done.changed == [True]
-    old = {"redis_celery_password.old": first.wanted["celery"]}
+    old = {"redis_celery_password.old": first.desired["celery"]}
     assert stored(store) == {**as_stored(known), **old}
     assert deploy(settings)[1].changed == [False]
 
@@ -245,7 +245,7 @@ def test_rotation_renews_every_password_and_keeps_the_old_ones_beside_them(store
     first, _ = deploy()
     second, done = deploy(renew=True)
     assert (done.planned, done.changed, done.error) == ([True], [True], "")
-    assert not set(first.wanted.values()) & set(second.wanted.values())
+    assert not set(first.desired.values()) & set(second.desired.values())
     old = {f"{name}.old": text for name, text in as_stored(first).items()}
     assert stored(store) == {**as_stored(second), **old}
     assert {(mode(file), file.owner()) for file in store.iterdir()} == {(0o600, "root")}
@@ -258,20 +258,20 @@ def test_rotation_keeps_the_password_that_the_owner_supplies(store: Path, tmp_pa
     settings = Settings(redis_password_file=str(own))
     first, _ = deploy(settings)
     second, _ = deploy(settings, renew=True)
-    assert second.wanted["celery"] == own.read_text()
-    assert not {first.wanted[user] == second.wanted[user] for user in USERS[1:]} - {False}
+    assert second.desired["celery"] == own.read_text()
+    assert not {first.desired[user] == second.desired[user] for user in USERS[1:]} - {False}
     assert "redis_celery_password.old" not in stored(store)
 
 
 @as_root
 def test_old_passwords_stay_valid_over_rotations_until_they_are_forgotten(store: Path) -> None:
     rotations = [deploy(renew=bool(count))[0] for count in range(4)]
-    history = [known.wanted["backup"] for known in rotations]
+    history = [known.desired["backup"] for known in rotations]
     assert (store / "redis_backup_password.old").read_text().split("\n") == history[:3]
     assert rotations[3].valid("backup") == [history[3], history[2], history[0], history[1]]
     last, done = deploy(retire=True)
     assert last.hashes["backup"] == [sha256(history[at]) for at in (3, 0, 1, 2)]
-    assert last.wanted_hashes["backup"] == [sha256(history[3])]
+    assert last.desired_hashes["backup"] == [sha256(history[3])]
     assert done.changed == [False, True]
     assert stored(store) == as_stored(rotations[3])
     assert not deploy(retire=True)[0].changing
@@ -292,12 +292,12 @@ def test_rotation_that_died_before_the_new_password_was_stored_loses_none(
     monkeypatch.undo()
     for module in (secrets, files):
         monkeypatch.setattr(module, "DIRECTORY", str(store))
-    old = {"redis_celery_password.old": first.wanted["celery"]}
+    old = {"redis_celery_password.old": first.desired["celery"]}
     assert stored(store) == {**as_stored(first), **old}
     # What is stored is what Redis and every service still use; the next run clears up.
     second, done = deploy(retire=True)
-    assert second.wanted == first.wanted
-    assert second.hashes == second.wanted_hashes
+    assert second.desired == first.desired
+    assert second.hashes == second.desired_hashes
     assert done.changed == [False, True]
     assert stored(store) == as_stored(first)
 
@@ -329,8 +329,8 @@ def test_rotation_that_died_between_two_users_is_completed_by_the_next_deploy(
         monkeypatch.setattr(module, "DIRECTORY", str(store))
     known, done = deploy(retire=True)
     assert done.error == ""
-    assert known.wanted == {**first.wanted, "celery": half.wanted["celery"]}
-    assert known.valid("celery") == [half.wanted["celery"], first.wanted["celery"]]
+    assert known.desired == {**first.desired, "celery": half.desired["celery"]}
+    assert known.valid("celery") == [half.desired["celery"], first.desired["celery"]]
     assert stored(store) == as_stored(known)
 
 
@@ -357,7 +357,7 @@ def test_valid_passwords_are_the_new_one_and_each_old_one_once(
     known = Passwords(found, dict.fromkeys(USERS, wanted))
     assert [known.valid(user) for user in USERS] == [valid] * len(USERS)
     assert known.hashes == {user: [sha256(text) for text in valid] for user in USERS}
-    assert known.wanted_hashes == {user: [sha256(wanted)] for user in USERS}
+    assert known.desired_hashes == {user: [sha256(wanted)] for user in USERS}
     assert known.changing == (len(valid) > 1 or bool(old))
 
 
@@ -371,7 +371,7 @@ def test_password_that_came_meanwhile_is_never_replaced(store: Path, renew: bool
     def task() -> None:
         if renew:
             renew_passwords(host, Settings())
-        secret_files(name="Store", known=passwords(host, Settings()))
+        secret_files(name="Store", passwords=passwords(host, Settings()))
         store.mkdir(exist_ok=True)
         other.write_text("of another deploy")
 
@@ -387,9 +387,9 @@ def test_same_password_that_came_meanwhile_is_no_conflict(store: Path) -> None:
 
     def task() -> None:
         made.append(passwords(host, Settings()))
-        secret_files(name="Store", known=made[0])
+        secret_files(name="Store", passwords=made[0])
         store.mkdir()
-        (store / "redis_celery_password").write_text(made[0].wanted["celery"])
+        (store / "redis_celery_password").write_text(made[0].desired["celery"])
 
     assert run(task).error == ""
     assert stored(store) == as_stored(made[0])
@@ -498,8 +498,8 @@ def put(store: Path, text: str, old: str) -> None:
 def test_empty_file_on_the_pi_is_no_password_and_no_old_one(store: Path) -> None:
     put(store, "", "")
     known, done = deploy()
-    assert len(known.wanted["celery"]) >= 32
-    assert known.valid("celery") == [known.wanted["celery"]]
+    assert len(known.desired["celery"]) >= 32
+    assert known.valid("celery") == [known.desired["celery"]]
     assert done.error == ""
     assert stored(store) == {**as_stored(known), "redis_celery_password.old": ""}
 
@@ -510,7 +510,7 @@ def test_line_end_that_an_editor_left_is_no_part_of_a_password(store: Path, endi
     put(store, f"{LONG}{ending}", f"two\nthree{ending}")
     known, _ = deploy()
     assert known.valid("celery") == [LONG, "two", "three"]
-    assert len(set(known.wanted.values())) == len(USERS)  # those that were missing are their own
+    assert len(set(known.desired.values())) == len(USERS)  # those that were missing are their own
     assert (store / "redis_celery_password").read_text() == f"{LONG}{ending}"
 
 
@@ -527,7 +527,7 @@ def test_password_that_could_be_guessed_is_replaced(store: Path, weak: str, is_k
     put(store, weak, "")
     (store / "redis_celery_password.old").unlink()
     known, done = deploy(retire=True)
-    assert (known.wanted["celery"] == weak) is is_kept
+    assert (known.desired["celery"] == weak) is is_kept
     assert known.valid("celery")[-1] == weak  # until the services have the new one
     assert weak not in done.shown
     assert stored(store) == as_stored(known)

@@ -525,7 +525,7 @@ def test_restart_is_decided_from_state_and_from_what_is_planned(
 ) -> None:
     monkeypatch.setattr(module, "is_announced", lambda *_: announced)
     state = Running(
-        active=active, enabled=True, needs_reload=False, patience="", now=now, then=then
+        active=active, enabled=True, needs_reload=False, stop_timeout="", now=now, then=then
     )
     assert _reason(state, ["/x"]) == reason
 

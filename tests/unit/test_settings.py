@@ -10,7 +10,7 @@ import pytest
 
 from celery_pi import secrets
 from celery_pi.deploys.history import begun
-from celery_pi.deploys.rollback import CannotGoBack, given
+from celery_pi.deploys.rollback import CannotGoBack, data_arguments
 from celery_pi.settings import (
     POLICIES,
     Settings,
@@ -450,7 +450,7 @@ def test_it_is_in_no_record_on_no_pi_and_taken_from_none(name: str) -> None:
         assert not set(LOCAL) & set(told)
         assert told["backup_restic_repository"] == "sftp:nas:/b"
     with pytest.raises(CannotGoBack, match=f"its setting {name} is none"):
-        given({name: "/root/.ssh/id_ed25519"})
+        data_arguments({name: "/root/.ssh/id_ed25519"})
 
 
 def test_old_name_of_a_setting_is_accepted_with_a_sentence_and_not_beside_the_new_one() -> None:
@@ -464,4 +464,6 @@ def test_old_name_of_a_setting_is_accepted_with_a_sentence_and_not_beside_the_ne
     )
     _, sentences = load_settings({"board": False, "raspberry_pi": True})
     assert sentences == ["board is no setting"]
-    assert given({"board": False}) == ["--data", "board=false"], "an older source knows it so"
+    assert data_arguments({"board": False}) == ["--data", "board=false"], (
+        "an older source knows it so"
+    )

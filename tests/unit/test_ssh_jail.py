@@ -9,7 +9,7 @@ import pytest
 from pyinfra.api import DeployError
 
 from celery_pi.facts import ssh_jail
-from celery_pi.facts.ssh_jail import JailFound, OwnersJail
+from celery_pi.facts.ssh_jail import OwnersJail, SshJail
 from celery_pi.render import from_template
 from celery_pi.settings import Settings
 from tasks.bans import JAILS
@@ -34,7 +34,7 @@ def etc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def found() -> OwnersJail:
-    fact = JailFound()
+    fact = SshJail()
     return fact.process(sh(fact.command()))
 
 

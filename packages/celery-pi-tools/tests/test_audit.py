@@ -148,7 +148,7 @@ def test_ssh_is_limited_where_there_are_no_bans_but_for_who_deploys(
     assert firewall(OPEN, limit, bans=False).level == "ok"
     assert firewall(bans=False).evidence == "without bans, nothing limits who tries ssh by IPv4"
     near = f"--dport 22 {LIMIT}\n{ADD} -s 192.0.2.7/32 -p tcp -m tcp --dport 22 -j ACCEPT"
-    monkeypatch.setattr(network, "DEPLOYERS", tmp_path / "deployers")
+    monkeypatch.setattr(network, "ADMIN_ADDRESSES", tmp_path / "deployers")
     assert firewall(OPEN, near, bans=False).evidence.endswith("not declared: 22/tcp from 192.0.2.7")
     (tmp_path / "deployers").write_text("192.0.2.7\n")
     assert firewall(OPEN, near, bans=False).level == "ok"

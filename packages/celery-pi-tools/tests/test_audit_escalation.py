@@ -111,7 +111,7 @@ def test_command_that_cannot_be_read_is_told() -> None:
     system.services = unit(ExecStartEx="/bin/true")
     result = registry.judged(escalation.environments, system)
     assert result.level == "wrong"
-    assert "in another way" in result.evidence
+    assert "in another form" in result.evidence
 
 
 @as_root

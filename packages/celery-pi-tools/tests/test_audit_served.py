@@ -92,7 +92,7 @@ def asked(site: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
 
 def hunt(asked: dict[str, Any]) -> Any:
-    found = http_probe.Hunt(asked)
+    found = http_probe.Probe(asked)
     found.work()
     return found
 
@@ -116,7 +116,7 @@ def test_each_file_is_found_wherever_above_it_the_server_has_its_root(
     port = server[1]
     wanted = f"http://nids.example:{port}/{site.relative_to(root)}/.env".replace("/./", "/")
     assert wanted in {each["url"] for each in found.found}
-    assert (found.unanswered, found.asked) == (0, 3 * found.questions)
+    assert (found.unanswered, found.answered) == (0, 3 * found.questions)
 
 
 def test_server_of_something_else_is_found_to_serve_nothing(asked: Any, tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def test_server_that_is_silent_is_given_up_and_told(
         start = time.monotonic()
         found = hunt(asked(server))
     assert time.monotonic() - start < 5
-    assert (found.asked, found.unanswered) == (0, 3 * found.questions)
+    assert (found.answered, found.unanswered) == (0, 3 * found.questions)
 
 
 def test_endless_answer_is_cut(asked: Any) -> None:
@@ -274,7 +274,7 @@ def test_endless_answer_is_cut(asked: Any) -> None:
 def test_time_that_has_run_out_is_told(asked: Any, site: Path) -> None:
     with serving(partial(Quiet, directory=str(site))) as server:
         found = hunt(asked(server) | {"seconds": -1})
-    assert (found.asked, found.unanswered, found.found) == (0, 3 * found.questions, [])
+    assert (found.answered, found.unanswered, found.found) == (0, 3 * found.questions, [])
 
 
 def test_alias_without_its_slash_is_tried() -> None:
@@ -339,7 +339,7 @@ def judged(site: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
         monkeypatch.setattr(served, "names", lambda *_: [])
         monkeypatch.setattr(served, "servers", lambda _: [])
         empty = {"found": [], "servers": [1], "asked": 9, "unanswered": 0}
-        monkeypatch.setattr(served, "fetched", lambda _: empty | answer)
+        monkeypatch.setattr(served, "probe", lambda _: empty | answer)
         return served.served(System({"app_dir": str(site)}))
 
     return judge
@@ -383,7 +383,7 @@ def test_questions_are_asked_by_nobody_and_find_what_is_served(
     monkeypatch.setattr(served.http_probe, "__file__", str(program))
     try:
         with serving(partial(Quiet, directory=str(site))) as server:
-            answer = served.fetched(asked(server))
+            answer = served.probe(asked(server))
     finally:
         program.unlink()
     assert {each["what"] for each in answer["found"]} == ALL

@@ -317,7 +317,7 @@ def test_file_that_was_in_the_last_backup_is_not_left_out(lab: Lab, name: str) -
     status, said = lab.run("backup")
     assert (status, lab.files()) == (1, [old])
     assert said == f"celery-pi: {path} was in the last backup and is missing now"
-    lab.change("backup/app.py", "AGAIN = 3", "AGAIN = 15")
+    lab.change("backup/app.py", "RETRY_TIME = 3", "RETRY_TIME = 15")
     with subprocess.Popen(["sh", "-c", f"sleep 2; mv {lab.root}/app/away {path}"]):
         lab.make()
     assert len(lab.files()) == 2

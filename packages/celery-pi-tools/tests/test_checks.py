@@ -475,7 +475,7 @@ def test_redis_that_is_away_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> No
         for asked in (
             redis_state.server,
             task_state.queues,
-            tasks.set_aside,
+            tasks.dead_letters,
         )
     ]
     assert {result.evidence for result in results} == {

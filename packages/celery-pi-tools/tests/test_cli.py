@@ -53,8 +53,13 @@ def test_words_that_it_does_not_know_are_refused(installed: Path, words: tuple[s
 
 
 @pytest.mark.parametrize(("old", "new"), [("prove", "smoke-test"), ("set-aside", "dead-letters")])
-def test_old_name_of_a_command_is_accepted(old: str, new: str) -> None:
-    assert cli.build_parser().parse_args([old]).command == new
+def test_old_name_of_a_command_is_accepted_with_a_sentence(
+    old: str, new: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.with_new_name(cli.build_parser().parse_args([old])).command == new
+    assert capsys.readouterr() == ("", f"celery-pi: {old} is called {new} now\n")
+    assert cli.with_new_name(cli.build_parser().parse_args([new])).command == new
+    assert capsys.readouterr() == ("", "")
 
 
 def test_old_name_of_a_command_runs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

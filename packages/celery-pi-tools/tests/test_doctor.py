@@ -321,7 +321,7 @@ def test_what_two_views_show_is_judged_by_one_function() -> None:
     }
     units = {f"{name} is down" for name in manifest.units() if name != "redis-server"}
     assert names == {
-        *("Redis is down", "The worker is not connected to Redis", "Tasks were set aside"),
+        *("Redis is down", "The worker is not connected to Redis", "There are dead letters"),
         "Files differ from what was deployed",
         *units,
     }

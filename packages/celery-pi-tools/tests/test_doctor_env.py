@@ -17,6 +17,7 @@ from celery_pi.settings import Settings
 from celery_pi_tools import env_file, redis_client
 from celery_pi_tools.checks import env
 from celery_pi_tools.privileges import Refused
+from celery_pi_tools.redis_url import broker_url
 from fake_system import fake_system
 from tests.helpers.fake import ME, as_root, mode
 from tests.helpers.hostile import put
@@ -38,7 +39,8 @@ PASSWORDS = ["plain-password", "a/b+c=%41:@#?é'\" "]
     ],
 )
 def test_url_is_the_one_that_a_deploy_writes(settings: dict[str, Any], password: str) -> None:
-    assert env.url(fake_system(**settings), password) == redis_url(password, Settings(**settings))
+    on_the_pi = fake_system(**settings).settings
+    assert broker_url(password, on_the_pi) == redis_url(password, Settings(**settings))
 
 
 @pytest.mark.parametrize(
@@ -68,7 +70,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     (tmp_path / "redis_celery_password").write_text("s3cret-new")
     monkeypatch.setattr(redis_client, "SECRETS", str(tmp_path))
     system = fake_system(app_dir=str(tmp_path), app_user=ME)
-    right = env.url(system, "s3cret-new")
+    right = broker_url("s3cret-new", system.settings)
     path = tmp_path / ".env"
     lines = [f"{name}={quote(right)}\n" for name in env.URLS]
     path.write_text("KEEP='é ✓'\n" + "".join(lines) + "CELERY_KEY_PREFIX=\n")

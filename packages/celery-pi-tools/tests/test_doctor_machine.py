@@ -224,15 +224,15 @@ def test_file_of_roots_where_others_write_is_given_to_nobody(
     found = permissions.unwritable(system)
     assert found.fix is None
     assert found.remedy.endswith(f"chown -h daemon {tmp_path}/logs/django.log")
-    wanted = [permissions.Wanted(tmp_path / ".env", 0o600, "daemon", "daemon")]
-    monkeypatch.setattr(permissions, "wanted", lambda _: wanted)
+    wanted = [permissions.Expected(tmp_path / ".env", 0o600, "daemon", "daemon")]
+    monkeypatch.setattr(permissions, "expected", lambda _: wanted)
     found = permissions.drifted(system)
     assert (found.fix, found.files) == (None, (f"{tmp_path}/.env",))
     assert found.remedy.endswith(f"chown -h daemon {tmp_path}/.env")
 
 
 def test_each_secret_that_a_component_states_has_its_owner_and_mode() -> None:
-    wanted = [(str(each.path), each.described) for each in permissions.wanted(fake_system())]
+    wanted = [(str(each.path), each.described) for each in permissions.expected(fake_system())]
     assert ("/etc/celery-pi/flower.env", "600 root:root") in wanted
     assert ("/etc/nginx/celery-pi.htpasswd", "640 root:www-data") in wanted
     assert len({path for path, _ in wanted}) == len(wanted), "each is named once"
@@ -243,7 +243,7 @@ def test_passwords_that_are_missing_are_not_taken_for_private(
 ) -> None:
     monkeypatch.setattr(permissions, "STORE", tmp_path / "secrets")
     assert registry.judged(secrets.passwords_private, fake_system()).level == "wrong"
-    assert permissions.wanted(fake_system()), "the doctor goes on with the others"
+    assert permissions.expected(fake_system()), "the doctor goes on with the others"
 
 
 @as_root
@@ -251,8 +251,8 @@ def test_what_drifted_is_set_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     there, missing = tmp_path / ".env", tmp_path / "missing"
     there.touch()
     there.chmod(0o644)
-    wanted = [permissions.Wanted(path, 0o600, "root", "root") for path in (there, missing)]
-    monkeypatch.setattr(permissions, "wanted", lambda _: wanted)
+    wanted = [permissions.Expected(path, 0o600, "root", "root") for path in (there, missing)]
+    monkeypatch.setattr(permissions, "expected", lambda _: wanted)
     found = permissions.drifted(fake_system())
     assert found.evidence == f"{there} is 644 root:root, not 600 root:root"
     found.fix()

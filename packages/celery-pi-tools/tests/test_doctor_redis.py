@@ -28,7 +28,7 @@ pytestmark = pytest.mark.fast
 def test_wanted_settings_are_those_that_a_deploy_writes(settings: dict[str, Any]) -> None:
     deployed = Settings(redis_maxmemory=of_memory("25%", 1024), **settings)
     system = fake_system(redis_maxmemory=deployed.redis_maxmemory, **settings)
-    for path, wanted in redis_settings.wanted(system).items():
+    for path, wanted in redis_settings.settings_by_file(system).items():
         written = directives(conf(path.name, deployed).content)
         assert wanted == {name: written[name] for name in wanted}
 
@@ -77,7 +77,7 @@ def test_directive_that_is_missing_is_told(redis_conf: Path) -> None:
 def test_running_server_is_set_back() -> None:
     wanted = {
         name: value
-        for each in redis_settings.wanted(fake_system()).values()
+        for each in redis_settings.settings_by_file(fake_system()).values()
         for name, value in each.items()
     }
     running = {**wanted, "appendonly": "no", "port": "7000"}

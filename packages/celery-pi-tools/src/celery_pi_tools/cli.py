@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from celery_pi_tools import config
 
 WITHOUT_SETTINGS = {"deploys", "backup", "restore", "drill"}  # the last three report it themselves
+RENAMED = {"prove": "smoke-test", "set-aside": "dead-letters"}  # accepted until 2027-06
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -21,24 +22,22 @@ def build_parser() -> argparse.ArgumentParser:
         prog="celery-pi", description="Looks at this Pi's Redis and Celery."
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    smoke_test = commands.add_parser(
+    commands.add_parser(
         "smoke-test", aliases=["prove"], help="run a task through broker, worker and result store"
     )
-    smoke_test.set_defaults(command="smoke-test")
     dead = commands.add_parser(
         "dead-letters", aliases=["set-aside"], help="list tasks that were lost with their process"
     )
-    dead.set_defaults(command="dead-letters")
     dead.add_argument("--return", action="store_true", help="put them back to their queues")
     doctor = commands.add_parser("doctor", help="find the known problems, and repair them")
     doctor.add_argument("--fix", action="store_true", help="do what is safe, and look again")
     doctor.add_argument("--json", action="store_true", help="for programs")
     check = commands.add_parser(
-        "check", help="tell whether the worker would run the app as it is now"
+        "check", help="show whether the worker would run the app as it is now"
     )
     check.add_argument("--candidate", metavar="DIRECTORY", help=argparse.SUPPRESS)
     for name, what in (("status", "how all is"), ("audit", "whether all is as closed as it was")):
-        view = commands.add_parser(name, help=f"tell {what}")
+        view = commands.add_parser(name, help=f"show {what}")
         view.add_argument("--json", action="store_true", help="for programs")
     deploys = commands.add_parser("deploys", help="list the deploys that changed something")
     deploys.add_argument("--json", action="store_true", help="for programs")
@@ -56,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Runs a command, by default that of this process; its exit status."""
-    arguments = build_parser().parse_args(words)
+    arguments = with_new_name(build_parser().parse_args(words))
     if os.geteuid() != 0:
         print("celery-pi: must run as root: sudo celery-pi", file=sys.stderr)
         return 2
@@ -70,6 +69,14 @@ def main(words: Sequence[str] | None = None) -> int:
         return run(arguments, settings)
     except config.CannotLoad as error:  # the manifest
         return cannot_look(error)
+
+
+def with_new_name(arguments: argparse.Namespace) -> argparse.Namespace:
+    """The same with the present name of the command; prints a sentence for an old one."""
+    if new := RENAMED.get(arguments.command):
+        print(f"celery-pi: {arguments.command} is called {new} now", file=sys.stderr)
+        arguments.command = new
+    return arguments
 
 
 def cannot_look(error: config.CannotLoad) -> int:

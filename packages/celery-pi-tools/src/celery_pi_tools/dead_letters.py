@@ -29,13 +29,13 @@ RETURN = """
 local queues = {}
 for _, name in ipairs(ARGV) do queues[name] = true end
 local function parts(entry)
-  local good, told = pcall(cjson.decode, entry)
-  if not good or type(told) ~= 'table' or type(told[1]) ~= 'string' then return end
-  if type(told[2]) ~= 'table' or #told[2] == 0 then return end
-  for _, name in ipairs(told[2]) do
+  local good, parsed = pcall(cjson.decode, entry)
+  if not good or type(parsed) ~= 'table' or type(parsed[1]) ~= 'string' then return end
+  if type(parsed[2]) ~= 'table' or #parsed[2] == 0 then return end
+  for _, name in ipairs(parsed[2]) do
     if not queues[name] then return end
   end
-  return told[1], told[2]
+  return parsed[1], parsed[2]
 end
 local put, left = 0, 0
 for _ = 1, redis.call('LLEN', KEYS[1]) do

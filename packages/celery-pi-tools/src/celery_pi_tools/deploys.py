@@ -20,25 +20,25 @@ LEASE = 20  # seconds after which a lock that is not renewed is void
 
 
 def main(as_json: bool) -> int:
-    found = records()
+    recorded = records()
     if as_json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(recorded, indent=2))
         return 0
-    for record in found:
+    for record in recorded:
         print("\n".join(map(printable, lines(record))))
     return 0
 
 
 def records() -> list[dict[str, Any]]:
     """Every record, the oldest first."""
-    found = [
+    result = [
         {"number": int(path.stem), **json.loads(path.read_text())}
         for path in sorted(RECORDS.glob("*.json"))
     ]
-    for record in found:
+    for record in result:
         if record["result"] == "running" and not is_running(record):
             record["result"] = "cut off"
-    return found
+    return result
 
 
 def at(moment: float) -> dict[str, Any] | None:
@@ -85,7 +85,7 @@ def lines(record: dict[str, Any]) -> list[str]:
     what, source = ", ".join(record["what"]), record["commit"][:12] or "no commit"
     if record["commit"].endswith("-dirty"):
         source += "-dirty"
-    shown = [
+    result = [
         f"{record['number']:>4}  {record['started']}  {record['who']}  {what} of {source}: "
         f"{record['result']}"
     ]
@@ -94,5 +94,5 @@ def lines(record: dict[str, Any]) -> list[str]:
         ("changed", record["changed"]),
         *record.get("planned", {}).items(),  # older records have none
     ):
-        shown += [f"      {title}: {', '.join(map(str, items))}"] if items else []
-    return shown
+        result += [f"      {title}: {', '.join(map(str, items))}"] if items else []
+    return result

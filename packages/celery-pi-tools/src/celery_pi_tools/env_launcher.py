@@ -47,7 +47,7 @@ def read(path: str) -> str:
 
 def variables(text: str) -> dict[str, str]:
     """Value of each variable; the last assignment counts, other lines are ignored."""
-    found: dict[str, str] = {}
+    values: dict[str, str] = {}
     at = 0
     while at < len(text):
         if text[at] in BLANKS:
@@ -63,8 +63,8 @@ def variables(text: str) -> dict[str, str]:
             name = text[at:equals].rstrip(BLANKS)
             value, at = parsed(text, equals + 1)
             if NAME.fullmatch(name):
-                found[name] = value
-    return found
+                values[name] = value
+    return values
 
 
 def end_of_line(text: str, at: int) -> int:

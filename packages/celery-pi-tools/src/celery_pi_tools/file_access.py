@@ -17,9 +17,9 @@ HANDED_OVER = re.compile(r"\b(runuser|setpriv|su|sudo|celery_pi_tools/privileges
 
 def access(file: Path) -> str:
     """Mode and owners of what the path leads to: `600 root:root`."""
-    shown = file.stat()
-    owners = f"{user_name(shown.st_uid)}:{group_name(shown.st_gid)}"
-    return f"{stat.S_IMODE(shown.st_mode):o} {owners}"
+    state = file.stat()
+    owners = f"{user_name(state.st_uid)}:{group_name(state.st_gid)}"
+    return f"{stat.S_IMODE(state.st_mode):o} {owners}"
 
 
 def changed_by(path: str) -> str:
@@ -27,13 +27,13 @@ def changed_by(path: str) -> str:
     try:
         for directory in foreign_steps(path):
             return f"{path} leads through {directory}, which {writer(directory)} may change"
-        shown = os.stat(path)  # noqa: PTH116
+        state = os.stat(path)  # noqa: PTH116
     except Refused as error:
         return str(error)
     except OSError:
         return ""  # nothing is there, and nobody else can put anything there
-    who = others_in(shown)
-    return f"{path} may be written by {who}" if who else ""
+    others = others_in(state)
+    return f"{path} may be written by {others}" if others else ""
 
 
 def writer(directory: str) -> str:
@@ -48,9 +48,9 @@ def programs(command: str) -> list[str]:
 
 def is_program(path: str) -> bool:
     try:
-        shown = os.stat(path)  # noqa: PTH116
+        state = os.stat(path)  # noqa: PTH116
     except OSError:
         # What is missing, somebody may still put there.
         return path.endswith(SCRIPT)
-    executable = bool(shown.st_mode & 0o111) or path.endswith(SCRIPT)
-    return stat.S_ISREG(shown.st_mode) and executable
+    executable = bool(state.st_mode & 0o111) or path.endswith(SCRIPT)
+    return stat.S_ISREG(state.st_mode) and executable

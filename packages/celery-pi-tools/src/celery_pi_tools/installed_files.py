@@ -28,27 +28,27 @@ State = list[str]
 
 def changed() -> dict[str, str]:
     """The files that differ from what was deployed, and how."""
-    found = {path: difference(path, wanted) for path, wanted in manifest.files().items()}
-    return {path: how for path, how in found.items() if how}
+    differences = {path: difference(path, deployed) for path, deployed in manifest.files().items()}
+    return {path: how for path, how in differences.items() if how}
 
 
-def difference(path: str, wanted: State) -> str:
+def difference(path: str, deployed: State) -> str:
     """How the file differs, or nothing."""
     if place := next(foreign_steps(path, follow=False), ""):
         return f"lies in {place}, where others than root may write"
     try:
-        found = state(path)
+        current = state(path)
     except FileNotFoundError:
         return "is missing"
     except OSError as error:
         return f"cannot be read: {error.strerror}"
-    if found is None:
+    if current is None:
         return "is no file any more"
-    (*access, digest), (*wanted_access, wanted_digest) = found, wanted
+    (*access, digest), (*wanted_access, wanted_digest) = current, deployed
     if wanted_digest not in ("-", digest):
         return "was changed"
-    now, then = ("{} {}:{}".format(*each) for each in (access, wanted_access))
-    return "" if now == then else f"is {now}, not {then}"
+    now, expected = ("{} {}:{}".format(*each) for each in (access, wanted_access))
+    return "" if now == expected else f"is {now}, not {expected}"
 
 
 def state(path: str) -> State | None:
@@ -58,17 +58,17 @@ def state(path: str) -> State | None:
     """
     try:
         with open(path, "rb", opener=itself) as file:
-            shown = os.fstat(file.fileno())
-            if not stat.S_ISREG(shown.st_mode):
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
                 return None
-            large = shown.st_size > LARGEST
+            large = status.st_size > LARGEST
             digest = "too large" if large else hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         if error.errno in NO_FILE:
             return None
         raise
-    mode = f"{stat.S_IMODE(shown.st_mode):o}"
-    return [mode, user_name(shown.st_uid), group_name(shown.st_gid), digest]
+    mode = f"{stat.S_IMODE(status.st_mode):o}"
+    return [mode, user_name(status.st_uid), group_name(status.st_gid), digest]
 
 
 def itself(path: str, flags: int) -> int:
@@ -81,32 +81,34 @@ def itself(path: str, flags: int) -> int:
 
 def undeclared() -> list[str]:
     """Files where root's Python looks for our modules that no deploy has installed."""
-    known = set(manifest.files())
-    return sorted(_undeclared(known)) if known else []
+    deployed = set(manifest.files())
+    return sorted(_undeclared(deployed)) if deployed else []
 
 
-def _undeclared(known: set[str]) -> Iterator[str]:
+def _undeclared(deployed: set[str]) -> Iterator[str]:
     for place, directories, files in os.walk(LIBRARY):
         paths = [Path(place, name) for name in files]
         paths += [Path(place, name) for name in directories if Path(place, name).is_symlink()]
         for path in paths:
             ours = (
-                is_bytecode(path, known) if place.endswith("/__pycache__") else str(path) in known
+                is_bytecode(path, deployed)
+                if place.endswith("/__pycache__")
+                else str(path) in deployed
             )
             if not ours:
                 yield str(path)
 
 
-def is_bytecode(path: Path, known: set[str]) -> bool:
+def is_bytecode(path: Path, deployed: set[str]) -> bool:
     """Whether it is the bytecode of an installed module, in whose place root's Python loads it."""
     if UNFINISHED.fullmatch(path.name):
         return True
     named = BYTECODE.fullmatch(path.name)
     source = path.parent.with_name(f"{named[1]}.py") if named else path
-    shown = path.lstat()
-    if not named or str(source) not in known or not stat.S_ISREG(shown.st_mode):
+    state = path.lstat()
+    if not named or str(source) not in deployed or not stat.S_ISREG(state.st_mode):
         return False
-    if others_in(shown) or shown.st_size > LARGEST:
+    if others_in(state) or state.st_size > LARGEST:
         return False
     # Another Python's is not loaded by root's.
     return named[2] != sys.implementation.cache_tag or is_compiled(path, source)
@@ -115,11 +117,11 @@ def is_bytecode(path: Path, known: set[str]) -> bool:
 def is_compiled(path: Path, source: Path) -> bool:
     """Whether it holds the compiled source, or is stale and therefore not loaded."""
     content, text = path.read_bytes(), source.read_bytes()
-    shown = source.stat()
+    state = source.stat()
     number, flags, when, size = struct.unpack("<4sIII", content[:HEADER].ljust(HEADER, b"\0"))
     if number != importlib.util.MAGIC_NUMBER:
         return True
-    if not flags and (when, size) != (int(shown.st_mtime) & 0xFFFFFFFF, len(text)):
+    if not flags and (when, size) != (int(state.st_mtime) & 0xFFFFFFFF, len(text)):
         return True
     try:
         # Root's Python would load it anyway.

@@ -18,14 +18,14 @@ def matching(unit: str, since: str, pattern: str, until: str = "now") -> list[st
     """
     times = ("--since", since, "--until", until)
     command = (JOURNALCTL, "-q", "-r", "-o", "cat", "-u", unit, *times, "-g", pattern)
-    found = BytesIO()
+    output = BytesIO()
     try:
-        done = attempt("root", command, sink=found, timeout=TIMEOUT, limit=LARGEST)
+        done = attempt("root", command, sink=output, timeout=TIMEOUT, limit=LARGEST)
     except Refused:
-        return _lines(found.getvalue())
+        return _lines(output.getvalue())
     if done.err:  # the exit status does not distinguish an error from no match
         raise Failed(_lines(done.err)[-1])
-    return _lines(found.getvalue())
+    return _lines(output.getvalue())
 
 
 def _lines(text: bytes) -> list[str]:

@@ -20,8 +20,8 @@ BLOCK = 4096  # bytes; of the file system
 def opened(path: str) -> int:
     """A descriptor of the regular file itself; a link is refused. Raises OSError."""
     fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY)
-    shown = os.fstat(fd)
-    if not stat.S_ISREG(shown.st_mode) or shown.st_nlink > 1:
+    state = os.fstat(fd)
+    if not stat.S_ISREG(state.st_mode) or state.st_nlink > 1:
         sys.exit(f"celery-pi: {path} is no file of its own")
     return fd
 

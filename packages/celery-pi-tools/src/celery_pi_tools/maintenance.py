@@ -106,13 +106,13 @@ def consumes(settings: Settings) -> bool | None:
 
 
 def is_stopped() -> bool:
-    shown = subprocess.run(
+    process = subprocess.run(
         ["systemctl", "show", "-p", "ActiveState", "--value", UNIT],
         capture_output=True,
         text=True,
         check=True,
     )
-    return shown.stdout.strip() in ("inactive", "failed")
+    return process.stdout.strip() in ("inactive", "failed")
 
 
 def systemctl(*words: str) -> None:

@@ -75,11 +75,11 @@ class Account(NamedTuple):
 def account(user: str) -> Account:
     """The user of that name. Raises Refused."""
     try:
-        known = getpwnam(user)
+        entry = getpwnam(user)
     except KeyError:
         raise Refused(f"there is no user {user}") from None
-    groups = tuple(os.getgrouplist(user, known.pw_gid))
-    return Account(user, known.pw_uid, known.pw_gid, groups, known.pw_dir)
+    groups = tuple(os.getgrouplist(user, entry.pw_gid))
+    return Account(user, entry.pw_uid, entry.pw_gid, groups, entry.pw_dir)
 
 
 # -- running
@@ -108,10 +108,10 @@ def become(
 ) -> dict[str, Any]:
     """Arguments by which `subprocess` starts a process of that user with nothing of root's. The
     caller adds input and output. `groups` are added to the user's."""
-    who = account(user)
-    own = {"PATH": PATH, "LC_ALL": "C.UTF-8", "HOME": who.home, "USER": user, "LOGNAME": user}
+    owner = account(user)
+    own = {"PATH": PATH, "LC_ALL": "C.UTF-8", "HOME": owner.home, "USER": user, "LOGNAME": user}
     return {
-        **{"user": who.uid, "group": who.gid, "extra_groups": (*who.groups, *groups)},
+        **{"user": owner.uid, "group": owner.gid, "extra_groups": (*owner.groups, *groups)},
         **{"umask": umask, "cwd": cwd, "env": {**own, **(environment or {})}},
         **{"start_new_session": True, "close_fds": True},
     }
@@ -134,11 +134,13 @@ def attempt(
     prints goes to `sink`, a file of root's, or is returned. Raises Refused when it takes more than
     `timeout` seconds or prints more than `limit` bytes; it is killed then. `more` is for `become`.
     """
-    given = stdin if stdin is not None else subprocess.PIPE if input else subprocess.DEVNULL
+    standard_input = (
+        stdin if stdin is not None else subprocess.PIPE if input else subprocess.DEVNULL
+    )
     try:
         process = subprocess.Popen(
             command,
-            stdin=given,
+            stdin=standard_input,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             **become(user, **more),
@@ -158,10 +160,10 @@ def attempt(
     return Done(process.returncode, out, err)
 
 
-def run(user: str, command: Sequence[str], **how: Any) -> bytes:
-    """What the command prints; `how` is as for `attempt`. Raises Failed when its status is not 0,
-    and Refused."""
-    done = attempt(user, command, **how)
+def run(user: str, command: Sequence[str], **options: Any) -> bytes:
+    """What the command prints; `options` are those of `attempt`. Raises Failed when its status is
+    not 0, and Refused."""
+    done = attempt(user, command, **options)
     if done.status:
         raise Failed(f"{_name(command)}: {done.last_words.removeprefix('celery-pi: ')}")
     return done.out
@@ -173,7 +175,7 @@ def _name(command: Sequence[str]) -> str:
 
 def _exchange(
     process: subprocess.Popen[bytes],
-    given: bytes,
+    stdin_content: bytes,
     sink: IO[bytes] | None,
     timeout: float,
     limit: int,
@@ -185,7 +187,7 @@ def _exchange(
     assert process.stderr
     parts: dict[int, list[bytes]] = {process.stdout.fileno(): [], process.stderr.fileno(): []}
     out, err = parts
-    size, left = 0, memoryview(given)
+    size, left = 0, memoryview(stdin_content)
     with selectors.DefaultSelector() as selector:
         for pipe in (process.stdin, process.stdout, process.stderr):
             if pipe:
@@ -277,24 +279,24 @@ def show(path: str, user: str, limit: int = MIB) -> tuple[os.stat_result, bytes]
     Both are of one descriptor. It is read by its owner, if he is the user or the owner of the way
     to it, else by the user. Raises Refused.
     """
-    with place(path, user) as found:
+    with place(path, user) as location:
         try:
-            fd = found.entry()
+            fd = location.entry()
         except FileNotFoundError:
             return None
         try:
-            shown = os.fstat(fd)
-            if not stat.S_ISREG(shown.st_mode):
+            state = os.fstat(fd)
+            if not stat.S_ISREG(state.st_mode):
                 raise Refused(f"{path} is no regular file")
-            owner = user_name(shown.st_uid)
-            reader = owner if owner in (user, found.writer) else user
+            owner = user_name(state.st_uid)
+            reader = owner if owner in (user, location.writer) else user
             command = _child("read", "/proc/self/fd/0", str(limit), path)
             done = attempt(reader, command, stdin=fd, limit=limit + BLOCK, timeout=PATIENCE)
         finally:
             os.close(fd)
     if done.status == REFUSED and reader != owner and not done.out:
         raise Refused(f"{done.last_words}; it is {owner}'s: chown {user} {path}")
-    return shown, _answer(done, path)
+    return state, _answer(done, path)
 
 
 class Place(NamedTuple):
@@ -327,7 +329,7 @@ class Place(NamedTuple):
 def place(path: str, user: str, follow: bool = True) -> Iterator[Place]:
     """The place of a path that is to hold something of that user's.
 
-    Links are followed, the last name only when `follow` says so. Where none but root may change a
+    Links are followed, the last name only with `follow`. Where none but root may change a
     step, root goes there. Else the user does, or the one who alone may change every step that root
     alone may not; and only into a directory that he may write: what root then does in it, he could
     have done, and nobody else can have led him there. Raises Refused, as behind a link into a
@@ -354,9 +356,9 @@ def _split(path: str, follow: bool) -> tuple[str, str]:
 
 def _found_by_others(path: str, user: str, follow: bool) -> tuple[int, str, str]:
     # What the names say now is a guess, which the descriptor has to confirm.
-    shown = os.stat(_split(path, follow)[0])  # noqa: PTH116
+    state = os.stat(_split(path, follow)[0])  # noqa: PTH116
     for who in dict.fromkeys((user, sole_owner(path, follow))):
-        if who not in ("", "root") and _is_open_to(account(who), shown):
+        if who not in ("", "root") and _is_open_to(account(who), state):
             return (*_directory(who, path, follow), who)
     raise Refused(f"{path} leads into a directory that {user} may not write, nor its owner alone")
 
@@ -367,37 +369,37 @@ def sole_owner(path: str, follow: bool = True) -> str:
     states = [os.stat(step) for step in steps]  # noqa: PTH116
     if any(map(_has_acl, steps)) or any(map(_others_beside, states)):
         return ""
-    found = {others_in(shown) for shown in states}
-    return found.pop() if len(found) == 1 else ""
+    writers = {others_in(state) for state in states}
+    return writers.pop() if len(writers) == 1 else ""
 
 
-def _others_beside(shown: os.stat_result) -> bool:
+def _others_beside(state: os.stat_result) -> bool:
     """Whether others than its owner and root may write the directory."""
-    by_group = shown.st_mode & 0o020 and _has_members(shown.st_gid, beside=shown.st_uid)
-    return bool(shown.st_mode & 0o002 or by_group)
+    by_group = state.st_mode & 0o020 and _has_members(state.st_gid, beside=state.st_uid)
+    return bool(state.st_mode & 0o002 or by_group)
 
 
 def _directory(user: str, path: str, follow: bool) -> tuple[int, str]:
     """Descriptor of the directory to which the path leads that user, and the name in it.
 
-    His process may be told by him to send another one: it is judged here.
+    He may make the process send another descriptor: it is judged here.
     """
     who = account(user)
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        ours.settimeout(PATIENCE)
+    own_end, child_end = socket.socketpair()
+    with own_end, child_end:
+        own_end.settimeout(PATIENCE)
         command = _child("directory", path, "follow" if follow else "")
-        done = attempt(user, command, stdin=theirs.fileno(), timeout=PATIENCE)
+        done = attempt(user, command, stdin=child_end.fileno(), timeout=PATIENCE)
         name = os.fsdecode(_answer(done, path))
-        _, fds, _, _ = socket.recv_fds(ours, 1, 1, socket.MSG_DONTWAIT)
+        _, fds, _, _ = socket.recv_fds(own_end, 1, 1, socket.MSG_DONTWAIT)
     if not fds:
         raise Refused(f"{path} is in no directory")
-    shown = os.fstat(fds[0])
-    good = stat.S_ISDIR(shown.st_mode) and _is_open_to(who, shown) and _is_mounted_here(fds[0])
+    state = os.fstat(fds[0])
+    is_open = stat.S_ISDIR(state.st_mode) and _is_open_to(who, state) and _is_mounted_here(fds[0])
     # By its mode: what an access control list adds or takes, that does not show.
     if (
-        not good
-        or (shown.st_uid != who.uid and _has_acl(fds[0]))
+        not is_open
+        or (state.st_uid != who.uid and _has_acl(fds[0]))
         or name in _NO_NAMES
         or "/" in name
     ):
@@ -413,9 +415,9 @@ def _is_mounted_here(fd: int) -> bool:
     """Whether it lies on what is mounted in root's own namespace: in one of his own, a user may
     mount what he likes wherever he likes, and lead root there by a descriptor."""
     with open(f"/proc/self/fdinfo/{fd}") as file:  # noqa: PTH123
-        told = dict(line.split(":", 1) for line in file)
+        fields = dict(line.split(":", 1) for line in file)
     with open("/proc/self/mountinfo") as file:  # noqa: PTH123
-        return told["mnt_id"].strip() in {line.split(" ", 1)[0] for line in file}
+        return fields["mnt_id"].strip() in {line.split(" ", 1)[0] for line in file}
 
 
 def _has_acl(directory: str | int) -> bool:
@@ -454,12 +456,12 @@ def foreign_steps(path: str, follow: bool = True) -> Iterator[str]:
             continue
         entry = os.path.join(here, name)  # noqa: PTH118
         try:
-            shown: os.stat_result | None = os.lstat(entry)
+            state: os.stat_result | None = os.lstat(entry)
         except OSError:
-            shown = None
-        if not _is_roots(here, shown):
+            state = None
+        if not _is_roots(here, state):
             yield here
-        if shown and stat.S_ISLNK(shown.st_mode) and (left or follow):
+        if state and stat.S_ISLNK(state.st_mode) and (left or follow):
             links += 1
             if links > LINKS:
                 raise Refused(f"{path} has too many links")
@@ -472,15 +474,15 @@ def foreign_steps(path: str, follow: bool = True) -> Iterator[str]:
 def _is_roots(directory: str, entry: os.stat_result | None) -> bool:
     """Whether none but root can change what has that name in the directory."""
     try:
-        shown = os.lstat(directory)
+        state = os.lstat(directory)
     except OSError:
         return True  # it is not there, so nothing is
-    if shown.st_uid != 0 or _has_acl(directory):
+    if state.st_uid != 0 or _has_acl(directory):
         return False
-    if shown.st_mode & stat.S_ISVTX and entry is not None and entry.st_uid == 0:
+    if state.st_mode & stat.S_ISVTX and entry is not None and entry.st_uid == 0:
         return True
-    by_group = shown.st_mode & 0o020 and _has_members(shown.st_gid)
-    return not (shown.st_mode & 0o002 or by_group)
+    by_group = state.st_mode & 0o020 and _has_members(state.st_gid)
+    return not (state.st_mode & 0o002 or by_group)
 
 
 def _has_members(gid: int, beside: int = 0) -> bool:
@@ -489,17 +491,17 @@ def _has_members(gid: int, beside: int = 0) -> bool:
     with suppress(KeyError):
         if set(getgrgid(gid).gr_mem) - {"root", user_name(beside)}:
             return True
-    return any(known.pw_gid == gid and known.pw_uid not in (0, beside) for known in getpwall())
+    return any(each.pw_gid == gid and each.pw_uid not in (0, beside) for each in getpwall())
 
 
-def others_in(shown: os.stat_result) -> str:
+def others_in(state: os.stat_result) -> str:
     """Who else than root may write a file or directory with that state; empty when nobody."""
-    if shown.st_uid:
-        return user_name(shown.st_uid)
-    if shown.st_mode & 0o002:
+    if state.st_uid:
+        return user_name(state.st_uid)
+    if state.st_mode & 0o002:
         return "everybody"
-    by_group = shown.st_mode & 0o020 and _has_members(shown.st_gid)
-    return f"group {group_name(shown.st_gid)}" if by_group else ""
+    by_group = state.st_mode & 0o020 and _has_members(state.st_gid)
+    return f"group {group_name(state.st_gid)}" if by_group else ""
 
 
 # -- changes where another user may write
@@ -513,21 +515,21 @@ def replace(path: str, content: bytes, *, user: str, group: str = "", mode: int 
     """
     uid, gid = _owners(user, group)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with place(path, user) as found:
+    with place(path, user) as location:
         new = f".celery-pi-{os.urandom(8).hex()}"
         try:
-            with os.fdopen(os.open(new, flags, 0o600, dir_fd=found.fd), "wb") as file:
+            with os.fdopen(os.open(new, flags, 0o600, dir_fd=location.fd), "wb") as file:
                 file.write(content)
                 file.flush()
                 os.fchown(file.fileno(), uid, gid)
                 os.fchmod(file.fileno(), mode)
                 os.fsync(file.fileno())
-            os.replace(new, found.name, src_dir_fd=found.fd, dst_dir_fd=found.fd)
+            os.replace(new, location.name, src_dir_fd=location.fd, dst_dir_fd=location.fd)
         except BaseException:
             with suppress(FileNotFoundError):
-                os.unlink(new, dir_fd=found.fd)
+                os.unlink(new, dir_fd=location.fd)
             raise
-        os.fsync(found.fd)
+        os.fsync(location.fd)
 
 
 def give(
@@ -541,10 +543,10 @@ def give(
     Refused, FileNotFoundError, OSError.
     """
     uid, gid = _owners(user, group)
-    with place(path, user, follow=False) as found:
-        fd = found.entry()
+    with place(path, user, follow=False) as location:
+        fd = location.entry()
         try:
-            _judge(path, fd, user, found.writer)
+            _judge(path, fd, user, location.writer)
             if dry:
                 return
             itself = f"/proc/self/fd/{fd}"
@@ -556,23 +558,23 @@ def give(
 
 
 def _judge(path: str, fd: int, user: str, writer: str) -> None:
-    shown = os.fstat(fd)
-    if stat.S_ISLNK(shown.st_mode):
+    state = os.fstat(fd)
+    if stat.S_ISLNK(state.st_mode):
         raise Refused(f"{path} is a link: set owner and mode of what it leads to")
-    is_file = stat.S_ISREG(shown.st_mode)
-    if not is_file and not stat.S_ISDIR(shown.st_mode):
+    is_file = stat.S_ISREG(state.st_mode)
+    if not is_file and not stat.S_ISDIR(state.st_mode):
         raise Refused(f"{path} is neither a file nor a directory")
-    if writer != "root" and is_file and shown.st_nlink > 1:
+    if writer != "root" and is_file and state.st_nlink > 1:
         raise Refused(f"{path} has a second name")
-    owner = user_name(shown.st_uid)
-    is_known = owner in (user, writer) or is_roots_empty_directory(f"/proc/self/fd/{fd}", shown)
+    owner = user_name(state.st_uid)
+    is_known = owner in (user, writer) or is_roots_empty_directory(f"/proc/self/fd/{fd}", state)
     if writer != "root" and not is_known:
         raise Refused(
             f"{path} is {owner}'s, and {writer} may have put it there: chown {user} {path}"
         )
 
 
-def is_roots_empty_directory(path: str, shown: os.stat_result) -> bool:
+def is_roots_empty_directory(path: str, state: os.stat_result) -> bool:
     """Whether the directory with that state is root's, none but root could have filled it, and it
     is empty.
 
@@ -581,7 +583,7 @@ def is_roots_empty_directory(path: str, shown: os.stat_result) -> bool:
     in gives it another name, such as that of the app's to root's backups. An ACL by which somebody
     may write it shows in the group's bits (acl(5)).
     """
-    if not stat.S_ISDIR(shown.st_mode) or shown.st_uid or shown.st_mode & 0o022:
+    if not stat.S_ISDIR(state.st_mode) or state.st_uid or state.st_mode & 0o022:
         return False
     with os.scandir(path) as entries:
         return next(entries, None) is None
@@ -593,10 +595,10 @@ def make(path: str, *, user: str, group: str = "", mode: int = 0o755) -> None:
     above = os.path.dirname(path.rstrip("/"))  # noqa: PTH120
     if not os.path.isdir(above):  # noqa: PTH112
         make(above, user=user, group=group, mode=mode)
-    with place(path, user, follow=False) as found:
-        if not found.is_there():
+    with place(path, user, follow=False) as location:
+        if not location.is_there():
             # By its own user, so that it is none of root's, which would not be given.
-            run(found.writer, ("/usr/bin/mkdir", "-m", f"{mode:o}", "--", path))
+            run(location.writer, ("/usr/bin/mkdir", "-m", f"{mode:o}", "--", path))
     give(path, user=user, group=group)
 
 
@@ -613,11 +615,11 @@ def owner(path: str) -> str:
     owner, or the owner of the directory in which it is to be; but where another may put something
     else in its place, that one. Raises Refused, FileNotFoundError."""
     try:
-        shown = os.lstat(path)
+        state = os.lstat(path)
     except FileNotFoundError:
-        shown = os.stat(os.path.dirname(path.rstrip("/")) or ".")  # noqa: PTH116, PTH120
+        state = os.stat(os.path.dirname(path.rstrip("/")) or ".")  # noqa: PTH116, PTH120
     if is_roots_alone(path):
-        return user_name(shown.st_uid)
+        return user_name(state.st_uid)
     alone = sole_owner(path)
     if alone in ("", "everybody") or alone.startswith("group "):
         steps = " ".join(foreign_steps(path))
@@ -647,9 +649,9 @@ def _parts(path: str) -> Iterator[str]:
     for directory, names, files in os.walk(path):
         for name in (*names, *files):
             entry = os.path.join(directory, name)  # noqa: PTH118
-            shown = os.lstat(entry)
-            by_acl = shown.st_mode & 0o020 and _has_acl(entry)
-            if stat.S_ISLNK(shown.st_mode) or by_acl or others_in(shown):
+            state = os.lstat(entry)
+            by_acl = state.st_mode & 0o020 and _has_acl(entry)
+            if stat.S_ISLNK(state.st_mode) or by_acl or others_in(state):
                 yield entry
 
 
@@ -669,8 +671,8 @@ def _changers(path: str) -> list[str]:
     """Who beside root may change where the path leads, or what is there."""
     places = list(foreign_steps(path))
     with suppress(OSError):
-        found = others_in(os.stat(path))  # noqa: PTH116
-        if found or _has_acl(path):
+        writer = others_in(os.stat(path))  # noqa: PTH116
+        if writer or _has_acl(path):
             places.append(path)
     names = {others_in(os.stat(place)) or "others" for place in places}  # noqa: PTH116
     return sorted(names)
@@ -733,13 +735,13 @@ def as_child(task: str, path: str, *more: str) -> int:
 def _copy_out(path: str, limit: int, name: str = "") -> None:
     # A FIFO would be waited for, a terminal taken for one's own.
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    shown = os.fstat(fd)
-    if not stat.S_ISREG(shown.st_mode):
+    state = os.fstat(fd)
+    if not stat.S_ISREG(state.st_mode):
         raise Refused(f"{name or path} is no regular file")
     with os.fdopen(fd, "rb") as file:
         # Not by its size alone, which may grow.
-        content = file.read(limit + 1) if shown.st_size <= limit else b""
-    if len(content) > limit or shown.st_size > limit:
+        content = file.read(limit + 1) if state.st_size <= limit else b""
+    if len(content) > limit or state.st_size > limit:
         raise Refused(f"{name or path} is larger than {limit} bytes")
     sys.stdout.buffer.write(content)
 
@@ -811,12 +813,12 @@ def _pass_on(printed: bytes, stream: TextIO) -> None:
 
 def _as_owner(path: str, seconds: float, command: Sequence[str]) -> int:
     """Runs the command as the owner and passes its output on. Files that it makes are 0644."""
-    given, files = sys.stdin.buffer.read(), []
+    content, files = sys.stdin.buffer.read(), []
     while command[0] == "--by":
         files.append(command[1])
         command = command[2:]
     done = attempt(
-        runner(path, files), command, input=given, timeout=seconds, limit=16 * MIB, umask=0o022
+        runner(path, files), command, input=content, timeout=seconds, limit=16 * MIB, umask=0o022
     )
     _pass_on(done.out, sys.stdout)
     _pass_on(done.err, sys.stderr)
@@ -824,14 +826,14 @@ def _as_owner(path: str, seconds: float, command: Sequence[str]) -> int:
 
 
 def _described(path: str, user: str) -> dict[str, str]:
-    found = show(path, user)
-    if found is None:
+    shown_file = show(path, user)
+    if shown_file is None:
         return {}
-    shown, content = found
+    state, content = shown_file
     return {
-        "mode": f"{stat.S_IMODE(shown.st_mode):o}",
-        "user": user_name(shown.st_uid),
-        "group": group_name(shown.st_gid),
+        "mode": f"{stat.S_IMODE(state.st_mode):o}",
+        "user": user_name(state.st_uid),
+        "group": group_name(state.st_gid),
         "content": base64.b64encode(content).decode(),
     }
 

@@ -21,8 +21,8 @@ def command_line(process: Path, limit: int = LARGEST) -> bytes:
 
 def environment(process: Path) -> bytes | None:
     """Its environment; None if it is larger than LARGEST. Raises OSError once it has ended."""
-    found = _beginning(process / "environ", LARGEST + 1)
-    return found if len(found) <= LARGEST else None
+    content = _beginning(process / "environ", LARGEST + 1)
+    return content if len(content) <= LARGEST else None
 
 
 def _beginning(file: Path, size: int) -> bytes:

@@ -46,21 +46,21 @@ def main(settings: Settings) -> int:
     if not units:
         print(f"celery-pi: {manifest.FILE} names no units: deploy again", file=sys.stderr)
         return 2
-    for unit, shown in units.items():
-        print(f"{unit:<14} {shown['ActiveState']} ({shown['SubState']}), pid {shown['MainPID']}")
-    down = [unit for unit, shown in units.items() if shown["ActiveState"] != "active"]
+    for unit, state in units.items():
+        print(f"{unit:<14} {state['ActiveState']} ({state['SubState']}), pid {state['MainPID']}")
+    down = [unit for unit, state in units.items() if state["ActiveState"] != "active"]
     if MAINTENANCE_PAGE.exists() and not down:
-        done, line = True, "not sent: maintenance is on (celery-pi maintenance off)"
+        succeeded, line = True, "not sent: maintenance is on (celery-pi maintenance off)"
     elif down:
-        done, line = False, f"not sent: {', '.join(down)} must be active"
+        succeeded, line = False, f"not sent: {', '.join(down)} must be active"
     else:
-        done, line = run_task(settings, units["celery-worker"]["MainPID"])
+        succeeded, line = run_task(settings, units["celery-worker"]["MainPID"])
     print(f"{'task':<14} {line}")
-    for unit in (settings["app_units"] or ()) if done and "SUCCESS" in line else ():
-        sent, line = send_as_site(settings, unit)
+    for unit in (settings["app_units"] or ()) if succeeded and "SUCCESS" in line else ():
+        site_succeeded, line = send_as_site(settings, unit)
         print(f"{'site':<14} {unit}: {line}")
-        done = done and sent
-    return 0 if done else 1
+        succeeded = succeeded and site_succeeded
+    return 0 if succeeded else 1
 
 
 def run_task(settings: Settings, worker_pid: str) -> tuple[bool, str]:
@@ -80,12 +80,12 @@ def send_as_site(settings: Settings, unit: str) -> tuple[bool, str]:
     """Sends a task as one of the unit's processes would: as its user, in its environment, with the
     app's own configuration and without ours. Whether that succeeded, and a line about it."""
     try:
-        found = site_process(unit)
+        process = site_process(unit)
     except Refused as refused:
         return False, f"FAILED: {refused}"
-    if found is None:
+    if process is None:
         return True, "not asked: no process of it runs as another user than root"
-    pid, user, variables = found
+    pid, user, variables = process
     app, venv = settings["app_dir"], settings["app_venv_dir"]
     with tempfile.TemporaryDirectory(dir="/run", prefix="celery-pi-site.") as scratch:
         Path(scratch).chmod(0o711)
@@ -134,8 +134,8 @@ def site_process(unit: str) -> tuple[int, str, bytes] | None:
 def properties(unit: str) -> dict[str, str]:
     """systemd's state of a unit."""
     command = ["systemctl", "show", "-p", "ActiveState,SubState,MainPID", f"{unit}.service"]
-    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return dict(line.split("=", 1) for line in shown.splitlines())
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return dict(line.split("=", 1) for line in output.splitlines())
 
 
 def os_name() -> str:

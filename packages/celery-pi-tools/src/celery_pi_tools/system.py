@@ -138,9 +138,9 @@ class System:
         channel = self.key("celery-pi.alive.")
         here = f"{channel}{MACHINE.read_text().strip()}/{self.units['celery-worker']['Id']}/"
         # A pattern for Redis: a prefix has no character that means something in one.
-        found = self.ask("PUBSUB", "CHANNELS", f"{channel}*")
-        number = sum(name.startswith(here) for name in found)
-        return number, len(found) - number
+        channels = self.ask("PUBSUB", "CHANNELS", f"{channel}*")
+        number = sum(name.startswith(here) for name in channels)
+        return number, len(channels) - number
 
     # -- systemd
 
@@ -153,10 +153,10 @@ class System:
         names = list(manifest.units())
         if not names:  # without a name, systemd would show its own properties
             raise CannotRead(f"{manifest.FILE} names no units", "deploy again")
-        shown = output("systemctl", "show", "-p", ",".join(PROPERTIES), *names)
-        blocks = shown.strip().split("\n\n")
-        found = [dict(line.split("=", 1) for line in block.splitlines()) for block in blocks]
-        return {unit["Id"].removesuffix(".service"): unit for unit in found}
+        listing = output("systemctl", "show", "-p", ",".join(PROPERTIES), *names)
+        blocks = listing.strip().split("\n\n")
+        properties = [dict(line.split("=", 1) for line in block.splitlines()) for block in blocks]
+        return {unit["Id"].removesuffix(".service"): unit for unit in properties}
 
     @cached_property
     def services(self) -> str:
@@ -168,8 +168,8 @@ class System:
     def failed_units(self) -> list[str]:
         """Units that have failed, of ours and of others."""
         options = ("--failed", "--plain", "--no-legend", "--no-pager")
-        listed = output("systemctl", "list-units", *options)
-        return [line.split()[0] for line in listed.splitlines() if line]
+        listing = output("systemctl", "list-units", *options)
+        return [line.split()[0] for line in listing.splitlines() if line]
 
     def up(self, unit: str) -> bool:
         return self.units[unit]["ActiveState"] == "active"
@@ -207,15 +207,15 @@ class System:
     def ssh_ports(self) -> set[int]:
         """Ports on which root's sshd listens, or systemd for it."""
         listening = output("ss", "-Hltnp").splitlines()
-        found = [
+        addresses = [
             line.split()[3]
             for line in listening
             if any(map(is_ssh_server, NAMED_SSH.findall(line)))
         ]
-        held = output("systemctl", "show", "-P", "ActiveState", "-P", "Listen", "ssh.socket")
-        if "active" in held.split():
-            found += re.findall(r"(\S+) \(Stream\)", held)
-        return {int(end.rpartition(":")[2]) for end in found} or {SSH}
+        socket_unit = output("systemctl", "show", "-P", "ActiveState", "-P", "Listen", "ssh.socket")
+        if "active" in socket_unit.split():
+            addresses += re.findall(r"(\S+) \(Stream\)", socket_unit)
+        return {int(end.rpartition(":")[2]) for end in addresses} or {SSH}
 
 
 def _unix_time(monotonic: str) -> float:

@@ -73,12 +73,14 @@ def as_table(rows: Sequence[Row]) -> str:
 
 def verdict(rows: Sequence[Row]) -> str:
     """A summary in one line."""
-    found = {
+    names_by_state = {
         state: [line(row.name) for row in rows if row.finding.level == state]
         for state in ("wrong", "warn")
     }
     parts = [
-        f"{len(names)} {state} ({', '.join(names)})" for state, names in found.items() if names
+        f"{len(names)} {state} ({', '.join(names)})"
+        for state, names in names_by_state.items()
+        if names
     ]
     return "; ".join(parts) or "all is well"
 

@@ -32,30 +32,35 @@ def ask_workers(system: System, methods: tuple[str, ...]) -> tuple[Answers, int]
     A worker that does not answer within TIMEOUT is missing. The Redis user is `admin`: whoever may
     send such a command may also stop a worker, so `monitor` may not. Raises CannotRead.
     """
-    me = str(uuid4())
-    bindings, mine = system.key(f"_kombu.binding.{ANSWERS}"), system.key(f"{me}.{ANSWERS}")
-    binding = SEPARATOR.join((me, "", f"{me}.{ANSWERS}"))
+    own_id = str(uuid4())
+    bindings, reply_list = (
+        system.key(f"_kombu.binding.{ANSWERS}"),
+        system.key(f"{own_id}.{ANSWERS}"),
+    )
+    binding = SEPARATOR.join((own_id, "", f"{own_id}.{ANSWERS}"))
     system.ask("SADD", bindings, binding, user="admin")
     try:
-        return _broadcast(system, methods, me, mine)
+        return _broadcast(system, methods, own_id, reply_list)
     finally:
         system.ask("SREM", bindings, binding, user="admin")
-        system.ask("DEL", mine, user="admin")
+        system.ask("DEL", reply_list, user="admin")
 
 
-def _broadcast(system: System, methods: tuple[str, ...], me: str, mine: str) -> tuple[Answers, int]:
+def _broadcast(
+    system: System, methods: tuple[str, ...], own_id: str, reply_list: str
+) -> tuple[Answers, int]:
     channel = system.key(f"/{system.settings['redis_database']}.{EXCHANGE}")
     answers: Answers = {method: {} for method in methods}
     tickets = {str(uuid4()): method for method in methods}
     received = [
-        system.ask("PUBLISH", channel, command(method, ticket, me), user="admin")
+        system.ask("PUBLISH", channel, command(method, ticket, own_id), user="admin")
         for ticket, method in tickets.items()
     ]
     if not all(isinstance(number, int) for number in received):
         raise CannotRead("Redis does not count the workers", "systemctl restart redis-server")
     deadline, size = time.monotonic() + TIMEOUT, 0
     for _ in range(sum(received)):
-        message = _next(system, mine, deadline)
+        message = _next(system, reply_list, deadline)
         if message is None:
             break
         size += len(message)
@@ -69,14 +74,14 @@ def _broadcast(system: System, methods: tuple[str, ...], me: str, mine: str) -> 
     return answers, max(received)
 
 
-def _next(system: System, mine: str, deadline: float) -> str | None:
+def _next(system: System, reply_list: str, deadline: float) -> str | None:
     """The next answer; None after the deadline."""
     while (left := deadline - time.monotonic()) > 0:
         # Not 0, which waits for ever; less than the time-out of Redis' reply.
-        found = system.ask("BRPOP", mine, f"{max(0.05, min(left, 0.5)):.2f}", user="admin")
-        if isinstance(found, list) and len(found) == 2:
-            return str(found[1])
-        if found is not None:
+        reply = system.ask("BRPOP", reply_list, f"{max(0.05, min(left, 0.5)):.2f}", user="admin")
+        if isinstance(reply, list) and len(reply) == 2:
+            return str(reply[1])
+        if reply is not None:
             raise CannotRead("Redis answers BRPOP with something else", RESTART_WORKER)
     return None
 
@@ -84,7 +89,7 @@ def _next(system: System, mine: str, deadline: float) -> str | None:
 def command(
     method: str,
     ticket: str,
-    me: str,
+    own_id: str,
     arguments: dict[str, str] | None = None,
     destination: list[str] | None = None,
 ) -> str:
@@ -96,7 +101,7 @@ def command(
         "pattern": None,
         "matcher": None,
         "ticket": ticket,
-        "reply_to": {"exchange": ANSWERS, "routing_key": me},
+        "reply_to": {"exchange": ANSWERS, "routing_key": own_id},
     }
     message = {
         "body": base64.b64encode(json.dumps(body).encode()).decode(),

@@ -47,13 +47,13 @@ LOAD = ("mariadb", "--sandbox")
 COMPLETE = b"-- Dump completed"
 # A file that a link leads to goes, and the link stays; beside a database, its logs go too.
 REMOVE = 'file=$(readlink -f -- "$1") && rm -f -- "$file" "$file-wal" "$file-shm" "$file-journal"'
-AGAIN = 3  # seconds in which a file comes back that another one replaces
-HOURS = 6 * 3600  # seconds for MariaDB, of whose size nothing is known
+RETRY_TIME = 3  # seconds in which a file comes back that another one replaces
+MARIADB_TIMEOUT = 6 * 3600  # seconds for MariaDB, of whose size nothing is known
 
-Found = TypeVar("Found")
+Copy = TypeVar("Copy")
 
 
-def known(settings: Settings) -> set[str]:
+def member_names(settings: Settings) -> set[str]:
     """Names of the members, other than Redis', for which this machine has a place."""
     names = {ENV, *(f"app/{name}" for name in settings["backup_databases"])}
     return names | ({mariadb(settings)} if settings["backup_mariadb"] else set())
@@ -88,19 +88,19 @@ def present(
     name: str,
     settings: Settings,
     before: Container[str],
-    look: Callable[[Settings, str], Found | None],
-) -> Found | None:
-    """What `look` finds, or None if it was not in the last backup either. It retries for some
+    read: Callable[[Settings, str], Copy | None],
+) -> Copy | None:
+    """What `read` finds, or None if it was not in the last backup either. It retries for some
     seconds, because a file may be removed before it is replaced."""
-    deadline = time.monotonic() + AGAIN
-    while (found := look(settings, name)) is None and time.monotonic() < deadline:
+    deadline = time.monotonic() + RETRY_TIME
+    while (copy_found := read(settings, name)) is None and time.monotonic() < deadline:
         time.sleep(0.2)
-    if found is None:
+    if copy_found is None:
         path = place_of(name, settings)
         if name in before:
             raise BackupError(f"{path} was in the last backup and is missing now")
         print(f"celery-pi: there is no {path}; the backup is without it", flush=True)
-    return found
+    return copy_found
 
 
 def place_of(name: str, settings: Settings) -> Path:
@@ -123,12 +123,12 @@ def copy(name: str, settings: Settings, target: Path, check: bool) -> None:
     """Copies the database as it is now to a file of root's."""
     user, size = settings["app_user"], size_of(settings, name) or 0
     require_space(target.parent, 2 * size)  # his copy and ours
-    with room(user) as theirs:
-        words = (str(place_of(name, settings)), str(theirs / "copy"))
+    with room(user) as scratch:
+        words = (str(place_of(name, settings)), str(scratch / "copy"))
         copied = number(script(user, SQLITE, "copy", *words, timeout=copy_timeout(size)))
         if check:
             script(user, SQLITE, "check", words[1], timeout=copy_timeout(copied))
-        received(user, theirs / "copy", target, copied)
+        received(user, scratch / "copy", target, copied)
 
 
 def read_env(settings: Settings, name: str = ENV) -> bytes | None:
@@ -142,7 +142,7 @@ def dump(settings: Settings, file: Path) -> Path:
     """The database as SQL; root is logged in by MariaDB's socket."""
     with file.open("wb") as output:
         command = (*DUMP, settings["backup_mariadb"])
-        run_as_root(*command, sink=output, limit=spare(file.parent), timeout=HOURS)
+        run_as_root(*command, sink=output, limit=spare(file.parent), timeout=MARIADB_TIMEOUT)
     return file
 
 
@@ -175,7 +175,7 @@ def put(name: str, file: Path, settings: Settings) -> None:
     if name.startswith(MARIADB):
         with file.open("rb") as content:
             database = f"--database={settings['backup_mariadb']}"
-            run_as_root(*LOAD, database, stdin=content, timeout=HOURS)
+            run_as_root(*LOAD, database, stdin=content, timeout=MARIADB_TIMEOUT)
     elif name == ENV:
         put_env(file.read_bytes(), settings)
     else:

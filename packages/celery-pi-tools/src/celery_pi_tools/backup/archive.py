@@ -34,7 +34,7 @@ EMPTY = b"\x1f\x8b\x08\x10\x00\x00\x00\x00\x00\xff%s\x00\x03\x00" + bytes(8)
 COMMENT = b"celery-pi sha256 %s"
 TRAILER_SIZE = len(EMPTY % (COMMENT % (b"0" * 64)))
 LONGEST = 2**20  # bytes of a manifest
-LONGEST_HEADER = 2**16  # bytes of what tar says of a member; its name is a part of it
+LONGEST_HEADER = 2**16  # bytes of a member's header in tar; its name is a part of it
 BLOCK = 2**20
 
 Manifest = dict[str, Any]
@@ -75,7 +75,7 @@ def digest(file: IO[bytes], length: int = -1) -> str:
 
 
 def described(path: Path, name: str, **more: Any) -> dict[str, Any]:
-    """What the manifest says of a member."""
+    """A member's entry in the manifest."""
     with path.open("rb") as file:
         return {"name": name, "size": path.stat().st_size, "sha256": digest(file), **more}
 

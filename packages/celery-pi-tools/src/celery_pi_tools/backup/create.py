@@ -96,11 +96,11 @@ def manifest(members: dict[str, Path], contents: archive.Manifest) -> archive.Ma
     }
 
 
-def put(members: dict[str, Path], described: archive.Manifest) -> Path:
+def put(members: dict[str, Path], description: archive.Manifest) -> Path:
     """Writes the archive, verifies it, and moves it into place."""
     new = BACKUPS / f".new-{os.getpid()}"
     try:
-        archive.write(new, described, members)
+        archive.write(new, description, members)
         archive.check_trailer(new)
         final = BACKUPS / unused_name()
         new.rename(final)

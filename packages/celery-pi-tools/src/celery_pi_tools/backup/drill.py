@@ -31,25 +31,25 @@ def drill() -> str:
     """Restores the newest backup on trial. Raises BackupError."""
     with exclusive(), workspace() as place:
         settings = load_settings()
-        found = backups()
-        if not found:
+        archives = backups()
+        if not archives:
             raise BackupError(f"there is no backup in {BACKUPS}")
-        keys = compare(found[-1], place / "archive", settings)
-        return f"{found[-1].name} can be restored: {keys} keys and all else as they were"
+        keys = compare(archives[-1], place / "archive", settings)
+        return f"{archives[-1].name} can be restored: {keys} keys and all else as they were"
 
 
 def compare(path: Path, into: Path, settings: Settings) -> int:
     """Number of keys. Raises BackupError when anything differs from the manifest."""
     into.mkdir()
-    described = archive.unpack(path, into, {archive.RDB, *app.known(settings)})
-    expected = described["redis"]
-    differs = redis_contents.difference(redis_contents.of_rdb(into / archive.RDB), expected)
-    if differs:
-        raise BackupError(f"{path}: {differs}")
-    for member in described["members"]:
+    manifest = archive.unpack(path, into, {archive.RDB, *app.member_names(settings)})
+    expected = manifest["redis"]
+    difference = redis_contents.difference(redis_contents.of_rdb(into / archive.RDB), expected)
+    if difference:
+        raise BackupError(f"{path}: {difference}")
+    for member in manifest["members"]:
         if not member["name"].startswith("redis/"):
             app.check(member["name"], into / member["name"], settings)
-    hours = int(time.time() - described["made"]) // 3600
+    hours = int(time.time() - manifest["made"]) // 3600
     if settings["backup"] and hours * 3600 > MAX_AGE:
         reason = f"{path} is whole, but {hours} h old: see journalctl -u celery-pi-backup"
         raise BackupError(reason)

@@ -18,17 +18,17 @@ def check_manifest(manifest: dict[str, Any]) -> None:
     _of(manifest["host"], str)
     if _count(manifest["made"]) >= LATEST:
         raise ValueError(f"{manifest['made']} is no time")
-    check_held(manifest["redis"])
+    check_contents(manifest["redis"])
 
 
-def check_held(held: Any) -> None:
+def check_contents(contents: Any) -> None:
     """It is a count of databases and a digest. Raises ValueError."""
     try:
-        for number, database in _of(_of(held, dict)["databases"], dict).items():
+        for number, database in _of(_of(contents, dict)["databases"], dict).items():
             int(number)
             _count(_of(database, dict)["keys"])
             _count(database["expiring"])
-        _of(held["digest"], str)
+        _of(contents["digest"], str)
     except KeyError as error:
         raise ValueError(f"{error} is missing") from error
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from celery_pi_tools.backup.common import BackupError
-from celery_pi_tools.backup.manifest_schema import check_held
+from celery_pi_tools.backup.manifest_schema import check_contents
 from celery_pi_tools.backup.workspace import copy_timeout, lent, room, script
 from celery_pi_tools.privileges import attempt, run
 
@@ -31,31 +31,31 @@ def of_rdb(rdb: Path) -> dict[str, Any]:
 
 def of_directory(data: Path, append_only: str) -> dict[str, Any]:
     """The same of a directory of data, by the append-only file (`yes`) or the snapshot (`no`)."""
-    with room(USER) as theirs:
-        words = (str(data), append_only, str(theirs))
-        printed = script(USER, LOADED, *words, timeout=TIMEOUT)
+    with room(USER) as scratch:
+        words = (str(data), append_only, str(scratch))
+        output = script(USER, LOADED, *words, timeout=TIMEOUT)
     try:
-        held: dict[str, Any] = json.loads(printed)
-        check_held(held)
+        contents: dict[str, Any] = json.loads(output)
+        check_contents(contents)
     except (ValueError, RecursionError) as error:
         raise BackupError("Redis does not tell what the data hold") from error
-    return held
+    return contents
 
 
 def version() -> str:
     """Of the installed server, such as 8.0.2."""
-    printed = run(USER, ("redis-server", "--version")).decode(errors="replace")
-    return next(word[2:] for word in printed.split() if word.startswith("v="))
+    output = run(USER, ("redis-server", "--version")).decode(errors="replace")
+    return next(word[2:] for word in output.split() if word.startswith("v="))
 
 
-def difference(found: dict[str, Any], promised: dict[str, Any]) -> str:
+def difference(actual: dict[str, Any], expected: dict[str, Any]) -> str:
     """In what they differ, or nothing."""
-    counted, wanted = _keys(found), _keys(promised)
-    if counted != wanted:
-        return f"{counted} keys instead of {wanted}"
-    if found["databases"] != promised["databases"]:
+    actual_keys, expected_keys = _keys(actual), _keys(expected)
+    if actual_keys != expected_keys:
+        return f"{actual_keys} keys instead of {expected_keys}"
+    if actual["databases"] != expected["databases"]:
         return "as many keys, but in other databases, or other ones that expire"
-    return "" if found["digest"] == promised["digest"] else "as many keys, but another content"
+    return "" if actual["digest"] == expected["digest"] else "as many keys, but another content"
 
 
 def _keys(contents: dict[str, Any]) -> int:

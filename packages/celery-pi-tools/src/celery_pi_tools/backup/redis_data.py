@@ -37,7 +37,7 @@ def put(rdb: IO[bytes]) -> None:
     if target != directory:
         shutil.rmtree(target, ignore_errors=True)  # left by a restore that was cut off
         target.mkdir(mode=0o750)
-    number = 1 + max((int(found[1]) for found in _numbered(directory)), default=0)
+    number = 1 + max((int(match[1]) for match in _numbered(directory)), default=0)
     base, further = f"{NAME}.{number}.base.rdb", f"{NAME}.{number}.incr.aof"
     _write(target / base, rdb)
     _write(target / further)  # without it the server would take up the old one of that name
@@ -51,9 +51,9 @@ def put(rdb: IO[bytes]) -> None:
 def forget() -> None:
     """What the manifest does not name goes, and so does the snapshot that is older than it."""
     named = _text(_aof() / f"{NAME}.manifest")
-    for found in _numbered(_aof()):
-        if found[0] not in named.split():
-            (_aof() / found[0]).unlink()
+    for match in _numbered(_aof()):
+        if match[0] not in named.split():
+            (_aof() / match[0]).unlink()
     (DATA / "dump.rdb").unlink(missing_ok=True)
 
 
@@ -81,9 +81,9 @@ def put_back(kept: Path) -> None:
     _point(_aof(), _text(manifest))
     if (kept / "dump.rdb").exists() and not (DATA / "dump.rdb").exists():
         _copy(kept / "dump.rdb", DATA / "dump.rdb")
-    for found in _numbered(_aof()):
-        if not (manifest.parent / found[0]).exists():
-            (_aof() / found[0]).unlink()
+    for match in _numbered(_aof()):
+        if not (manifest.parent / match[0]).exists():
+            (_aof() / match[0]).unlink()
 
 
 def _aof() -> Path:
@@ -92,7 +92,7 @@ def _aof() -> Path:
 
 def _numbered(directory: Path) -> list[re.Match[str]]:
     paths = directory.iterdir() if directory.exists() else ()
-    return [found for path in paths if (found := NUMBERED.fullmatch(path.name))]
+    return [match for path in paths if (match := NUMBERED.fullmatch(path.name))]
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -35,26 +35,26 @@ def stopped(settings: Settings) -> Iterator[None]:
 
 
 def replace(
-    described: archive.Manifest, unpacked: Path, names: list[str], settings: Settings, kept: Path
+    manifest: archive.Manifest, unpacked: Path, names: list[str], settings: Settings, kept: Path
 ) -> None:
     """Replaces all of it or nothing; `kept` is where what was there is copied. Raises BackupError
     after undoing what was done."""
     kept.mkdir(parents=True)
     kept.chmod(0o711)  # user redis reaches its own part
     undo: list[Undo] = []
-    left: list[str] = []
+    not_undone: list[str] = []
     try:
         # Redis last: once it runs, it may receive what must not be undone.
         for name in sorted(names, key=lambda name: name.startswith("redis/")):
             if name.startswith("redis/"):
-                replace_redis(unpacked / name, described, kept / "redis", undo)
+                replace_redis(unpacked / name, manifest, kept / "redis", undo)
             else:
-                replace_app(name, unpacked / name, settings, kept, undo, left)
+                replace_app(name, unpacked / name, settings, kept, undo, not_undone)
         ignore_signals()
     except Exception as error:  # whatever it is, the data are restored
         ignore_signals()
         undo_all(undo, kept, str(error))
-        raise BackupError(", ".join([f"{error}; all is as it was before", *left])) from error
+        raise BackupError(", ".join([f"{error}; all is as it was before", *not_undone])) from error
     if any(name.startswith("redis/") for name in names):
         run_redis_data("forget")
 
@@ -71,7 +71,7 @@ def undo_all(undo: list[Undo], kept: Path, reason: str) -> None:
     shutil.rmtree(kept)
 
 
-def replace_redis(rdb: Path, described: archive.Manifest, kept: Path, undo: list[Undo]) -> None:
+def replace_redis(rdb: Path, manifest: archive.Manifest, kept: Path, undo: list[Undo]) -> None:
     """Redis runs with the contents of the RDB file.
 
     A private server verifies the very files with which Redis then starts: in Redis itself keys
@@ -86,26 +86,28 @@ def replace_redis(rdb: Path, described: archive.Manifest, kept: Path, undo: list
     with rdb.open("rb") as content:
         run_redis_data("put", stdin=content, timeout=copy_timeout(rdb.stat().st_size))
     contents = redis_contents.of_directory(redis_data.DATA, "yes")
-    differs = redis_contents.difference(contents, described["redis"])
-    if differs:
-        raise BackupError(f"Redis would start with something else: {differs}")
+    difference = redis_contents.difference(contents, manifest["redis"])
+    if difference:
+        raise BackupError(f"Redis would start with something else: {difference}")
     services.start_redis()
 
 
-def run_redis_data(*words: str, timeout: float = COPY_TIMEOUT, **how: Any) -> None:
+def run_redis_data(*words: str, timeout: float = COPY_TIMEOUT, **options: Any) -> None:
     """Runs the module redis_data as user redis, whose directory it changes."""
-    script(redis_contents.USER, Path(redis_data.__file__), *words, timeout=timeout, **how)
+    script(redis_contents.USER, Path(redis_data.__file__), *words, timeout=timeout, **options)
 
 
 def replace_app(
-    name: str, file: Path, settings: Settings, kept: Path, undo: list[Undo], left: list[str]
+    name: str, file: Path, settings: Settings, kept: Path, undo: list[Undo], not_undone: list[str]
 ) -> None:
-    """The app has what the member holds. `left` gets what the undoing leaves there."""
+    """The app has what the member holds. `not_undone` gets what the undoing leaves there."""
     place = kept / Path(name).parent
     place.mkdir(mode=0o700, exist_ok=True, parents=True)
     before = app.keep(name, place, settings)
     undo.append(lambda: app.put(name, before, settings) if before else app.remove(name, settings))
     if name.startswith(app.MARIADB):
         # A dump replaces the tables that are in it, and no others.
-        left.append(f"but tables that only the backup has stay in {settings['backup_mariadb']}")
+        not_undone.append(
+            f"but tables that only the backup has stay in {settings['backup_mariadb']}"
+        )
     app.put(name, file, settings)

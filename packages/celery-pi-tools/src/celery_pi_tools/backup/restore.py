@@ -30,13 +30,13 @@ def restore(file: Path, yes: bool, only: str | None) -> str:
     with exclusive(), workspace() as place:
         unpacked = place / "archive"
         unpacked.mkdir()
-        described = archive.unpack(file, unpacked, {archive.RDB, *app.known(settings)})
-        names = chosen(described, only)
-        check(described, unpacked, names, settings)
-        confirm(described, names, yes)
+        manifest = archive.unpack(file, unpacked, {archive.RDB, *app.member_names(settings)})
+        names = chosen(manifest, only)
+        check(manifest, unpacked, names, settings)
+        confirm(manifest, names, yes)
         kept = pre_restore_copy()
         with replace.stopped(settings):
-            replace.replace(described, unpacked, names, settings, kept)
+            replace.replace(manifest, unpacked, names, settings, kept)
     return f"restored {', '.join(names)}; what was there before is in {kept}"
 
 
@@ -49,9 +49,9 @@ def pre_restore_copy() -> Path:
     return place
 
 
-def chosen(described: archive.Manifest, only: str | None) -> list[str]:
+def chosen(manifest: archive.Manifest, only: str | None) -> list[str]:
     """Names of the members to restore."""
-    names = [member["name"] for member in described["members"]]
+    names = [member["name"] for member in manifest["members"]]
     of_redis = {"redis": (True,), "app": (False,)}.get(only or "", (True, False))
     names = [name for name in names if name.startswith("redis/") in of_redis]
     if not names:
@@ -59,30 +59,30 @@ def chosen(described: archive.Manifest, only: str | None) -> list[str]:
     return names
 
 
-def check(
-    described: archive.Manifest, unpacked: Path, names: list[str], settings: Settings
-) -> None:
+def check(manifest: archive.Manifest, unpacked: Path, names: list[str], settings: Settings) -> None:
     """Raises BackupError unless all of it could be restored."""
-    theirs, ours = described["versions"]["redis"], redis_contents.version()
-    if int(theirs.split(".")[0]) > int(ours.split(".")[0]):
-        raise BackupError(f"it was made by Redis {theirs}, which is newer than Redis {ours} here")
+    backup_version, own_version = manifest["versions"]["redis"], redis_contents.version()
+    if int(backup_version.split(".")[0]) > int(own_version.split(".")[0]):
+        raise BackupError(
+            f"it was made by Redis {backup_version}, which is newer than Redis {own_version} here"
+        )
     for name in names:
         file = unpacked / name
         if name.startswith("redis/"):
-            differs = redis_contents.difference(redis_contents.of_rdb(file), described["redis"])
-            if differs:
-                raise BackupError(f"{name} is not what its manifest says: {differs}")
+            difference = redis_contents.difference(redis_contents.of_rdb(file), manifest["redis"])
+            if difference:
+                raise BackupError(f"{name} is not what its manifest says: {difference}")
             require_space(redis_data.DATA, file.stat().st_size)
         else:
             app.check(name, file, settings)
             app.check_place(name, settings)
 
 
-def confirm(described: archive.Manifest, names: list[str], yes: bool) -> None:
+def confirm(manifest: archive.Manifest, names: list[str], yes: bool) -> None:
     """Prints what is to happen, and asks. Raises BackupError without a yes."""
-    made = time.strftime("%Y-%m-%d %H:%M", time.localtime(described["made"]))
-    keys = sum(database["keys"] for database in described["redis"]["databases"].values())
-    host = printable(described["host"])
+    made = time.strftime("%Y-%m-%d %H:%M", time.localtime(manifest["made"]))
+    keys = sum(database["keys"] for database in manifest["redis"]["databases"].values())
+    host = printable(manifest["host"])
     print(f"of {host}, {made}: {', '.join(names)}; {keys} keys in Redis")
     print(
         "Worker, Beat, Flower and the units of app_units stop until it is done; running tasks end"

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from celery_pi_tools.redis_client import Connection, Refused
 
 PATIENCE = 600  # seconds to load all
-ANSWER = 300  # seconds for one; the digest reads every key
+REPLY_TIMEOUT = 300  # seconds for one; the digest reads every key
 TAIL = 4096  # bytes of its log
 SERVER = (
     *("redis-server", "--port", "0", "--unixsocketperm", "700", "--save", "", "--maxmemory", "0"),
@@ -50,7 +50,7 @@ def _ready(process: subprocess.Popen[bytes], room: Path) -> Connection:
     deadline = time.monotonic() + PATIENCE
     while process.poll() is None and time.monotonic() < deadline:
         try:
-            connection = Connection(ANSWER, str(room / "socket"))
+            connection = Connection(REPLY_TIMEOUT, str(room / "socket"))
             connection.ask("PING")
         except (OSError, Refused):  # not up yet, or still loading
             time.sleep(0.1)

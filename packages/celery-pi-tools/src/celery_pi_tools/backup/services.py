@@ -76,7 +76,7 @@ def _tries() -> int:
 
 def _answers() -> bool:
     try:
-        shown = snapshot.info("persistence", "admin")
+        persistence = snapshot.info("persistence", "admin")
     except (BackupError, OSError):  # not up yet, or still loading
         return False
-    return (shown.get("loading"), shown.get("aof_enabled")) == ("0", "1")
+    return (persistence.get("loading"), persistence.get("aof_enabled")) == ("0", "1")

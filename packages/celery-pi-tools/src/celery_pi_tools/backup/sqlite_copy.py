@@ -29,11 +29,11 @@ def opened(path: str, mode: str) -> sqlite3.Connection:
 
 def size(path: str) -> int:
     """Bytes of a regular file: of a FIFO SQLite would wait for what never comes."""
-    found = os.stat(path)  # noqa: PTH116
-    if not stat.S_ISREG(found.st_mode):
+    state = os.stat(path)  # noqa: PTH116
+    if not stat.S_ISREG(state.st_mode):
         sys.exit(f"{path} is no regular file")
     log = f"{path}-wal"
-    return found.st_size + (os.stat(log).st_size if os.path.exists(log) else 0)  # noqa: PTH110, PTH116
+    return state.st_size + (os.stat(log).st_size if os.path.exists(log) else 0)  # noqa: PTH110, PTH116
 
 
 def copy(source: str, target: str, mode: str = "rw") -> int:

@@ -51,9 +51,9 @@ def room(user: str) -> Iterator[Path]:
 
 def room_in(directory: Path, user: str) -> Path:
     """Makes such a directory in one of root's; it stays."""
-    who = account(user)
+    owner = account(user)
     directory.mkdir(mode=0o700)
-    os.chown(directory, who.uid, who.gid)
+    os.chown(directory, owner.uid, owner.gid)
     return directory
 
 
@@ -93,18 +93,18 @@ def received(user: str, path: Path, target: Path, size: int) -> None:
         run(user, command, sink=file, limit=size + BLOCK, timeout=copy_timeout(size))
 
 
-def script(user: str, path: Path, *words: str, **how: Any) -> str:
+def script(user: str, path: Path, *words: str, **options: Any) -> str:
     """Runs a script of ours as that user; its output."""
-    return run(user, (PYTHON, "-I", "-S", str(path), *words), **how).decode(errors="replace")
+    return run(user, (PYTHON, "-I", "-S", str(path), *words), **options).decode(errors="replace")
 
 
 def run_as_root(
-    *command: str, timeout: float = LEAST, sink: IO[bytes] | None = None, **how: Any
+    *command: str, timeout: float = LEAST, sink: IO[bytes] | None = None, **options: Any
 ) -> str:
     """Runs a program as root, without a terminal or our environment; its output. It keeps the
     groups of the unit, by which it reaches the sockets."""
-    done = run("root", command, timeout=timeout, sink=sink, groups=os.getgroups(), **how)
-    return done.decode(errors="replace")
+    output = run("root", command, timeout=timeout, sink=sink, groups=os.getgroups(), **options)
+    return output.decode(errors="replace")
 
 
 def number(text: str) -> int:
@@ -121,14 +121,14 @@ def copy_timeout(size: int) -> int:
 
 def spare(place: Path) -> int:
     """Bytes that are free there, beyond the reserve."""
-    shown = os.statvfs(place)
-    return max(0, shown.f_bavail * shown.f_frsize - RESERVE)
+    disk = os.statvfs(place)
+    return max(0, disk.f_bavail * disk.f_frsize - RESERVE)
 
 
 def require_space(place: Path, size: int) -> None:
     """Raises BackupError unless so many bytes, and a reserve for everybody else, are free."""
-    shown = os.statvfs(place)
-    free = shown.f_bavail * shown.f_frsize
+    disk = os.statvfs(place)
+    free = disk.f_bavail * disk.f_frsize
     if free < size + RESERVE:
         reason = f"{(size + RESERVE) >> 20} MiB must be free in {place}, and {free >> 20} MiB are"
         raise BackupError(reason)

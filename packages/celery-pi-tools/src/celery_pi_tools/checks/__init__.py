@@ -30,5 +30,5 @@ def load() -> None:
 
 def modules() -> tuple[str, ...]:
     """Names of the modules, in their order."""
-    found = sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py"))
-    return (*ORDER, *(name for name in found if name not in ORDER))
+    names = sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py"))
+    return (*ORDER, *(name for name in names if name not in ORDER))

@@ -61,8 +61,8 @@ def shared(system: System) -> Finding:
 def web_user() -> str:
     """The user of nginx' workers."""
     text = NGINX.read_text() if NGINX.exists() else ""
-    found = NGINX_USER.search(text)
-    return found[1] if found else "www-data"
+    match = NGINX_USER.search(text)
+    return match[1] if match else "www-data"
 
 
 @check("Escalation", "Groups of the app's user", "audit")
@@ -109,12 +109,12 @@ def sudo(system: System) -> Finding | None:
 def allowed(user: str) -> str:
     """sudo's rules for that user; empty if there are none. Raises CannotRead."""
     done = attempt("root", (SUDO, "-n", "-l", "-U", user), timeout=PATIENCE)
-    listed = (done.out + done.err).decode(errors="replace")
-    if "is not allowed to run sudo" in listed:
+    output = (done.out + done.err).decode(errors="replace")
+    if "is not allowed to run sudo" in output:
         return ""
-    if "may run the following commands" not in listed:
+    if "may run the following commands" not in output:
         raise CannotRead(f"sudo says: {done.last_words}", f"run it by hand: sudo -l -U {user}")
-    return listed
+    return output
 
 
 @check("Escalation", "Files that change the user", "audit")
@@ -127,11 +127,11 @@ def set_ids(system: System) -> Finding:
         done = attempt("root", (program, app, *test), timeout=PATIENCE)
     except Refused as error:
         return warn(f"not looked for to the end: {error}", f"look by hand: {by_hand}", files=[])
-    found = done.out.decode(errors="replace").split("\0")[:-1]
-    if found:
+    files = done.out.decode(errors="replace").split("\0")[:-1]
+    if files:
         return wrong(
-            f"set-uid or set-gid: {few(found)}",
+            f"set-uid or set-gid: {few(files)}",
             f"{by_hand} -exec chmod a-s {{}} +",
-            files=found[:100],
+            files=files[:100],
         )
     return ok("none below the app", files=[])

@@ -27,8 +27,8 @@ ABOVE = ("Redis", "The app's .env leads elsewhere", "Permissions")
 def changed(system: System) -> tuple[float, Path]:
     """Time of the app's newest Python file, and its path. A copy may keep its mtime, so it is the
     ctime, at which it came to this disk."""
-    found = [line.split(" ", 1) for line in code(system)]
-    newest = max(((float(when), path) for when, path in found), default=None)
+    lines = [line.split(" ", 1) for line in code(system)]
+    newest = max(((float(when), path) for when, path in lines), default=None)
     return (newest[0], Path(newest[1])) if newest else (0, Path(system.settings["app_dir"]))
 
 
@@ -52,7 +52,7 @@ def literal(path: str) -> str:
     return re.sub(r"([*?\[\\])", r"\\\1", path.rstrip("/"))
 
 
-def behind(system: System) -> list[str]:
+def outdated_services(system: System) -> list[str]:
     """Services that were started before the newest code came to the disk."""
     newest = changed(system)[0]
     return [unit for unit in SERVICES if system.up(unit) and system.since(unit) < newest]
@@ -69,13 +69,13 @@ def complaints() -> list[str]:
 @check("App", "The worker would not run the app", "doctor", after=ABOVE)
 def unfit(system: System) -> Finding | None:
     """Loading the app takes seconds, so this is checked only if a service is down or outdated."""
-    if all(system.up(unit) for unit in SERVICES) and not behind(system):
+    if all(system.up(unit) for unit in SERVICES) and not outdated_services(system):
         return None
-    found = complaints()
-    if not found:
+    reasons = complaints()
+    if not reasons:
         return None
     return problem(
-        "; ".join(found),
+        "; ".join(reasons),
         "the worker ends as it is started, or loses tasks; one that runs still has the old code",
         "mend the app; celery-pi check says when it is well",
     )
@@ -85,7 +85,7 @@ def unfit(system: System) -> Finding | None:
     "App", "A service runs old code", "doctor", after=(*ABOVE, "The worker would not run the app")
 )
 def old(system: System) -> Finding | None:
-    units = behind(system)
+    units = outdated_services(system)
     if not units:
         return None
     when, path = changed(system)
@@ -100,8 +100,8 @@ def old(system: System) -> Finding | None:
 
 
 def fit() -> None:
-    if found := complaints():
-        raise Failed("; ".join(found))
+    if reasons := complaints():
+        raise Failed("; ".join(reasons))
 
 
 def restart(unit: str) -> None:
@@ -118,11 +118,13 @@ def replaced(system: System) -> Finding | None:
     root = Path("/proc", pid, "root")
     if not os.access(root, os.X_OK):
         return None  # it does not run
-    found = [path for path in writable(system) if Path(path).is_dir() and is_other(root, path)]
-    if not found:
+    directories = [
+        path for path in writable(system) if Path(path).is_dir() and is_other(root, path)
+    ]
+    if not directories:
         return None
     return problem(
-        f"{', '.join(found)} was made anew since the worker was started",
+        f"{', '.join(directories)} was made anew since the worker was started",
         "it is read-only to the worker: tasks that write there fail",
         "start the worker again, which lets its tasks finish first",
         lambda: restart("celery-worker"),
@@ -131,5 +133,5 @@ def replaced(system: System) -> Finding | None:
 
 
 def is_other(root: Path, path: str) -> bool:
-    there = root / path.lstrip("/")
-    return not there.is_dir() or not os.access(there, os.W_OK)
+    directory = root / path.lstrip("/")
+    return not directory.is_dir() or not os.access(directory, os.W_OK)

@@ -34,12 +34,12 @@ def newest(system: System) -> Finding | None:
     files = sorted(PLACE.glob(PATTERN))
     if not files:
         return none_yet(system) if daily else None
-    shown = files[-1].stat()
-    since = time.time() - shown.st_mtime
-    evidence = f"{files[-1].name}, {size(shown.st_size)}, {age(since)} old; {len(files)} kept"
-    values = {"files": len(files), "seconds": int(since), "size": shown.st_size}
+    state = files[-1].stat()
+    since = time.time() - state.st_mtime
+    evidence = f"{files[-1].name}, {size(state.st_size)}, {age(since)} old; {len(files)} kept"
+    values = {"files": len(files), "seconds": int(since), "size": state.st_size}
     last = read("backup")
-    if not last.get("well", True) and last["time"] > shown.st_mtime:
+    if not last.get("well", True) and last["time"] > state.st_mtime:
         return wrong(f"{evidence}; the last try failed: {last['said']}", NOW, **values)
     return wrong(evidence, NOW, **values) if daily and since > OLD else ok(evidence, **values)
 
@@ -97,9 +97,11 @@ def private(_: System) -> Finding | None:
     place = PLACE
     if not place.exists():
         return None
-    wanted = {place: "700 root:root", **dict.fromkeys(place.glob("*"), "600 root:root")}
-    wide = sorted(path.name for path, mode in wanted.items() if access(path) != mode)
-    if wide:
+    expected = {place: "700 root:root", **dict.fromkeys(place.glob("*"), "600 root:root")}
+    open_files = sorted(path.name for path, mode in expected.items() if access(path) != mode)
+    if open_files:
         remedy = f"chown -R root: {place}; chmod 700 {place}; chmod 600 {place}/*"
-        return wrong(f"others than root may reach {', '.join(wide)}", remedy, files=wide)
+        return wrong(
+            f"others than root may reach {', '.join(open_files)}", remedy, files=open_files
+        )
     return ok("root's alone", files=[])

@@ -20,13 +20,13 @@ REDIS = ("/etc/celery-pi/tls/redis.pem", "/etc/celery-pi/tls/ca.crt")
 
 @check("Certificates", "A certificate ends soon", "doctor", after=("The clock is wrong",))
 def ends(system: System) -> Finding | None:
-    found = [path for path in served(system) if Path(path).exists() and ends_soon(path)]
-    if not found:
+    ending = [path for path in served(system) if Path(path).exists() and ends_soon(path)]
+    if not ending:
         return None
-    symptom = f"within two weeks: {', '.join(found)}"
+    symptom = f"within two weeks: {', '.join(ending)}"
     impact = "after that browsers and clients refuse the connection"
-    fixes = [fix for fix in map(renewal, found) if fix]
-    if len(fixes) < len(found):
+    fixes = [fix for fix in map(renewal, ending) if fix]
+    if len(fixes) < len(ending):
         return problem(
             symptom, impact, "renew it where you had it made; certbot renew, if it is certbot's"
         )
@@ -41,9 +41,9 @@ def served(system: System) -> list[str]:
 
 def ends_soon(path: str) -> bool:
     """Whether it ends within SOON, or is no certificate."""
-    asked = ("openssl", "x509", "-noout", "-checkend", str(SOON), "-in", path)
+    command = ("openssl", "x509", "-noout", "-checkend", str(SOON), "-in", path)
     try:
-        execute(*asked, timeout=PATIENCE)
+        execute(*command, timeout=PATIENCE)
     except Failed:
         return True
     return False

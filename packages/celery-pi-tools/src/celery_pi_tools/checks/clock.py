@@ -42,11 +42,11 @@ def behind(_: System) -> Finding | None:
 @check("Clock", "Nobody sets the clock", "doctor", after=("The clock is wrong",))
 def unset(_: System) -> Finding | None:
     state = output("systemctl", "show", "-p", "LoadState,ActiveState", TIMESYNCD)
-    shown = dict(line.split("=", 1) for line in state.splitlines())
+    properties = dict(line.split("=", 1) for line in state.splitlines())
     # Another time service takes the place of this one; a container has its host's clock.
-    if shown["LoadState"] != "loaded" or CONTAINER.exists():
+    if properties["LoadState"] != "loaded" or CONTAINER.exists():
         return None
-    if shown["ActiveState"] != "active":
+    if properties["ActiveState"] != "active":
         return problem("network time is switched off", WHY, "switch it on", switch_on, grace=5)
     if SYNCHRONIZED.exists() or float(UPTIME.read_text().split()[0]) < PATIENCE:
         return None

@@ -49,12 +49,12 @@ def data(_: System) -> Finding | None:
 
 def room(path: str) -> Finding:
     """How much of the disk is free."""
-    shown = os.statvfs(path)
-    free, whole = shown.f_bavail * shown.f_frsize, shown.f_blocks * shown.f_frsize
+    stats = os.statvfs(path)
+    free, whole = stats.f_bavail * stats.f_frsize, stats.f_blocks * stats.f_frsize
     share = percent(free, whole)
     remedy = "du -xh / | sort -h | tail; journalctl --vacuum-size=64M; apt-get clean"
     values = {"free": free, "size": whole}
-    if short := left(shown):
+    if short := left(stats):
         return wrong(short, remedy, **values)
     evidence = f"{size(free)} of {size(whole)} free ({share} %)"
     return warn(evidence, remedy, **values) if share < SMALL else ok(evidence, **values)
@@ -62,11 +62,11 @@ def room(path: str) -> Finding:
 
 @check("Disk", "A disk is read-only", "doctor")
 def read_only(system: System) -> Finding | None:
-    found = [path for path, shown in disks(system) if shown.f_flag & os.ST_RDONLY]
-    if not found:
+    paths = [path for path, stats in disks(system) if stats.f_flag & os.ST_RDONLY]
+    if not paths:
         return None
     return problem(
-        f"the disk of {', '.join(found)} cannot be written",
+        f"the disk of {', '.join(paths)} cannot be written",
         "the kernel makes a disk read-only when it fails: no task can be accepted",
         "read journalctl -k | grep -i error, save what is on it, and replace the SD card",
     )
@@ -74,24 +74,24 @@ def read_only(system: System) -> Finding | None:
 
 @check("Disk", "A disk is full", "doctor")
 def full(system: System) -> Finding | None:
-    found = [(path, left(shown)) for path, shown in disks(system) if left(shown)]
-    if not found:
+    shortages = [(path, left(stats)) for path, stats in disks(system) if left(stats)]
+    if not shortages:
         return None
-    symptom = ", ".join(f"{path}: {room}" for path, room in found)
+    symptom = ", ".join(f"{path}: {room}" for path, room in shortages)
     impact = "Redis refuses tasks when it cannot write its files, and logs are lost"
-    device = Path(found[0][0]).stat().st_dev
+    device = Path(shortages[0][0]).stat().st_dev
     if spare(device) > LEAST:
         return problem(symptom, impact, "remove the packages that apt has kept", clean)
-    return problem(symptom, impact, f"make room: du -xh {found[0][0]} | sort -h | tail")
+    return problem(symptom, impact, f"make room: du -xh {shortages[0][0]} | sort -h | tail")
 
 
-def left(shown: os.statvfs_result) -> str:
+def left(stats: os.statvfs_result) -> str:
     """How little room is left; empty if it is enough."""
-    free, whole = shown.f_bavail * shown.f_frsize, shown.f_blocks * shown.f_frsize
+    free, whole = stats.f_bavail * stats.f_frsize, stats.f_blocks * stats.f_frsize
     if free < min(LEAST, whole * SMALL // 100):
         return f"{size(free)} of {size(whole)} free"
-    if shown.f_files and percent(shown.f_favail, shown.f_files) < LEAST_FILES:
-        return f"{shown.f_favail} of {shown.f_files} files free"
+    if stats.f_files and percent(stats.f_favail, stats.f_files) < LEAST_FILES:
+        return f"{stats.f_favail} of {stats.f_files} files free"
     return ""
 
 

@@ -14,25 +14,25 @@ from celery_pi_tools.table import count, few
 def drift(system: System) -> Finding:
     """Found whatever other problems there are, except for files that another problem concerns."""
     if not manifest.files():
-        return warn("no deploy has told of its files yet", "deploy", files=[])
+        return warn("no deploy has noted its files yet", "deploy", files=[])
     changed = installed_files.changed()
-    found = {path: how for path, how in changed.items() if path not in system.concerned}
-    if not found:
+    reported = {path: how for path, how in changed.items() if path not in system.concerned}
+    if not reported:
         return ok(f"{count(len(manifest.files()), 'file')} as deployed", files=[])
     return Finding(
         "wrong",
-        few([f"{path} {how}" for path, how in found.items()]),
+        few([f"{path} {how}" for path, how in reported.items()]),
         "the next deploy puts them back, and with them whatever the change was made for; a change "
         "that nobody made is an intrusion",
         "see `make plan`; keep the change by a setting or a drop-in of your own, then deploy",
-        values={"files": sorted(found)},
+        values={"files": sorted(reported)},
     )
 
 
 @check("Escalation", "Strangers among root's programs", "audit")
 def undeclared(_: System) -> Finding:
-    found = installed_files.undeclared()
-    if found:
+    paths = installed_files.undeclared()
+    if paths:
         remedy = "see whose it is; rm it, if it is none of yours (an earlier version's may be left)"
-        return wrong(f"no deploy has put there: {few(found)}", remedy, files=found)
+        return wrong(f"no deploy has put there: {few(paths)}", remedy, files=paths)
     return ok("none", files=[])

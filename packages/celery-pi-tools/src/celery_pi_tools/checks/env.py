@@ -4,28 +4,16 @@ from __future__ import annotations
 
 from functools import partial
 from urllib.parse import parse_qs, unquote, urlsplit
-from urllib.parse import quote as encode
 
 from celery_pi_tools.checks.registry import Finding, check, problem
 from celery_pi_tools.checks.repairs import rewrite
 from celery_pi_tools.env_file import URLS, values, with_variables
 from celery_pi_tools.privileges import Refused, read
-from celery_pi_tools.redis_client import SOCKET, stored
+from celery_pi_tools.redis_client import stored
+from celery_pi_tools.redis_url import broker_url
 from celery_pi_tools.system import System
 
-CA = "/etc/celery-pi/tls/ca.crt"
 WHY = "the site's tasks are refused, or go where no worker takes them"
-
-
-def url(system: System, password: str) -> str:
-    """The URL that a deploy writes into `.env`."""
-    login, database = f"celery:{encode(password, safe='')}", system.settings["redis_database"]
-    if system.settings["redis_socket"]:
-        return f"redis+socket://{login}@{SOCKET}?virtual_host={database}"
-    if system.settings["redis_tls"]:
-        place = f"127.0.0.1:{system.settings['redis_tls_port']}/{database}"
-        return f"rediss://{login}@{place}?ssl_cert_reqs=required&ssl_ca_certs={CA}"
-    return f"redis://{login}@127.0.0.1:{system.settings['redis_port']}/{database}"
 
 
 @check("App", "The app's .env leads elsewhere", "doctor", after=("Permissions",))
@@ -39,11 +27,13 @@ def leads_elsewhere(system: System) -> Finding | None:
     except Refused as error:
         by_hand = "see who has put that there, and bring it back from a backup; it is left as it is"
         return problem(str(error), "the app does not start without it", by_hand)
-    there, right = values(text), variables(system)
-    wrong = {name: right[name][0] for name in right if there.get(name) not in right[name]}
+    current, deployed = values(text), variables(system)
+    wrong = {
+        name: deployed[name][0] for name in deployed if current.get(name) not in deployed[name]
+    }
     if not wrong:
         return None
-    reasons = {name: different(there.get(name), wrong[name]) for name in wrong}
+    reasons = {name: different(current.get(name), wrong[name]) for name in wrong}
     names = {each: [name for name in wrong if reasons[name] == each] for each in reasons.values()}
     symptom = "; ".join(f"{each} in {', '.join(names[each])}" for each in names)
     will = f"write {', '.join(wrong)} as deployed, and nothing else of it"
@@ -53,37 +43,37 @@ def leads_elsewhere(system: System) -> Finding | None:
 
 def variables(system: System) -> dict[str, list[str]]:
     """Valid values of each variable, the newest first: during a rotation there are several."""
-    urls = [url(system, password) for password in stored("celery")]
+    urls = [broker_url(password, system.settings) for password in stored("celery")]
     return {**dict.fromkeys(URLS, urls), "CELERY_KEY_PREFIX": [system.settings["redis_key_prefix"]]}
 
 
-def different(there: str | None, right: str) -> str:
+def different(current: str | None, deployed: str) -> str:
     """How the values differ, without any part that could be a secret."""
-    if there is None:
+    if current is None:
         return "no value"
-    if "://" not in right:
+    if "://" not in deployed:
         return "another value"
     try:
-        now, then = parts(there), parts(right)
+        current_parts, deployed_parts = parts(current), parts(deployed)
     except ValueError:
         return "no URL"
-    found = [what for what in then if now[what] != then[what]]
-    return f"another {' and '.join(found)}" if found else "another value"
+    differing = [part for part in deployed_parts if current_parts[part] != deployed_parts[part]]
+    return f"another {' and '.join(differing)}" if differing else "another value"
 
 
 def parts(text: str) -> dict[str, str]:
     """The parts of a Redis URL. Raises ValueError."""
-    shown = urlsplit(text)
-    login, _, place = shown.netloc.rpartition("@")
+    url = urlsplit(text)
+    login, _, place = url.netloc.rpartition("@")
     user, _, password = login.partition(":")
     host, _, port = place.rpartition(":") if ":" in place else (place, "", "")
-    database = parse_qs(shown.query).get("virtual_host", [shown.path.strip("/")])[0]
+    database = parse_qs(url.query).get("virtual_host", [url.path.strip("/")])[0]
     return {
-        **{"scheme": shown.scheme, "user": user, "password": unquote(password), "host": host},
+        **{"scheme": url.scheme, "user": user, "password": unquote(password), "host": host},
         **{"port": port, "database": database or "0"},
     }
 
 
-def write(path: str, wanted: dict[str, str], user: str) -> None:
+def write(path: str, variables: dict[str, str], user: str) -> None:
     """Set the variables and leave every other byte as it is."""
-    rewrite(path, user, partial(with_variables, variables=wanted))
+    rewrite(path, user, partial(with_variables, variables=variables))

@@ -70,42 +70,42 @@ def units(system: System) -> Iterator[Unit]:
 
 def as_root(block: str, user: str, start_only: bool) -> list[str]:
     """The commands of a unit that root runs; one may have several lines. Raises CannotRead."""
-    found = PARSED.findall(block)
-    if len(found) < len(BEGUN.findall(block)):
-        raise CannotRead("systemd tells its commands in another way", "mend escalation.py")
+    parsed = PARSED.findall(block)
+    if len(parsed) < len(BEGUN.findall(block)):
+        raise CannotRead("systemd lists its commands in another form", "mend escalation.py")
     return [
         words
-        for kind, words, flags in found
+        for kind, words, flags in parsed
         if user in ROOT or AS_ROOT & set(flags.split()) or (start_only and kind != "ExecStartEx")
     ]
 
 
 @check("Escalation", "Environment of root's commands", "audit")
 def environments(system: System) -> Finding:
-    found = [
+    writable = [
         f"{unit.name} ({why})"
         for unit in units(system)
         if unit.commands
         for path in unit.environment
         if (why := changed_by(path))
     ]
-    if found:
+    if writable:
         remedy = "run it as another user (User=, no + or !), or give the file to root in its place"
-        return wrong(f"others write it: {'; '.join(found)}", remedy, units=found)
+        return wrong(f"others write it: {'; '.join(writable)}", remedy, units=writable)
     return ok("root's own alone", units=[])
 
 
 @check("Escalation", "Programs of root's units", "audit")
 def commands(system: System) -> Finding:
-    found = [
+    writable = [
         f"{unit.name} ({why})"
         for unit in units(system)
         for path in used(unit)
         if (why := changed_by(path))
     ]
-    if found:
+    if writable:
         remedy = "systemctl edit it: User=; or have the program lie where only root may write"
-        return wrong(f"others write it: {'; '.join(found)}", remedy, units=found)
+        return wrong(f"others write it: {'; '.join(writable)}", remedy, units=writable)
     return ok("lie where only root may write", units=[])
 
 

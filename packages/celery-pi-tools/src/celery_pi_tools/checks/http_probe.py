@@ -7,7 +7,7 @@ questions on standard input and prints what was found, both as JSON:
     names     that each server is asked by, beside its bare address
     files     what each is, its paths in a URL, and by what it is known: the length and SHA-256 of
               its beginning, or the bytes (base64) with which all of its kind begin
-    seconds   after which it says what it has found until then
+    seconds   after which it prints what it has found until then
 
 It goes by what comes, not by a status; it follows no redirect, reads of each answer no more than
 the beginning, and waits for none longer than two seconds.
@@ -38,18 +38,18 @@ WORKERS = 4
 Server = tuple[str, int]
 
 
-class Hunt:
+class Probe:
     """What was found; several threads add to it."""
 
-    def __init__(self, asked: dict[str, Any]) -> None:
-        self.names: list[str] = asked["names"]
-        self.files: list[dict[str, Any]] = asked["files"]
-        self.deadline = time.monotonic() + asked["seconds"]
+    def __init__(self, request: dict[str, Any]) -> None:
+        self.names: list[str] = request["names"]
+        self.files: list[dict[str, Any]] = request["files"]
+        self.deadline = time.monotonic() + request["seconds"]
         self.found: list[dict[str, Any]] = []
         self.servers: list[dict[str, Any]] = []
-        self.asked = self.unanswered = 0
+        self.answered = self.unanswered = 0
         self.lock = threading.Lock()
-        self.todo = [(str(address), int(port)) for address, port in reversed(asked["servers"])]
+        self.todo = [(str(address), int(port)) for address, port in reversed(request["servers"])]
 
     @property
     def questions(self) -> int:
@@ -71,14 +71,14 @@ class Hunt:
         with self.lock:
             self.servers.append({"address": server[0], "port": server[1], "tls": tls})
         for name in (server[0].partition("%")[0], *self.names):
-            asker = Asker(server, name, tls)
-            answered = self.all_of(asker)
-            asker.close()
+            client = HttpClient(server, name, tls)
+            answered = self.all_of(client)
+            client.close()
             with self.lock:
-                self.asked += answered
+                self.answered += answered
                 self.unanswered += self.questions - answered
 
-    def all_of(self, asker: Asker) -> int:
+    def all_of(self, client: HttpClient) -> int:
         """How many questions were answered, of a server by one name."""
         answered = silent = 0
         questions = [(file, path) for file in self.files for path in file["paths"]]
@@ -86,7 +86,7 @@ class Hunt:
             if silent == GIVE_UP or time.monotonic() > self.deadline:
                 break
             try:
-                body = asker.ask(path)
+                body = client.ask(path)
             except TimeoutError:
                 silent += 1
                 continue
@@ -94,7 +94,7 @@ class Hunt:
                 return self.questions  # nobody of that name is there
             answered += 1
             if body is not None and is_it(file, body):
-                self.note(file["what"], asker.server, asker.url(path))
+                self.note(file["what"], client.server, client.url(path))
         return answered
 
     def note(self, what: str, server: Server, url: str) -> None:
@@ -104,19 +104,19 @@ class Hunt:
 
     def report(self) -> str:
         with self.lock:
-            # A server that nobody has come to was not asked either.
+            # A server that no thread has reached was not asked either.
             left = len(self.todo) * self.questions
             return json.dumps(
                 {
                     "found": self.found,
                     "servers": self.servers,
-                    "asked": self.asked,
+                    "asked": self.answered,
                     "unanswered": self.unanswered + left,
                 }
             )
 
 
-class Asker:
+class HttpClient:
     """One connection to a server, by one name."""
 
     def __init__(self, server: Server, name: str, tls: bool) -> None:
@@ -218,13 +218,13 @@ def paths(path: str, root: str) -> list[str]:
 
 
 def main() -> None:
-    hunt = Hunt(json.load(sys.stdin))
-    threads = [threading.Thread(target=hunt.work, daemon=True) for _ in range(WORKERS)]
+    probe = Probe(json.load(sys.stdin))
+    threads = [threading.Thread(target=probe.work, daemon=True) for _ in range(WORKERS)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(max(0.0, hunt.deadline + PATIENCE - time.monotonic()))
-    print(hunt.report(), flush=True)
+        thread.join(max(0.0, probe.deadline + PATIENCE - time.monotonic()))
+    print(probe.report(), flush=True)
     os._exit(0)  # whatever a server still has a thread wait for
 
 

@@ -29,11 +29,11 @@ def cron(_: System) -> Finding:
     files = [*tables(), *(file for place in PERIODS for file in within(CRON / place))]
     run = [path for table in tables() for command in roots(table) for path in programs(command)]
     places = [CRON / name for name in ("cron.d", *PERIODS) if (CRON / name).exists()]
-    asked = [*map(str, places), *map(str, files), *run]
-    found = [why for path in dict.fromkeys(asked) if (why := changed_by(path))]
-    if found:
+    paths = [*map(str, places), *map(str, files), *run]
+    writable = [why for path in dict.fromkeys(paths) if (why := changed_by(path))]
+    if writable:
         remedy = "have it run as that user (cron's sixth word; crontab -u), or give it to root"
-        return wrong(f"root runs what others write: {'; '.join(found)}", remedy, files=found)
+        return wrong(f"root runs what others write: {'; '.join(writable)}", remedy, files=writable)
     return ok("what root runs is root's", files=[])
 
 
@@ -52,10 +52,10 @@ def roots(table: Path) -> Iterator[str]:
         if line.lstrip().startswith("#") or VARIABLE.match(line):
             continue
         if table == OF_ROOT:
-            if found := WITHOUT.match(line):
-                yield found[1]
-        elif (found := WITH_USER.match(line)) and found[1] == "root":
-            yield found[2]
+            if match := WITHOUT.match(line):
+                yield match[1]
+        elif (match := WITH_USER.match(line)) and match[1] == "root":
+            yield match[2]
 
 
 class Block(NamedTuple):
@@ -68,15 +68,17 @@ class Block(NamedTuple):
 
 @check("Escalation", "Rotation of logs", "audit")
 def rotation(_: System) -> Finding:
-    found = [
+    troubles = [
         f"{file.name} ({why})"
         for file in within(LOGROTATE)
         for block in blocks(file.read_text(errors="replace"))
         if (why := trouble(block))
     ]
-    if found:
+    if troubles:
         remedy = "su USER GROUP in its block, and each script by runuser -u USER"
-        return wrong(f"root works where others write: {'; '.join(found)}", remedy, files=found)
+        return wrong(
+            f"root works where others write: {'; '.join(troubles)}", remedy, files=troubles
+        )
     return ok("where others write, as they", files=[])
 
 

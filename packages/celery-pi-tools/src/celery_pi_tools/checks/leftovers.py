@@ -61,22 +61,22 @@ def is_stale(file: Path) -> bool:
     Its owner reads it; one of root's, whoever may put another in its place.
     """
     try:
-        listed = os.lstat(file)
-        if not stat.S_ISREG(listed.st_mode) or time.time() - listed.st_mtime < FRESH:
+        state = os.lstat(file)
+        if not stat.S_ISREG(state.st_mode) or time.time() - state.st_mtime < FRESH:
             return False
-        reader = user_name(listed.st_uid)
+        reader = user_name(state.st_uid)
         if reader == "root" and not is_roots_alone(str(file), follow=False):
             reader = sole_owner(str(file), follow=False)
-        found = show(str(file), reader, LARGEST)
+        shown = show(str(file), reader, LARGEST)
     except (FileNotFoundError, Refused):
         return False  # it was removed meanwhile, or is no such file
-    if found is None or not os.path.samestat(found[0], listed):
+    if shown is None or not os.path.samestat(shown[0], state):
         return False  # another one was put there meanwhile
-    text = found[1].decode(errors="replace").strip()
+    text = shown[1].decode(errors="replace").strip()
     return text.isdigit() and not (PROC / text).exists()
 
 
 def remove(file: Path) -> None:
     """Removes the name itself, if the file's owner may remove it."""
-    with place(str(file), user_name(os.lstat(file).st_uid), follow=False) as found:
-        os.unlink(found.name, dir_fd=found.fd)
+    with place(str(file), user_name(os.lstat(file).st_uid), follow=False) as entry:
+        os.unlink(entry.name, dir_fd=entry.fd)

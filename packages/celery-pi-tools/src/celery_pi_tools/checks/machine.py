@@ -24,9 +24,9 @@ THROTTLED = ("under-voltage", "frequency capped", "throttled", "too hot")
 @check("Machine", "Memory", "status")
 def memory(_: System) -> Finding:
     lines = (line.split() for line in MEMINFO.read_text().splitlines())
-    shown = {words[0].rstrip(":"): int(words[1]) * 1024 for words in lines}
-    free, whole = shown["MemAvailable"], shown["MemTotal"]
-    swapped = shown["SwapTotal"] - shown["SwapFree"]
+    fields = {words[0].rstrip(":"): int(words[1]) * 1024 for words in lines}
+    free, whole = fields["MemAvailable"], fields["MemTotal"]
+    swapped = fields["SwapTotal"] - fields["SwapFree"]
     evidence = f"{size(free)} of {size(whole)} available"
     evidence += f", {size(swapped)} swapped" if swapped else ""
     values = {"available": free, "total": whole, "swapped": swapped}
@@ -47,14 +47,14 @@ def load(_: System) -> Finding:
 
 @check("Machine", "Temperature", "status")
 def temperature(_: System) -> Finding | None:
-    found = [int(path.read_text()) / 1000 for path in THERMAL.glob("thermal_zone*/temp")]
-    if not found:
+    temperatures = [int(path.read_text()) / 1000 for path in THERMAL.glob("thermal_zone*/temp")]
+    if not temperatures:
         return None
-    evidence = f"{max(found):.0f} °C"
-    if max(found) >= HOT:
-        judge = wrong if max(found) >= TOO_HOT else warn
-        return judge(evidence, "give it a heat sink or a fan", celsius=max(found))
-    return ok(evidence, celsius=max(found))
+    evidence = f"{max(temperatures):.0f} °C"
+    if max(temperatures) >= HOT:
+        judge = wrong if max(temperatures) >= TOO_HOT else warn
+        return judge(evidence, "give it a heat sink or a fan", celsius=max(temperatures))
+    return ok(evidence, celsius=max(temperatures))
 
 
 @check("Machine", "Power", "status")

@@ -12,7 +12,7 @@ from celery_pi_tools.checks.registry import Finding, check, ok, warn, wrong
 from celery_pi_tools.commands import output
 from celery_pi_tools.system import System
 
-DEPLOYERS = Path("/etc/celery-pi/deployers")
+ADMIN_ADDRESSES = Path("/etc/celery-pi/deployers")
 LISTENS = "0A"
 PROC = Path("/proc")
 # A rule of ufw's by which something comes in, as the kernel has it; without bans ssh's are limited.
@@ -26,19 +26,19 @@ WAYS_IN = (
 
 @check("Network", "Listening TCP sockets", "audit")
 def listening(system: System) -> Finding:
-    found = {
+    addresses = {
         port: address
         for name in ("tcp", "tcp6")
         for address, port in sockets((PROC / "net" / name).read_text())
         if not is_loopback(address)
     }
-    strangers = sorted(set(found) - public_ports(system))
+    strangers = sorted(set(addresses) - public_ports(system))
     if strangers:
-        evidence = ", ".join(f"{found[port]} port {port}" for port in strangers)
+        evidence = ", ".join(f"{addresses[port]} port {port}" for port in strangers)
         remedy = "ss -Htlnp shows whose they are; bind them to 127.0.0.1 or stop them"
         return wrong(f"beyond loopback: {evidence}", remedy, ports=strangers)
-    evidence = ", ".join(map(str, sorted(found))) or "nothing"
-    return ok(f"beyond loopback: {evidence}", ports=sorted(found))
+    evidence = ", ".join(map(str, sorted(addresses))) or "nothing"
+    return ok(f"beyond loopback: {evidence}", ports=sorted(addresses))
 
 
 def public_ports(system: System) -> set[int]:
@@ -60,18 +60,20 @@ def firewall(system: System) -> Finding:
     for version, table in system.filters.items():
         if not all(re.search(f"^{way}", table, re.MULTILINE) for way in WAYS_IN):
             return wrong(f"the kernel does not hold it for IPv{version}", "deploy again")
-        found = let_in(table)
+        opened = let_in(table)
         ssh = {f"{each}/tcp" for each in system.ssh_ports}
-        wanted = declared(system, version) | ssh
-        if missing := sorted(wanted - found, key=port):
+        expected = declared(system, version) | ssh
+        if missing := sorted(expected - opened, key=port):
             evidence = f"{', '.join(missing)} does not come in by IPv{version}"
-            return wrong(evidence, "deploy again", open=sorted(found))
+            return wrong(evidence, "deploy again", open=sorted(opened))
         if not system.settings["bans"] and not ssh <= limited(table):
             evidence = f"without bans, nothing limits who tries ssh by IPv{version}"
-            return wrong(evidence, "deploy again", open=sorted(found))
-        everything |= found
+            return wrong(evidence, "deploy again", open=sorted(opened))
+        everything |= opened
         strange |= (
-            found - wanted - {f"{text} from {known}" for text in ssh for known in deployers()}
+            opened
+            - expected
+            - {f"{text} from {address}" for text in ssh for address in admin_addresses()}
         )
     evidence, values = (
         f"lets in {', '.join(sorted(everything, key=port))}",
@@ -90,22 +92,22 @@ def declared(system: System, version: int) -> set[str]:
     return {text for text in texts if other not in text}
 
 
-def deployers() -> list[str]:
+def admin_addresses() -> list[str]:
     """Addresses of the machines that deploy, which are exempt from the limit on ssh."""
-    return DEPLOYERS.read_text().split() if DEPLOYERS.exists() else []
+    return ADMIN_ADDRESSES.read_text().split() if ADMIN_ADDRESSES.exists() else []
 
 
 def let_in(table: str) -> set[str]:
     """Ports that the kernel's table opens, such as `8000/tcp from 10.0.0.0/8`."""
-    return {written(rule.split()) for rule, _ in LETS_IN.findall(table)}
+    return {port_spec(rule.split()) for rule, _ in LETS_IN.findall(table)}
 
 
 def limited(table: str) -> set[str]:
     """Those of them for which the number of connections is limited."""
-    return {written(rule.split()) for rule, to in LETS_IN.findall(table) if to != "ACCEPT"}
+    return {port_spec(rule.split()) for rule, to in LETS_IN.findall(table) if to != "ACCEPT"}
 
 
-def written(words: list[str]) -> str:
+def port_spec(words: list[str]) -> str:
     """An iptables rule in the words of `firewall_allow`; one of another kind as it is."""
     options = dict(zip(words[::2], words[1::2], strict=False))
     if not {"-p", "--dport"} <= set(options) <= {"-p", "-m", "--dport", "-s"}:
@@ -119,12 +121,12 @@ def bans(system: System) -> Finding:
     if not system.settings["bans"]:
         return warn("off, as bans = False has it", "bans = True, and deploy")
     flower = {"celery-pi-flower"} if system.settings["flower"] else set()
-    wanted = {"sshd", *flower}
-    listed = output("fail2ban-client", "status").partition("Jail list:")[2]
-    found = {name.strip() for name in listed.split(",")}
-    if missing := sorted(wanted - found):
-        return wrong(f"nobody watches {', '.join(missing)}", "deploy again", jails=sorted(found))
-    return ok(", ".join(sorted(wanted)), jails=sorted(found))
+    expected = {"sshd", *flower}
+    listing = output("fail2ban-client", "status").partition("Jail list:")[2]
+    jails = {name.strip() for name in listing.split(",")}
+    if missing := sorted(expected - jails):
+        return wrong(f"nobody watches {', '.join(missing)}", "deploy again", jails=sorted(jails))
+    return ok(", ".join(sorted(expected)), jails=sorted(jails))
 
 
 def sockets(table: str) -> list[tuple[str, int]]:

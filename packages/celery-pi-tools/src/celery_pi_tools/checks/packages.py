@@ -11,7 +11,7 @@ from celery_pi_tools.commands import execute, output
 from celery_pi_tools.system import System
 
 LOCKS = (Path("/var/lib/dpkg/lock-frontend"), Path("/var/lib/dpkg/lock"))
-ASKED = "${db:Status-Want} ${db:Status-Status} ${db:Status-Eflag} ${Package}\n"
+FORMAT = "${db:Status-Want} ${db:Status-Status} ${db:Status-Eflag} ${Package}\n"
 OURS = ("redis", "nginx", "python3", "fail2ban", "ufw", "openssl", "libssl", "systemd")
 QUIET = ("env", "DEBIAN_FRONTEND=noninteractive")
 PATIENCE = 600  # seconds
@@ -19,37 +19,37 @@ PATIENCE = 600  # seconds
 
 def packages() -> list[list[str]]:
     """Wanted state, state, error and name of each package that is at least partly installed."""
-    lines = [line.split() for line in output("dpkg-query", "-W", "-f", ASKED).splitlines()]
+    lines = [line.split() for line in output("dpkg-query", "-W", "-f", FORMAT).splitlines()]
     return [line for line in lines if line[1] not in ("not-installed", "config-files")]
 
 
-def broken(found: list[list[str]]) -> list[str]:
-    return sorted(name for _, *state, name in found if state != ["installed", "ok"])
+def broken(packages: list[list[str]]) -> list[str]:
+    return sorted(name for _, *state, name in packages if state != ["installed", "ok"])
 
 
-def on_hold(found: list[list[str]]) -> list[str]:
-    return sorted(name for want, *_, name in found if want == "hold")
+def on_hold(packages: list[list[str]]) -> list[str]:
+    return sorted(name for want, *_, name in packages if want == "hold")
 
 
 @check("Updates", "State of the packages", "audit")
 def states(_: System) -> Finding:
-    there = packages()
-    values = {"broken": broken(there), "held": on_hold(there)}
+    installed = packages()
+    values = {"broken": broken(installed), "held": on_hold(installed)}
     if names := values["broken"]:
         evidence = f"not fully installed: {', '.join(names)}"
         return wrong(evidence, "dpkg --configure -a; apt-get -f install", **values)
     if names := values["held"]:
         return warn(f"held back: {', '.join(names)}", "apt-mark unhold PACKAGE", **values)
-    return ok(f"{len(there)} installed, none held back", **values)
+    return ok(f"{len(installed)} installed, none held back", **values)
 
 
 @check("Packages", "A package is half installed", "doctor")
 def half_installed(_: System) -> Finding | None:
-    found = broken(packages())
-    if not found or is_busy():
+    names = broken(packages())
+    if not names or is_busy():
         return None
     return problem(
-        f"not fully installed: {', '.join(found)}",
+        f"not fully installed: {', '.join(names)}",
         "no update is installed any more, and what it brings may not work",
         "let dpkg bring it to its end (dpkg --configure -a), with your own files kept",
         configure,

@@ -16,11 +16,11 @@ PROC = Path("/proc")
 
 @check("Units", "A unit file is not loaded", "doctor")
 def not_loaded(system: System) -> Finding | None:
-    found = [name for name, unit in system.units.items() if unit["NeedDaemonReload"] == "yes"]
-    if not found:
+    names = [name for name, unit in system.units.items() if unit["NeedDaemonReload"] == "yes"]
+    if not names:
         return None
     return problem(
-        f"changed on the disk since systemd read it: {', '.join(found)}",
+        f"changed on the disk since systemd read it: {', '.join(names)}",
         "the next start would still go by the old file",
         "have systemd read it (systemctl daemon-reload); what runs is left as it is",
         lambda: execute("systemctl", "daemon-reload"),
@@ -29,11 +29,13 @@ def not_loaded(system: System) -> Finding | None:
 
 @check("Units", "A process is stopped", "doctor")
 def stopped(system: System) -> Finding | None:
-    found = {name: [pid for pid in system.pids(name) if is_stopped(pid)] for name in system.units}
-    pids = [pid for each in found.values() for pid in each]
+    pids_by_unit = {
+        name: [pid for pid in system.pids(name) if is_stopped(pid)] for name in system.units
+    }
+    pids = [pid for each in pids_by_unit.values() for pid in each]
     if not pids:
         return None
-    names = ", ".join(name for name, each in found.items() if each)
+    names = ", ".join(name for name, each in pids_by_unit.items() if each)
     return problem(
         f"stopped by a signal (SIGSTOP): {names}, process {', '.join(map(str, pids))}",
         "it is there and does nothing, and whoever asks it waits",
@@ -54,10 +56,10 @@ def parent(pid: int) -> str:
 def stat(pid: int) -> list[str]:
     """State and parent of a process; without text if it has just ended."""
     try:
-        shown = (PROC / str(pid) / "stat").read_text()
+        text = (PROC / str(pid) / "stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return ["", ""]
-    return shown.rpartition(")")[2].split()[:2]
+    return text.rpartition(")")[2].split()[:2]
 
 
 def pids() -> list[int]:

@@ -34,13 +34,13 @@ def consumed(system: System) -> set[str]:
 
 def forgotten(system: System) -> dict[str, int]:
     """Number of tasks in each queue that nobody consumes."""
-    known = consumed(system)
-    found: dict[str, int] = {}
+    consumed_queues = consumed(system)
+    numbers: dict[str, int] = {}
     for key in lists(system):
         queue = queue_of(key.removeprefix(system.key("")))
-        if queue not in known and is_queue(system, key):
-            found[queue] = found.get(queue, 0) + system.ask("LLEN", key)
-    return found
+        if queue not in consumed_queues and is_queue(system, key):
+            numbers[queue] = numbers.get(queue, 0) + system.ask("LLEN", key)
+    return numbers
 
 
 def is_queue(system: System, key: str) -> bool:

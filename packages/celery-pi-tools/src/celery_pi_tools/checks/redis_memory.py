@@ -35,14 +35,14 @@ def fills(system: System) -> Finding | None:
     used, limit = system.number("used_memory"), system.number("maxmemory")
     if not limit or percent(used, limit) < HIGH:
         return None
-    held = contents(system)
+    sample = contents(system)
     # Results that expire are given up for what is new, if need be.
-    spare = 0 if system.config("maxmemory-policy") == "noeviction" else held.kinds[FOR_A_TIME]
+    spare = 0 if system.config("maxmemory-policy") == "noeviction" else sample.kinds[FOR_A_TIME]
     if percent(used - spare, limit) < HIGH:
         return None
-    symptom = f"{size(used)} of {size(limit)}: {shown(held, used)}"
+    symptom = f"{size(used)} of {size(limit)}: {shown(sample, used)}"
     impact = "when it is full, new tasks are refused"
-    if held.endless:
+    if sample.endless:
         will = f"let the results without an expiry go after {KEPT // 3600} hours"
         return problem(symptom, impact, will, lambda: expire(system.refresh()))
     return problem(
@@ -53,10 +53,10 @@ def fills(system: System) -> Finding | None:
     )
 
 
-def shown(held: Contents, used: int) -> str:
+def shown(sample: Contents, used: int) -> str:
     """The three largest kinds, and a key that takes a large share by itself."""
-    most = [f"{size(number)} {kind}" for kind, number in held.kinds.most_common(3)]
-    number, name = held.largest
+    most = [f"{size(number)} {kind}" for kind, number in sample.kinds.most_common(3)]
+    number, name = sample.largest
     big = [f"{size(number)} in the one key {name}"] if percent(number, used) >= BIG else []
     return ", ".join([*most, *big])
 

@@ -82,23 +82,23 @@ def users(system: System) -> list[str]:
 
 def refused(system: System) -> list[str]:
     """Users whose stored password Redis does not take."""
-    found = []
+    names = []
     for user in users(system):
         try:
             login(user, PATIENCE)
         except Refused:
-            found.append(user)
-    return found
+            names.append(user)
+    return names
 
 
 @check("Redis", "Redis refuses a password", "doctor", after=("Redis",))
 def passwords(system: System) -> Finding | None:
-    found = refused(system)
-    if not found:
+    names = refused(system)
+    if not names:
         return None
-    symptom = f"it does not take the stored password of {', '.join(found)}"
+    symptom = f"it does not take the stored password of {', '.join(names)}"
     impact = "whoever connects anew as that user is refused: the site, a worker that is started"
-    if "admin" in found:
+    if "admin" in names:
         return problem(symptom, impact, "deploy again: nobody else may set it")
     return problem(
         symptom, impact, f"set the users as {ACL} has them", lambda: set_users(system.refresh())
@@ -122,11 +122,11 @@ def unwritten(system: System) -> Finding | None:
         f"the last try failed: {', '.join(failed)}",
         "it refuses every task until the next try succeeds (MISCONF)",
         "have it try again; if that fails, journalctl -u redis-server -n 50 says why",
-        all_of(lambda: again(system, "BGSAVE", "SCHEDULE"), lambda: again(system, "BGREWRITEAOF")),
+        all_of(lambda: retry(system, "BGSAVE", "SCHEDULE"), lambda: retry(system, "BGREWRITEAOF")),
     )
 
 
-def again(system: System, *command: str) -> None:
+def retry(system: System, *command: str) -> None:
     try:
         system.refresh().ask(*command, user="admin")
     except CannotRead as error:

@@ -10,23 +10,18 @@ from pathlib import Path
 
 from celery_pi_tools.checks.registry import Finding, Function, check, ok, problem, wrong
 from celery_pi_tools.checks.repairs import all_of, rewrite
+from celery_pi_tools.config import size_in_bytes
 from celery_pi_tools.system import System
 
 AT_START = Path("/etc/celery-pi/redis.conf")
 LIVE = Path("/etc/celery-pi/redis-live.conf")
-FACTORS = {"k": 2**10, "m": 2**20, "g": 2**30}
 PATIENCE = 2  # seconds
 SET_IT = "deploy again; or celery-pi doctor --fix"
 LOOPBACK = re.compile(r"^-A .*(-i lo\b|127\.)")
 Changes = dict[str, tuple[str, str]]
 
 
-def size_in_bytes(text: str) -> int:
-    """Bytes in a size as the settings have it: 256mb."""
-    return int(text[:-2]) * FACTORS[text[-2].lower()]
-
-
-def wanted(system: System) -> dict[Path, dict[str, str]]:
+def settings_by_file(system: System) -> dict[Path, dict[str, str]]:
     """The deployed settings in each file on which tasks depend."""
     tls, by_socket = system.settings["redis_tls"], system.settings["redis_socket"]
     port = {"port": "0" if tls or by_socket else str(system.settings["redis_port"])}
@@ -45,15 +40,21 @@ def wanted(system: System) -> dict[Path, dict[str, str]]:
 
 def deployed(system: System) -> dict[str, str]:
     """All of them."""
-    return {name: value for each in wanted(system).values() for name, value in each.items()}
+    return {
+        name: value for each in settings_by_file(system).values() for name, value in each.items()
+    }
 
 
 def configured(name: str) -> Function:
     """A check of that setting in the running server."""
 
     def judge(system: System) -> Finding:
-        found, then = system.config(name), deployed(system)[name]
-        return ok(found) if found == then else wrong(f"{found or 'nothing'}, not {then}", SET_IT)
+        current, expected = system.config(name), deployed(system)[name]
+        return (
+            ok(current)
+            if current == expected
+            else wrong(f"{current or 'nothing'}, not {expected}", SET_IT)
+        )
 
     return judge
 
@@ -69,29 +70,39 @@ for title, setting in (
 
 def described(changes: Changes) -> str:
     """Each setting as it is, and as it was deployed."""
-    return "; ".join(f"{name} is {now}, not {then}" for name, (now, then) in changes.items())
+    return "; ".join(
+        f"{name} is {now}, not {expected}" for name, (now, expected) in changes.items()
+    )
 
 
 @check("Redis' settings", "Redis' files were changed", "doctor", after=("Permissions",))
 def in_files(system: System) -> Finding | None:
-    found = {path: in_file(path, values) for path, values in wanted(system).items()}
-    if not any(found.values()):
+    changes_by_file = {
+        path: in_file(path, values) for path, values in settings_by_file(system).items()
+    }
+    if not any(changes_by_file.values()):
         return None
     return problem(
-        "; ".join(f"{path}: {described(changes)}" for path, changes in found.items() if changes),
+        "; ".join(
+            f"{path}: {described(changes)}" for path, changes in changes_by_file.items() if changes
+        ),
         "the next start of Redis goes by it: clients do not find it, or tasks are lost",
         "write back what was deployed",
-        all_of(*(partial(write, path, changes) for path, changes in found.items() if changes)),
-        files=tuple(str(path) for path, changes in found.items() if changes),
+        all_of(
+            *(partial(write, path, changes) for path, changes in changes_by_file.items() if changes)
+        ),
+        files=tuple(str(path) for path, changes in changes_by_file.items() if changes),
     )
 
 
 def in_file(path: Path, values: dict[str, str]) -> Changes:
     """Settings that differ in the file; Redis uses the last of several lines."""
     lines = [line.split(maxsplit=1) for line in path.read_text().splitlines()]
-    there = {line[0]: line[1].strip() for line in lines if len(line) == 2}
-    different = {name: there.get(name, "missing") for name in values}
-    return {name: (now, values[name]) for name, now in different.items() if now != values[name]}
+    current = {line[0]: line[1].strip() for line in lines if len(line) == 2}
+    current_values = {name: current.get(name, "missing") for name in values}
+    return {
+        name: (now, values[name]) for name, now in current_values.items() if now != values[name]
+    }
 
 
 def write(path: Path, changes: Changes) -> None:
@@ -115,15 +126,17 @@ def with_lines(text: bytes, changes: Changes) -> bytes:
     after=("Redis", "Redis' files were changed"),
 )
 def in_server(system: System) -> Finding | None:
-    running = {name: (system.config(name), then) for name, then in deployed(system).items()}
-    found = {name: (now, then) for name, (now, then) in running.items() if now != then}
-    if not found:
+    running = {name: (system.config(name), expected) for name, expected in deployed(system).items()}
+    changes = {
+        name: (now, expected) for name, (now, expected) in running.items() if now != expected
+    }
+    if not changes:
         return None
     return problem(
-        f"in the running server {described(found)}",
+        f"in the running server {described(changes)}",
         "clients do not find it, or it loses tasks when it ends or its memory is full",
         "set what was deployed; it is not started again for it",
-        lambda: set_back(system.refresh(), found),
+        lambda: set_back(system.refresh(), changes),
     )
 
 

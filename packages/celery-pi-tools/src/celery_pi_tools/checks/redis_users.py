@@ -24,26 +24,26 @@ AGAIN = "deploy again"
 @check("Redis", "Default user", "audit")
 def default_user(system: System) -> Finding:
     # `monitor` may not: who sees the users sees the hashes of their passwords.
-    found = system.ask("ACL", "GETUSER", "default", user="admin")
-    user = dict(zip(found[::2], found[1::2], strict=True))
+    reply = system.ask("ACL", "GETUSER", "default", user="admin")
+    user = dict(zip(reply[::2], reply[1::2], strict=True))
     off = "off" in user["flags"] and not user["passwords"]
     return ok("off, without a password") if off else wrong("can log in", AGAIN)
 
 
 @check("Redis", "Users of Redis", "audit")
 def users(system: System) -> Finding:
-    found = set(system.ask("ACL", "USERS", user="admin"))
-    earlier = earlier_users() & found
-    wanted = USERS | ({"flower"} if system.settings["flower"] else set())
-    strangers, missing = sorted(found - wanted - earlier), sorted(wanted - found)
+    names = set(system.ask("ACL", "USERS", user="admin"))
+    earlier = earlier_users() & names
+    expected = USERS | ({"flower"} if system.settings["flower"] else set())
+    strangers, missing = sorted(names - expected - earlier), sorted(expected - names)
     if strangers or missing:
         parts = [f"unknown: {', '.join(strangers)}"] if strangers else []
         parts += [f"missing: {', '.join(missing)}"] if missing else []
-        return wrong("; ".join(parts), AGAIN, users=sorted(found))
-    evidence = ", ".join(sorted(found - earlier))
+        return wrong("; ".join(parts), AGAIN, users=sorted(names))
+    evidence = ", ".join(sorted(names - earlier))
     if earlier:
         evidence += f"; from before the first deploy: {', '.join(sorted(earlier))}"
-    return ok(evidence, users=sorted(found), earlier=sorted(earlier))
+    return ok(evidence, users=sorted(names), earlier=sorted(earlier))
 
 
 def earlier_users() -> set[str]:
@@ -71,8 +71,8 @@ def failed_logins(system: System) -> Finding:
     if not tries:
         return ok("none within a day", failed={})
     named = ", ".join(f"{number} as {name}" for name, number in tries.most_common())
-    told = f"{count(tries.total(), 'try', 'tries')} within a day: {named}"
-    return warn(told, WHO_FAILS, failed=dict(tries))
+    evidence = f"{count(tries.total(), 'try', 'tries')} within a day: {named}"
+    return warn(evidence, WHO_FAILS, failed=dict(tries))
 
 
 def changed_then(user: str, ago: float) -> bool:

@@ -135,8 +135,8 @@ def problem(
 
 def of_view(view: View) -> list[Check]:
     """The checks of a view: the doctor's in the order of causes, the others' by section."""
-    found = [each for each in CHECKS if view in each.views]
-    return found if view == "doctor" else sorted(found, key=lambda each: _place(each.section))
+    checks = [each for each in CHECKS if view in each.views]
+    return checks if view == "doctor" else sorted(checks, key=lambda each: _place(each.section))
 
 
 def _place(section: str) -> int:
@@ -146,17 +146,17 @@ def _place(section: str) -> int:
 def rows(system: System, view: View) -> Iterator[Row]:
     """Every finding of a view that shows all."""
     for each in of_view(view):
-        found = judged(each.function, system)
-        if found is not None:
-            yield Row(each.section, each.name, found)
+        finding = judged(each.function, system)
+        if finding is not None:
+            yield Row(each.section, each.name, finding)
 
 
 def judged(function: Function, system: System) -> Finding | None:
     """The check's finding; what could not be read counts as wrong."""
-    found = look(function, system)
-    if found is None or found.level != "unknown":
-        return found
-    return found._replace(level="wrong", evidence=f"cannot be read: {found.evidence}")
+    finding = run_check(function, system)
+    if finding is None or finding.level != "unknown":
+        return finding
+    return finding._replace(level="wrong", evidence=f"cannot be read: {finding.evidence}")
 
 
 @contextmanager
@@ -175,7 +175,7 @@ def within(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def look(function: Function, system: System) -> Finding | None:
+def run_check(function: Function, system: System) -> Finding | None:
     """The check's finding; one that is `unknown`, with the reason, if it failed."""
     try:
         with within(TIMEOUT):

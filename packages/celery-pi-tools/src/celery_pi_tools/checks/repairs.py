@@ -35,13 +35,13 @@ def rewrite(path: str, user: str, change: Callable[[bytes], bytes]) -> None:
 
     Raises Refused, OSError.
     """
-    found = show(path, user)
-    if found is None:
+    shown = show(path, user)
+    if shown is None:
         raise FileNotFoundError(2, "No such file or directory", path)
-    shown, before = found
+    state, before = shown
     text = change(before)
     if is_roots_alone(path):
-        owners = {"user": user_name(shown.st_uid), "group": group_name(shown.st_gid)}
-        replace(path, text, **owners, mode=stat.S_IMODE(shown.st_mode) & 0o777)
+        owners = {"user": user_name(state.st_uid), "group": group_name(state.st_gid)}
+        replace(path, text, **owners, mode=stat.S_IMODE(state.st_mode) & 0o777)
     else:
         replace(path, text, user=user)

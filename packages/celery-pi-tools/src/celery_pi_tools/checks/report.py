@@ -15,9 +15,9 @@ from celery_pi_tools.table import as_json, as_table
 def main(command: View, settings: dict[str, Any], for_programs: bool) -> int:
     """Exit status: 0 all is well, 1 something is wrong."""
     checks.load()
-    found = list(rows(System(settings), command))
-    show(as_json(command, found) if for_programs else as_table(found))
-    return 1 if any(row.finding.level == "wrong" for row in found) else 0
+    findings = list(rows(System(settings), command))
+    show(as_json(command, findings) if for_programs else as_table(findings))
+    return 1 if any(row.finding.level == "wrong" for row in findings) else 0
 
 
 def show(text: str) -> None:

@@ -29,14 +29,18 @@ LARGEST = 2**22  # bytes of apt's history that are read, from its end
 @check("Units", "Last restart", "status")
 def last_restart(system: System) -> Finding | None:
     """Of the worker and Beat, and why."""
-    found = {name: why(system, name) for name in TASKS if name in system.units and system.up(name)}
-    if not found:
+    reasons = {
+        name: why(system, name) for name in TASKS if name in system.units and system.up(name)
+    }
+    if not reasons:
         return None
-    shown = [
+    sentences = [
         f"{name} {age(time.time() - system.since(name))} ago, by {reason}"
-        for name, reason in found.items()
+        for name, reason in reasons.items()
     ]
-    return ok("; ".join(shown), **{name.replace("-", "_"): text for name, text in found.items()})
+    return ok(
+        "; ".join(sentences), **{name.replace("-", "_"): text for name, text in reasons.items()}
+    )
 
 
 def why(system: System, name: str) -> str:
@@ -97,17 +101,17 @@ def local(text: str) -> float:
 
 @check("Restarts", "A service is started again and again", "doctor", only_if_healthy=True)
 def restarts(system: System) -> Finding | None:
-    found = {name: int(unit["NRestarts"]) for name, unit in system.units.items()}
-    lately = [name for name in found if found[name] and time.time() - system.since(name) < RECENT]
+    counts = {name: int(unit["NRestarts"]) for name, unit in system.units.items()}
+    lately = [name for name in counts if counts[name] and time.time() - system.since(name) < RECENT]
     if not lately:
         return None
     name = lately[0]
     lines = journal.matching(name, f"-{RECENT}s", REASON)
     reason = f"; last: {lines[0]}" if lines else ""
     since = age(time.time() - system.since(name))
-    shown = ", ".join(f"{name} ({count(found[name], 'time')})" for name in lately)
+    services = ", ".join(f"{name} ({count(counts[name], 'time')})" for name in lately)
     return problem(
-        f"by systemd, because it ended or hung: {shown}, {since} ago{reason}",
+        f"by systemd, because it ended or hung: {services}, {since} ago{reason}",
         "each time the tasks in hand begin anew",
         f"journalctl -u {name} -n 50; it is forgotten after an hour, or by systemctl reset-failed",
     )

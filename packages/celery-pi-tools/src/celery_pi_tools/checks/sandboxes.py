@@ -36,15 +36,15 @@ def owner(pid: str) -> str:
 
 @check("Units", "Sandboxes", "audit")
 def sandboxes(system: System) -> Finding:
-    listed = json.loads(output("systemd-analyze", "security", "--no-pager", "--json=short"))
-    rated = {unit["unit"].removesuffix(".service"): float(unit["exposure"]) for unit in listed}
-    found = {name: rated[name] for name in system.units if name in rated}
+    ratings = json.loads(output("systemd-analyze", "security", "--no-pager", "--json=short"))
+    rated = {unit["unit"].removesuffix(".service"): float(unit["exposure"]) for unit in ratings}
+    exposures = {name: rated[name] for name in system.units if name in rated}
     stated = manifest.units()
-    open_ones = {name: score for name, score in found.items() if score > stated[name].exposure}
+    open_ones = {name: score for name, score in exposures.items() if score > stated[name].exposure}
     if open_ones:
         evidence = ", ".join(f"{name} {score}" for name, score in open_ones.items())
         return wrong(
-            f"too open: {evidence}", "systemd-analyze security UNIT; deploy again", **found
+            f"too open: {evidence}", "systemd-analyze security UNIT; deploy again", **exposures
         )
-    evidence = ", ".join(f"{name} {score}" for name, score in found.items())
-    return ok(f"{evidence} (10 is open)", **found)
+    evidence = ", ".join(f"{name} {score}" for name, score in exposures.items())
+    return ok(f"{evidence} (10 is open)", **exposures)

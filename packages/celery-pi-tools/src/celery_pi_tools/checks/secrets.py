@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from celery_pi_tools.checks.permissions import STORE, Wanted, secrets, stored
+from celery_pi_tools.checks.permissions import STORE, Expected, secrets, stored
 from celery_pi_tools.checks.processes import PROC, pids
 from celery_pi_tools.checks.registry import Finding, Function, check, ok, wrong
 from celery_pi_tools.process import command_line
@@ -13,15 +13,15 @@ from celery_pi_tools.system import System
 SHORTEST, SHORTEST_TYPED = 32, 16  # characters; the latter of a password that a person types
 
 
-def private(file: Wanted) -> Function:
+def private(file: Expected) -> Function:
     """A check of the file's mode and owners; a missing file is left out."""
 
     def judge(_: System) -> Finding | None:
         if not file.path.exists():
             return None
-        found = file.differs()
-        if found:
-            return wrong(f"{found}, not {file.described}", "deploy again")
+        current = file.differs()
+        if current:
+            return wrong(f"{current}, not {file.described}", "deploy again")
         return ok(file.described)
 
     return judge
@@ -36,9 +36,9 @@ for secret in secrets():
 @check("Secrets", "Stored passwords", "audit")
 def passwords_private(_: System) -> Finding:
     files = stored()
-    found = [f"{file.path.name} {how}" for file in files if (how := file.differs())]
-    if found:
-        return wrong(f"not 600 root:root: {', '.join(found)}", "deploy again")
+    open_files = [f"{file.path.name} {how}" for file in files if (how := file.differs())]
+    if open_files:
+        return wrong(f"not 600 root:root: {', '.join(open_files)}", "deploy again")
     return ok(f"{len(files)} files, 600 root:root", files=len(files))
 
 
@@ -66,14 +66,14 @@ def passwords() -> Iterator[tuple[str, str]]:
 @check("Secrets", "In command lines", "audit")
 def command_lines(_: System) -> Finding:
     secrets = [password.encode() for _, password in passwords() if password]
-    found = sorted(
+    processes = sorted(
         name(pid)
         for pid in pids()
-        if (shown := command_line(PROC / str(pid))) and any(secret in shown for secret in secrets)
+        if (line := command_line(PROC / str(pid))) and any(secret in line for secret in secrets)
     )
-    if found:
+    if processes:
         remedy = "end it; give it the password by a file, and make rotate"
-        return wrong(f"a password shows in ps: {', '.join(found)}", remedy, processes=found)
+        return wrong(f"a password shows in ps: {', '.join(processes)}", remedy, processes=processes)
     return ok("no process shows a password", processes=[])
 
 

@@ -48,46 +48,46 @@ THEN = "then make rotate, and new values for all else that was to be read"
 @check("Web", "Files of the app over HTTP", "audit")
 def served(system: System) -> Finding:
     listening = sockets(output("ss", "-Hltnp"))
-    known = list(files(system))
-    asked = {
+    private_files = list(files(system))
+    request = {
         "servers": list(servers(listening)),
         "names": names(system, {process for _, _, process in listening}),
-        "files": known,
+        "files": private_files,
         "seconds": SECONDS,
     }
-    answer = fetched(asked)
-    values = {key: answer[key] for key in ("found", "servers", "asked", "unanswered")}
-    if answer["found"]:
-        return wrong(described(answer["found"], listening), remedy(), **values)
-    if answer["unanswered"]:
-        total = answer["asked"] + answer["unanswered"]
-        evidence = f"{answer['unanswered']} of {total} questions were not answered; the others well"
+    reply = probe(request)
+    values = {key: reply[key] for key in ("found", "servers", "asked", "unanswered")}
+    if reply["found"]:
+        return wrong(described(reply["found"], listening), remedy(), **values)
+    if reply["unanswered"]:
+        total = reply["asked"] + reply["unanswered"]
+        evidence = f"{reply['unanswered']} of {total} questions were not answered; the others well"
         return warn(evidence, "see what is slow: ss -ltnp; audit again", **values)
-    if not answer["servers"]:
+    if not reply["servers"]:
         return ok("no server answers HTTP", **values)
-    what = ", ".join(file["what"] for file in known)
-    return ok(f"none of {len(answer['servers'])} addresses serves {what}", **values)
+    what = ", ".join(file["what"] for file in private_files)
+    return ok(f"none of {len(reply['servers'])} addresses serves {what}", **values)
 
 
-def fetched(asked: dict[str, Any]) -> dict[str, Any]:
+def probe(request: dict[str, Any]) -> dict[str, Any]:
     """The answers to the questions, which the user nobody asks. Raises CannotRead."""
     command = (PYTHON, "-I", "-S", http_probe.__file__)
-    given = json.dumps(asked).encode()
-    done = attempt("nobody", command, input=given, timeout=SECONDS + 15)
+    stdin = json.dumps(request).encode()
+    done = attempt("nobody", command, input=stdin, timeout=SECONDS + 15)
     if done.status:
         raise CannotRead(f"the questions end with {done.last_words}", "deploy again")
-    answer: dict[str, Any] = json.loads(done.out)
-    return answer
+    reply: dict[str, Any] = json.loads(done.out)
+    return reply
 
 
-def described(found: Sequence[dict[str, Any]], listening: Sequence[tuple[str, int, str]]) -> str:
+def described(hits: Sequence[dict[str, Any]], listening: Sequence[tuple[str, int, str]]) -> str:
     """Each thing that was served, once, with one URL."""
-    first = {each["what"]: each for each in reversed(found)}
+    first = {each["what"]: each for each in reversed(hits)}
     parts = [
         f"{process(each['port'], listening)} serves {what} at {each['url']}"
         for what, each in sorted(first.items())
     ]
-    more = len(found) - len(first)
+    more = len(hits) - len(first)
     return "; ".join(parts) + (f"; and at {more} more" if more else "")
 
 
@@ -103,11 +103,11 @@ def remedy() -> str:
 # -- the servers
 
 
-def sockets(shown: str) -> list[tuple[str, int, str]]:
+def sockets(listing: str) -> list[tuple[str, int, str]]:
     """Address, port and process of each TCP socket that listens, of what `ss -Hltnp` prints."""
-    lines = (SOCKET.search(line) for line in shown.splitlines())
-    found = [(match[1], int(match[2]), match[3] or "") for match in lines if match]
-    return [each for each in found if each[2] not in NO_HTTP and each[1] != SSH]
+    lines = (SOCKET.search(line) for line in listing.splitlines())
+    listening = [(match[1], int(match[2]), match[3] or "") for match in lines if match]
+    return [each for each in listening if each[2] not in NO_HTTP and each[1] != SSH]
 
 
 def servers(listening: Sequence[tuple[str, int, str]]) -> Iterator[tuple[str, int]]:
@@ -128,20 +128,20 @@ def servers(listening: Sequence[tuple[str, int, str]]) -> Iterator[tuple[str, in
 def names(system: System, processes: set[str]) -> list[str]:
     """Host names to try: this machine's, and those in the configuration of its web servers."""
     node = platform.node()
-    known = [node, f"{node}.local", "localhost", *system.settings["nginx_names"]]
+    candidates = [node, f"{node}.local", "localhost", *system.settings["nginx_names"]]
     if "nginx" in processes:
-        known += nginx_names(output("nginx", "-T"))
+        candidates += nginx_names(output("nginx", "-T"))
     if "apache2" in processes:
-        known += apache_names(output("apachectl", "-S"))
-    return list(dict.fromkeys(name.lower() for name in known if NAME.fullmatch(name)))[:NAMES]
+        candidates += apache_names(output("apachectl", "-S"))
+    return list(dict.fromkeys(name.lower() for name in candidates if NAME.fullmatch(name)))[:NAMES]
 
 
 def nginx_names(configuration: str) -> list[str]:
-    return [plain(name) for found in NGINX_NAMES.findall(configuration) for name in found.split()]
+    return [plain(name) for names in NGINX_NAMES.findall(configuration) for name in names.split()]
 
 
-def apache_names(listed: str) -> list[str]:
-    return [plain(name or other) for name, other in APACHE_NAMES.findall(listed)]
+def apache_names(listing: str) -> list[str]:
+    return [plain(name or other) for name, other in APACHE_NAMES.findall(listing)]
 
 
 def plain(name: str) -> str:
@@ -158,14 +158,14 @@ def files(system: System) -> Iterator[dict[str, Any]]:
     for what, path in private(system):
         content = contents(path, system)
         if content is not None and content.strip():
-            yield known(what, path, root, content)
+            yield file_entry(what, path, root, content)
     for path in (f"{root}/{name}" for name in system.settings["backup_databases"]):
         if os.path.lexists(path):
             start = base64.b64encode(SQLITE).decode()
             yield {"what": "the database", "paths": ways(path, root), "start": start}
     if newest := newest_backup():
         with newest.open("rb") as file:
-            yield known("a backup", str(newest), root, file.read(http_probe.LONGEST))
+            yield file_entry("a backup", str(newest), root, file.read(http_probe.LONGEST))
 
 
 def private(system: System) -> Iterator[tuple[str, str]]:
@@ -176,7 +176,7 @@ def private(system: System) -> Iterator[tuple[str, str]]:
         yield settings, f"{root}/{settings}"
 
 
-def known(what: str, path: str, root: str, content: bytes) -> dict[str, Any]:
+def file_entry(what: str, path: str, root: str, content: bytes) -> dict[str, Any]:
     start = content[: http_probe.LONGEST]
     digest = http_probe.digest(start)
     return {"what": what, "paths": ways(path, root), "length": len(start), "digest": digest}
@@ -208,5 +208,5 @@ def contents(path: str, system: System) -> bytes | None:
 
 
 def newest_backup() -> Path | None:
-    found = sorted(backups.PLACE.glob(backups.PATTERN))
-    return found[-1] if found else None
+    archives = sorted(backups.PLACE.glob(backups.PATTERN))
+    return archives[-1] if archives else None

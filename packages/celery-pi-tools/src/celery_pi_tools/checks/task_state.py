@@ -47,18 +47,18 @@ def unacknowledged(system: System) -> Finding:
 @check("Tasks", "Active and scheduled", "status")
 def in_workers(system: System) -> Finding:
     answers, workers = ask_workers(system, ("active", "scheduled"))
-    numbers = {method: sum(map(len, by.values())) for method, by in answers.items()}
-    answered = min(len(by) for by in answers.values())
-    shown = f"{numbers['active']} active, {numbers['scheduled']} scheduled"
+    numbers = {method: sum(map(len, by_worker.values())) for method, by_worker in answers.items()}
+    answered = min(len(by_worker) for by_worker in answers.values())
+    evidence = f"{numbers['active']} active, {numbers['scheduled']} scheduled"
     names = sorted({task["name"] for tasks in answers["active"].values() for task in tasks})
     if names:
-        shown += f" ({', '.join(names[:3])}{', ...' if names[3:] else ''})"
+        evidence += f" ({', '.join(names[:3])}{', ...' if names[3:] else ''})"
     if not workers:
         return warn("no worker can be asked", LOOK, **numbers)
     if answered < workers:
         missing = workers - answered
-        return warn(f"{shown}; {count(missing, 'worker')} did not answer", LOOK, **numbers)
-    return ok(shown, **numbers)
+        return warn(f"{evidence}; {count(missing, 'worker')} did not answer", LOOK, **numbers)
+    return ok(evidence, **numbers)
 
 
 @check("Tasks", "Beat", "status")

@@ -20,12 +20,12 @@ LIMIT = re.compile(r"(Soft|Hard) time limit \((\S+?)s\) exceeded for ([\w.]+)\["
 
 @check("Tasks", "Tasks wait where no worker takes them", "doctor", after=ABOVE)
 def unconsumed(system: System) -> Finding | None:
-    found = forgotten(system)
-    if not found:
+    numbers = forgotten(system)
+    if not numbers:
         return None
-    shown = ", ".join(f"{count(number, 'task')} in {queue}" for queue, number in found.items())
+    queues = ", ".join(f"{count(number, 'task')} in {queue}" for queue, number in numbers.items())
     return problem(
-        f"no worker consumes this: {shown}",
+        f"no worker consumes this: {queues}",
         "they wait for ever: PENDING",
         "put the queue into celery_queues and deploy; or, if nobody wants them any more, "
         "redis-cli admin del QUEUE",
@@ -56,9 +56,9 @@ def unknown(system: System) -> Finding | None:
     names = Counter(match[1] for line in system.worker_log if (match := UNKNOWN.search(line)))
     if not names:
         return None
-    shown = ", ".join(f"{name} ({count(number, 'time')})" for name, number in names.items())
+    tasks = ", ".join(f"{name} ({count(number, 'time')})" for name, number in names.items())
     return problem(
-        f"since it was started, or in the last hour: {shown}",
+        f"since it was started, or in the last hour: {tasks}",
         "it has thrown these tasks away; their results stay PENDING",
         "is the module in autodiscover_tasks or CELERY_IMPORTS, and the name spelt the same where "
         "it is sent? Then start the worker again",
@@ -67,17 +67,17 @@ def unknown(system: System) -> Finding | None:
 
 @check("Tasks", "A task runs into its time limit", "doctor")
 def limit_reached(system: System) -> Finding | None:
-    found = Counter(
+    counts = Counter(
         (match[3], match[2]) for line in system.worker_log if (match := LIMIT.search(line))
     )
-    if not found:
+    if not counts:
         return None
-    shown = ", ".join(
+    tasks = ", ".join(
         f"{name} ({count(number, 'time')}, {seconds} s)"
-        for (name, seconds), number in found.items()
+        for (name, seconds), number in counts.items()
     )
     return problem(
-        f"since the worker was started, or in the last hour: {shown}",
+        f"since the worker was started, or in the last hour: {tasks}",
         "it is ended before it is done, each time",
         "do less in one task; or raise celery_time_limit and the app's own limit, and deploy: "
         "then the visibility timeout follows, and nothing is run twice",
@@ -126,9 +126,9 @@ def without_results(system: System) -> Finding | None:
     )
 
 
-@check("Tasks", "Set aside", "status")
-@check("Tasks", "Tasks were set aside", "doctor", after=("Redis",))
-def set_aside(system: System) -> Finding:
+@check("Tasks", "Dead letters", "status")
+@check("Tasks", "There are dead letters", "doctor", after=("Redis",))
+def dead_letters(system: System) -> Finding:
     number = system.ask("LLEN", system.key("set-aside"))
     if not number:
         return ok("none", number=0)

@@ -25,27 +25,27 @@ def running(name: str, impact: str) -> Function:
 
 
 def is_running(system: System, name: str, impact: str) -> Finding:
-    shown = system.units[name]
-    restarts = int(shown["NRestarts"])
-    evidence = f"{shown['ActiveState']} ({shown['SubState']})"
-    values: dict[str, Any] = {"state": shown["ActiveState"], "restarts": restarts}
+    properties = system.units[name]
+    restarts = int(properties["NRestarts"])
+    evidence = f"{properties['ActiveState']} ({properties['SubState']})"
+    values: dict[str, Any] = {"state": properties["ActiveState"], "restarts": restarts}
     log = f"journalctl -u {name} -n 50"
-    if shown["ActiveState"] == "active":
-        since = time.monotonic() - int(shown["ActiveEnterTimestampMonotonic"]) / 1e6
+    if properties["ActiveState"] == "active":
+        since = time.monotonic() - int(properties["ActiveEnterTimestampMonotonic"]) / 1e6
         values["seconds"], evidence = int(since), f"{evidence} for {age(since)}"
         if not restarts:
             return ok(evidence, **values)
         evidence += f", after {count(restarts, 'restart')} by itself"
         return warn(evidence, log, **values) if since < RECENT else ok(evidence, **values)
-    if shown["LoadState"] != "loaded":
+    if properties["LoadState"] != "loaded":
         by_hand = "systemctl unmask it, if nobody meant that; deploy again"
-        return problem(f"{evidence}, {shown['LoadState']}", impact, by_hand, **values)
-    evidence += f", {shown['Result']}" if shown["Result"] != "success" else ""
-    if shown["ActiveState"] == "deactivating":
+        return problem(f"{evidence}, {properties['LoadState']}", impact, by_hand, **values)
+    evidence += f", {properties['Result']}" if properties["Result"] != "success" else ""
+    if properties["ActiveState"] == "deactivating":
         wait = "wait: the worker lets its tasks finish; start it then, if nothing else does"
         return problem(evidence, impact, wait, grace=STARTING, **values)
     will = f"start it (systemctl start {name}); if it fails again, {log} says why"
-    fix = partial(start, name, shown["ActiveState"])
+    fix = partial(start, name, properties["ActiveState"])
     return problem(evidence, impact, will, fix, patience(system, name), **values)
 
 
@@ -54,8 +54,8 @@ def patience(system: System, name: str) -> float:
 
     systemd has a job for one that waits for another unit, as Beat does for the time.
     """
-    shown = system.units[name]
-    if shown["ActiveState"] in ("activating", "reloading") or shown.get("Job"):
+    properties = system.units[name]
+    if properties["ActiveState"] in ("activating", "reloading") or properties.get("Job"):
         return STARTING
     return max(0, BETWEEN - system.down_for(name))
 
@@ -69,14 +69,14 @@ for each in manifest.units().values():
 
 @check("Services", "A service is not enabled", "doctor")
 def disabled(system: System) -> Finding | None:
-    found = [name for name, unit in system.units.items() if unit["UnitFileState"] == "disabled"]
-    if not found:
+    names = [name for name, unit in system.units.items() if unit["UnitFileState"] == "disabled"]
+    if not names:
         return None
     return problem(
-        f"{', '.join(found)} will not start with the machine",
+        f"{', '.join(names)} will not start with the machine",
         "after the next restart it is not there",
         "enable it",
-        all_of(*(partial(execute, "systemctl", "enable", "--quiet", name) for name in found)),
+        all_of(*(partial(execute, "systemctl", "enable", "--quiet", name) for name in names)),
     )
 
 
@@ -91,11 +91,11 @@ def failed(system: System) -> Finding:
 @check("Services", "Something else has failed", "doctor", after=("Disk",))
 def others(system: System) -> Finding | None:
     failed = system.failed_units
-    found = [name for name in failed if name.removesuffix(".service") not in system.units]
-    if not found:
+    names = [name for name in failed if name.removesuffix(".service") not in system.units]
+    if not names:
         return None
     return problem(
-        f"failed: {', '.join(found)}",
+        f"failed: {', '.join(names)}",
         "systemd does not try it again by itself",
-        f"journalctl -u {found[0]} -n 50; then systemctl restart, or reset-failed",
+        f"journalctl -u {names[0]} -n 50; then systemctl restart, or reset-failed",
     )

@@ -86,28 +86,28 @@ def debian(_: System) -> Finding:
 
 @check("Updates", "Django's end of life", "audit")
 def django(system: System) -> Finding | None:
-    found = installed(system).get("django")
-    if found is None:
+    version = installed(system).get("django")
+    if version is None:
         return None
-    branch = branch_of(found)
+    branch = branch_of(version)
     if branch not in DJANGO:
         newer = as_numbers(branch) > max(map(as_numbers, DJANGO))
-        evidence = f"Django {found}"
+        evidence = f"Django {version}"
         remedy = "move the app to Django 5.2"
         return (
             ok(f"{evidence}, newer than this check")
             if newer
             else wrong(f"{evidence}: over", remedy)
         )
-    return until(f"Django {found}", DJANGO[branch], "move the app to a newer Django")
+    return until(f"Django {version}", DJANGO[branch], "move the app to a newer Django")
 
 
 def branch_of(version: str) -> str:
     """Such as 6.1 of 6.1a1 and 6.1.2. Raises CannotRead."""
-    found = re.match(r"\d+\.\d+", version)
-    if not found:
+    match = re.match(r"\d+\.\d+", version)
+    if not match:
         raise CannotRead(f"Django's version {version} is of no known form", "pip show django")
-    return found[0]
+    return match[0]
 
 
 def as_numbers(branch: str) -> tuple[int, ...]:
@@ -126,16 +126,16 @@ def until(what: str, end: str, remedy: str) -> Finding:
 
 @check("Updates", "Packages of the app", "audit")
 def pins(system: System) -> Finding:
-    wanted = dict(pin.lower().split("==", 1) for pin in system.settings["app_pins"])
-    found = installed(system)
-    other = sorted(
-        f"{name} {found.get(plain(name), 'is missing')}, not {version}"
-        for name, version in wanted.items()
-        if same(found.get(plain(name), "")) != same(version)
+    pinned = dict(pin.lower().split("==", 1) for pin in system.settings["app_pins"])
+    versions = installed(system)
+    differing = sorted(
+        f"{name} {versions.get(plain(name), 'is missing')}, not {version}"
+        for name, version in pinned.items()
+        if same(versions.get(plain(name), "")) != same(version)
     )
-    if other:
-        return wrong("; ".join(other), "deploy again", packages=other)
-    return ok(", ".join(f"{name} {version}" for name, version in wanted.items()), packages=[])
+    if differing:
+        return wrong("; ".join(differing), "deploy again", packages=differing)
+    return ok(", ".join(f"{name} {version}" for name, version in pinned.items()), packages=[])
 
 
 def installed(system: System) -> dict[str, str]:
@@ -143,8 +143,8 @@ def installed(system: System) -> dict[str, str]:
     the Python before are there too, and are none that the environment's Python has."""
     venv = Path(system.settings["app_dir"], system.settings["app_venv_dir"])
     python = (venv / "bin/python").resolve().name
-    found = (venv / "lib" / python / "site-packages").glob("*.dist-info")
-    names = [path.name.removesuffix(".dist-info") for path in found]
+    directories = (venv / "lib" / python / "site-packages").glob("*.dist-info")
+    names = [path.name.removesuffix(".dist-info") for path in directories]
     return {plain(name): version for name, _, version in (each.rpartition("-") for each in names)}
 
 

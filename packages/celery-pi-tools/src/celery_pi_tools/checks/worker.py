@@ -54,7 +54,7 @@ def connected(system: System) -> Finding:
 
 
 @check("Worker", "The worker does not answer", "doctor", after=(*ABOVE, "Worker"))
-def deaf(system: System) -> Finding | None:
+def unresponsive(system: System) -> Finding | None:
     if system.worker_answers[0]["active_queues"]:
         return None
     return problem(
@@ -70,8 +70,8 @@ def paused(system: System) -> Finding | None:
     if MAINTENANCE_PAGE.exists():
         return None
     answers = system.worker_answers[0]["active_queues"]
-    there = {queue["name"] for each in answers.values() for queue in each}
-    missing = [queue for queue in system.settings["celery_queues"] if queue not in there]
+    consumed_queues = {queue["name"] for each in answers.values() for queue in each}
+    missing = [queue for queue in system.settings["celery_queues"] if queue not in consumed_queues]
     if not missing:
         return None
     name = min(answers)
@@ -96,8 +96,10 @@ def consume(system: System, worker: str, queue: str) -> None:
 @check("Worker", "A second worker or Beat runs", "doctor")
 def second(system: System) -> Finding | None:
     ours = {pid for unit in (UNIT, "celery-beat") for pid in system.pids(unit)}
-    found = [pid for pid in pids() if pid not in ours]
-    strangers = sorted(f"celery {role} ({pid})" for pid in found if (role := role_of(system, pid)))
+    other_pids = [pid for pid in pids() if pid not in ours]
+    strangers = sorted(
+        f"celery {role} ({pid})" for pid in other_pids if (role := role_of(system, pid))
+    )
     if not strangers:
         return None
     return problem(
@@ -111,9 +113,9 @@ def second(system: System) -> Finding | None:
 def role_of(system: System, pid: int) -> str:
     """`worker` or `beat` if the process is one of this app's, else empty."""
     words = command_line(PROC / str(pid), LONGEST).decode(errors="replace").split("\0")
-    asked = [word for word in words if word in ROLES]
-    if not asked or "celery" not in (Path(word).name for word in words[:2]):
+    roles = [word for word in words if word in ROLES]
+    if not roles or "celery" not in (Path(word).name for word in words[:2]):
         return ""
     named = {word.rpartition("=")[2] for word in words}
     ours = {system.settings["app_module"], "celery_pi_app"}
-    return "" if named.isdisjoint(ours) else asked[0]
+    return "" if named.isdisjoint(ours) else roles[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import NamedTuple
 
-from celery_pi_tools.checks.registry import Check, Finding, explained, look, of_view
+from celery_pi_tools.checks.registry import Check, Finding, explained, of_view, run_check
 from celery_pi_tools.system import System
 
 INTERVAL = 0.5  # seconds between two readings
@@ -29,7 +29,7 @@ class Outcome(NamedTuple):
 
     check: Check
     state: str
-    found: Finding
+    finding: Finding
     reason: str = ""
 
 
@@ -44,7 +44,7 @@ def examine(system: System, fix: bool) -> list[Outcome]:
         if outcome is None:
             continue
         outcomes.append(outcome)
-        system = system.refresh(*(outcome.found.files if outcome.state != "fixed" else ()))
+        system = system.refresh(*(outcome.finding.files if outcome.state != "fixed" else ()))
         if outcome.state != "fixed":
             standing |= {check.section, check.name}
     return outcomes
@@ -53,57 +53,57 @@ def examine(system: System, fix: bool) -> list[Outcome]:
 def _examine(check: Check, system: System, fix: bool, standing: set[str]) -> Outcome | None:
     if causes := [cause for cause in check.after if cause in standing]:
         return Outcome(check, "suppressed", NOTHING, causes[0])
-    found = _find_lasting(check, system)
-    if found is None:
+    finding = _find_lasting(check, system)
+    if finding is None:
         return None
-    if found.level == "unknown":
-        return Outcome(check, "unknown", NOTHING, found.evidence)
-    if not found.fix:
-        return Outcome(check, "manual", found)
-    return _repair(check, found, system) if fix else Outcome(check, "fixable", found)
+    if finding.level == "unknown":
+        return Outcome(check, "unknown", NOTHING, finding.evidence)
+    if not finding.fix:
+        return Outcome(check, "manual", finding)
+    return _repair(check, finding, system) if fix else Outcome(check, "fixable", finding)
 
 
 def _find_lasting(check: Check, system: System) -> Finding | None:
     """The problem, if it lasts for longer than its grace period."""
     begun = time.monotonic()
     while True:
-        found = _find(check, system)
-        if found is None or time.monotonic() - begun >= found.grace:
-            return found
+        finding = _find(check, system)
+        if finding is None or time.monotonic() - begun >= finding.grace:
+            return finding
         time.sleep(INTERVAL)
         system = system.refresh()
 
 
 def _find(check: Check, system: System) -> Finding | None:
     """What the check finds in one reading, if it is a problem or could not be read."""
-    found = look(check.function, system)
-    if found is not None and found.level == "unknown":
-        return found._replace(grace=UNKNOWN_GRACE)
-    return found if found is not None and found.impact else None
+    finding = run_check(check.function, system)
+    if finding is not None and finding.level == "unknown":
+        return finding._replace(grace=UNKNOWN_GRACE)
+    return finding if finding is not None and finding.impact else None
 
 
-def _repair(check: Check, found: Finding, system: System) -> Outcome:
+def _repair(check: Check, finding: Finding, system: System) -> Outcome:
     """Makes the repair, and verifies it."""
-    if reason := _fix(found):
-        return Outcome(check, "unresolved", found, reason)
+    if reason := _fix(finding):
+        return Outcome(check, "unresolved", finding, reason)
     deadline = time.monotonic() + REPAIR_TIMEOUT
     while True:
         system = system.refresh()
         remaining = _find(check, system)
         if remaining is None:
-            return Outcome(check, "fixed", found)
+            return Outcome(check, "fixed", finding)
         if time.monotonic() >= deadline:
             if remaining.level == "unknown":
-                return Outcome(check, "unresolved", found, remaining.evidence)
+                return Outcome(check, "unresolved", finding, remaining.evidence)
             return Outcome(check, "unresolved", remaining, "it is still there")
         time.sleep(INTERVAL)
 
 
-def _fix(found: Finding) -> str:
+def _fix(finding: Finding) -> str:
     """Makes the repair. Returns why it failed, or nothing."""
-    assert found.fix
+    assert finding.fix
     try:
-        found.fix()
+        finding.fix()
     except Exception as error:  # the repairs made so far must be reported all the same
         return explained(error)[0]
     return ""

@@ -59,10 +59,10 @@ def as_text(outcomes: Sequence[Outcome]) -> str:
         if each.state in ANSWERS:
             lines += [each.check.name]
             lines += [
-                f"  saw    {line(each.found.evidence)}",
-                f"  why    {line(each.found.impact)}",
+                f"  saw    {line(each.finding.evidence)}",
+                f"  why    {line(each.finding.impact)}",
             ]
-            lines += [f"  {ANSWERS[each.state]:<5}  {line(each.found.remedy)}"]
+            lines += [f"  {ANSWERS[each.state]:<5}  {line(each.finding.remedy)}"]
             lines += [f"  but    {line(each.reason)}"] if each.reason else []
         elif each.state == "unknown":
             lines += [each.check.name, f"  could not be looked for: {line(each.reason)}"]
@@ -87,7 +87,11 @@ def as_json(outcomes: Sequence[Outcome]) -> str:
         {
             **{"section": each.check.section, "name": each.check.name},
             "state": JSON_STATES.get(each.state, each.state),
-            **{"saw": each.found.evidence, "why": each.found.impact, "will": each.found.remedy},
+            **{
+                "saw": each.finding.evidence,
+                "why": each.finding.impact,
+                "will": each.finding.remedy,
+            },
             "said": each.reason,
         }
         for each in outcomes

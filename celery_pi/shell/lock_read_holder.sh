@@ -1,4 +1,4 @@
-# Functions of the lock of deploys: `look` reads its holder, `is_dead` tells whether he lives.
+# Functions of the lock of deploys: `read_holder` and `is_dead`, by the lease.
 # Uses: directory, lease
 #
 # Times are seconds since boot, because a Pi's clock may be set while a deploy runs.
@@ -6,7 +6,7 @@ umask 077
 [ -d "$directory" ] || mkdir -p "$directory"
 exec 9>"$directory/lock"
 now() { read -r up _ </proc/uptime; up=${up%%.*}; }
-look() {
+read_holder() {
   holder='' at=0
   [ ! -e "$directory/beat" ] || read -r holder at <"$directory/beat"
   now
