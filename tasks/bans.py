@@ -48,6 +48,7 @@ FORMER = [
     f"{LIBRARY}/redis-logins",
     "/etc/fail2ban/filter.d/celery-pi-redis.conf",
     "/run/redis-logins/told.json",
+    "/run/redis-logins",
 ]
 
 

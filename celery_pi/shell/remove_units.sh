@@ -8,7 +8,7 @@ for unit in $units; do
   systemctl disable --quiet --now "$unit" 2>/dev/null || true  # it may be half gone already
 done
 # shellcheck disable=SC2086  # a list of words
-rm -f $paths
+rm -df $paths  # of directories, an empty one
 for path in $paths; do  # what root's Python has compiled of it
   case $path in *.py) name=${path##*/}; rm -f "${path%/*}/__pycache__/${name%.py}".*.pyc ;; esac
 done

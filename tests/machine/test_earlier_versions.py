@@ -43,8 +43,10 @@ PLACES = (
 )
 FIND = f"find {' '.join(PLACES)} -name '*celery*' -o -path '*celery*' -o -name 'redis*'"
 DIFFERING = re.compile(
-    r"/var/lib/celery-pi/(deploys|before)/.*|/run/systemd/.*|/run/udev/.*|/run/user/.*"
-    r"|.*/__pycache__(/.*)?|/etc/celery-pi/secrets/.*\.old|/var/lib/celery-pi/smoke-test.*"
+    r"/var/lib/celery-pi/(deploys|before|before-restore-[^/]*)(/.*)?"
+    r"|/var/lib/celery-pi/(backup|drill)\.json|/var/lib/celery-pi/smoke-test.*"
+    r"|/run/systemd/.*|/run/udev/.*|/run/user/.*|/run/celery-pi(/[a-z]*\.?lock)?"
+    r"|.*/__pycache__(/.*)?|/etc/celery-pi/secrets/.*\.old"
 )
 
 
