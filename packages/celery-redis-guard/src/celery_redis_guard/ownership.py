@@ -11,12 +11,14 @@ import os
 from functools import cache
 from logging import getLogger
 from pathlib import Path
+from socket import gethostname
 from time import time
 from typing import Any
 from uuid import uuid4
 
 from celery import current_app
 from celery.exceptions import WorkerLostError
+from celery.utils.imports import symbol_by_name
 from celery.worker import request, state
 from kombu.transport import virtual
 from kombu.transport.redis import QoS
@@ -54,7 +56,10 @@ crashed_tags: set[str] = set()
 @cache
 def slot_id() -> str:
     """What only one worker at a time can be: a systemd unit of this machine, or else a process."""
-    machine = Path("/etc/machine-id").read_text(encoding="ascii").strip()
+    try:
+        machine = Path("/etc/machine-id").read_text(encoding="ascii").strip()
+    except FileNotFoundError:  # as in most containers
+        machine = gethostname()
     return f"{machine}/{os.environ.get('CELERY_PI_UNIT') or uuid4().hex}"
 
 
@@ -229,14 +234,32 @@ class OwnershipQoS(QoS):
         return None
 
 
-class Request(request.Request):
-    """A task in the worker; counts the crash of the process that ran it."""
+class CrashCounting:
+    """Mixin for a task in the worker: counts the crash of the process that ran it."""
+
+    message: Any
 
     def on_failure(self, exc_info: Any, *args: Any, **options: Any) -> Any:
         error = exc_info.exception
         if isinstance(getattr(error, "exc", error), WorkerLostError):
             crashed_tags.add(self.message.delivery_tag)
-        return super().on_failure(exc_info, *args, **options)
+        return super().on_failure(exc_info, *args, **options)  # type: ignore[misc]  # of Request
+
+
+class Request(CrashCounting, request.Request):
+    """Celery's own, counting crashes."""
+
+
+def crash_counting(kind: Any) -> Any:
+    """The class of a task's requests, or its name, so that it counts crashes."""
+    return _crash_counting(symbol_by_name(kind))
+
+
+@cache
+def _crash_counting(kind: type) -> type:
+    if issubclass(kind, CrashCounting):
+        return kind
+    return Request if kind is request.Request else type(kind.__name__, (CrashCounting, kind), {})
 
 
 def report_dead_letter(headers: dict[str, Any]) -> None:
