@@ -51,6 +51,10 @@ def write(name, seconds=0):
     return name
 
 @app.task
+def too_large():
+    raise MemoryError("no room")
+
+@app.task
 def crash():
     with Path("{directory}", "crash").open("a") as file:
         print("start", file=file)
@@ -170,6 +174,22 @@ def test_task_that_kills_its_process_is_a_dead_letter_after_three_redeliveries(s
         assert site.send(f"exec({code!r})") == "WorkerLostError"
     assert site.lines("crash") == ["start"] * 4
     assert site.redis.llen("set-aside") == 1
+
+
+def test_memory_error_costs_its_task_alone(site: Site) -> None:
+    with site.worker("one") as worker:
+        code = (
+            "failed = [too_large.delay() for _ in range(3)]\n"
+            "harmless = [write.delay(str(number)) for number in range(6)]\n"
+            "print(*[result.get(timeout=30) for result in harmless])\n"
+            "print(*[repr(result.get(timeout=30, propagate=False)) for result in failed])"
+        )
+        assert site.send(f"exec({code!r})").splitlines() == [
+            "0 1 2 3 4 5",
+            " ".join(["MemoryError('no room')"] * 3),
+        ]
+        assert worker.poll() is None
+    assert site.left() == set()
 
 
 def test_task_of_a_killed_worker_runs_in_another(site: Site) -> None:

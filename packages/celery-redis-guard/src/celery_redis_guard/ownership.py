@@ -234,6 +234,13 @@ class OwnershipQoS(QoS):
         return None
 
 
+class TaskMemoryError(Exception):
+    """Stands for a task's MemoryError, which Celery would raise in the worker itself and end it."""
+
+    def __repr__(self) -> str:
+        return f"MemoryError{self.args!r}"
+
+
 class CrashCounting:
     """Mixin for a task in the worker: counts the crash of the process that ran it."""
 
@@ -241,8 +248,11 @@ class CrashCounting:
 
     def on_failure(self, exc_info: Any, *args: Any, **options: Any) -> Any:
         error = exc_info.exception
-        if isinstance(getattr(error, "exc", error), WorkerLostError):
+        error = getattr(error, "exc", error)
+        if isinstance(error, WorkerLostError):
             crashed_tags.add(self.message.delivery_tag)
+        if isinstance(error, MemoryError):
+            exc_info.exception = TaskMemoryError(*error.args)
         return super().on_failure(exc_info, *args, **options)  # type: ignore[misc]  # of Request
 
 
