@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from json import dumps
 from pathlib import Path
 from textwrap import indent
 from typing import Any
@@ -174,6 +175,29 @@ def test_task_that_kills_its_process_is_a_dead_letter_after_three_redeliveries(s
         assert site.send(f"exec({code!r})") == "WorkerLostError"
     assert site.lines("crash") == ["start"] * 4
     assert site.redis.llen("set-aside") == 1
+
+
+def test_task_of_an_unknown_name_is_kept_until_a_worker_knows_it(site: Site) -> None:
+    """One of a newer site, which was deployed before its worker."""
+    result = "app.send_task('newer', priority=3).get(timeout=30, propagate=False)"
+    with site.worker("one"):
+        assert site.send(f"print(type({result}).__name__)") == "NotRegistered"
+        wait_for(lambda: site.redis.llen("set-aside") == 1)
+        wait_for(lambda: not site.redis.exists("unacked"))
+    crashed = dumps([dumps({"headers": {"task": "newer"}}), ["celery"], 1.0])
+    strange = ["no JSON", "[]", dumps([dumps({"headers": None}), 5])]
+    site.redis.lpush("set-aside", crashed, *strange)
+    with site.worker("two"):  # which does not know it either
+        assert site.send("print(write.delay('other').get(timeout=30))") == "other"
+    assert site.redis.llen("set-aside") == 5
+    with (site.directory / "site_app.py").open("a") as file:
+        file.write("\n@app.task(name='newer')\ndef newer(): return write('newer')\n")
+    with site.worker("three"):
+        wait_for(lambda: "end" in site.lines("newer"))
+        wait_for(lambda: not site.redis.exists("unacked"))
+    left = [entry.decode() for entry in site.redis.lrange("set-aside", 0, -1)]  # type: ignore[union-attr]
+    assert left == [*reversed(strange), crashed]
+    assert len(site.lines("newer")) == 2
 
 
 def test_memory_error_costs_its_task_alone(site: Site) -> None:

@@ -7,6 +7,7 @@ docs/decisions/worker.md.
 """
 
 from functools import partial
+from logging import getLogger
 from time import monotonic
 from typing import Any
 
@@ -19,6 +20,8 @@ from celery_redis_guard.systemd_notify import notify
 
 FLUSH_INTERVAL = 0.2  # seconds
 RECONNECT = {"interval_start": 1, "interval_step": 0.25, "interval_max": 5}  # seconds
+
+logger = getLogger(__name__)
 
 
 class Consumer(consumer.Consumer):
@@ -36,6 +39,16 @@ class Consumer(consumer.Consumer):
         for task in self.app.tasks.values():
             task.Request = crash_counting(task.Request)
         super().update_strategies()
+
+    def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
+        """Keep it, for a worker that knows it. As with Celery it fails for whoever awaits it."""
+        message.channel.qos.set_aside(message.delivery_tag)
+        logger.critical(
+            "celery-pi: task %s[%s] is unknown to this worker and set aside, until one starts that "
+            "knows it; see: celery-pi dead-letters",
+            *(message.headers.get("task"), message.headers.get("id")),
+        )
+        super().on_unknown_task(body, message, exc)
 
     # -- a worker that reconnects is healthy
 

@@ -46,8 +46,15 @@ class LivenessStep(bootsteps.StartStopStep):
         self.subscription.subscribe(self._channel(worker_id()))
         self.subscription.get_message(timeout=SOCKET_TIMEOUT)
         self.started_at = monotonic()
+        self.return_known(c)
         self.check()
         c.timer.call_repeatedly(INTERVAL, self.check)
+
+    def return_known(self, c: Any) -> None:
+        """Requeue what an earlier worker has set aside because it did not know the task."""
+        queues = [queue.name for queue in c.task_consumer.queues]
+        if returned := c.connection.default_channel.qos.return_known(queues, c.app.tasks):
+            logger.warning("celery-pi: %d tasks, unknown before, go back to their queues", returned)
 
     def _channel(self, owner: str) -> str:
         return f"{self.prefix}celery-pi.alive.{owner}"
