@@ -19,11 +19,12 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from celery_redis_guard.liveness import GRACE, INTERVAL
 from guard_process import SOURCE
 from redis_server import redis_server
 
 pytestmark = pytest.mark.fast
+
+GRACE = 4  # seconds that a worker may be without its connection
 
 README = (SOURCE.parent / "README.md").read_text()
 FIVE_LINES = f"""
@@ -41,6 +42,8 @@ PROJECT = """
 import os, time
 from pathlib import Path
 from celery import Celery
+from celery_redis_guard import liveness
+liveness.GRACE, liveness.INTERVAL = {grace}, 1  # so that a test takes less time
 app = Celery("site")
 {lines}
 @app.task
@@ -68,7 +71,9 @@ class Site:
 
     def __init__(self, directory: Path, redis: Redis, lines: str) -> None:
         self.directory, self.redis = directory, redis
-        (directory / "site_app.py").write_text(PROJECT.format(lines=lines, directory=directory))
+        (directory / "site_app.py").write_text(
+            PROJECT.format(lines=lines, directory=directory, grace=GRACE)
+        )
         self.environment = {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": f"{directory}:{SOURCE}",
@@ -109,6 +114,10 @@ class Site:
     def lines(self, name: str) -> list[str]:
         path = self.directory / name
         return path.read_text().split() if path.exists() else []
+
+    def alive(self) -> list[Any]:
+        channels: Any = self.redis.pubsub_channels("celery-pi.alive.*")
+        return list(channels)
 
     def left(self) -> set[str]:
         keys = {key.decode() for key in self.redis.scan_iter()}
@@ -227,6 +236,18 @@ def test_task_of_a_killed_worker_runs_in_another(site: Site) -> None:
     assert sum(site.lines(name).count("end") for name in names) == 4
 
 
+def test_task_for_which_a_worker_waits_before_it_ends_is_not_taken_from_it(site: Site) -> None:
+    with site.worker("one") as first, site.worker("two"):
+        wait_for(lambda: len(site.alive()) == 2)
+        site.send(f"[write.delay(str(number), {4 * GRACE}) for number in range(4)]")
+        names = [str(number) for number in range(4)]
+        wait_for(lambda: all(map(site.lines, names)))
+        first.terminate()
+        assert first.wait(timeout=60) == 0
+        wait_for(lambda: not site.redis.exists("unacked"))
+    assert [len(site.lines(name)) for name in names] == [2] * 4
+
+
 def test_celery_alone_leaves_the_task_of_a_killed_worker_where_it_is(
     tmp_path: Path, server: tuple[Redis, str]
 ) -> None:
@@ -240,6 +261,6 @@ def test_celery_alone_leaves_the_task_of_a_killed_worker_where_it_is(
         os.killpg(first.pid, signal.SIGKILL)
     with plain.worker("two"):
         assert plain.send("print(write.delay('other').get(timeout=30))") == "other"
-        time.sleep(INTERVAL + GRACE)  # after which a guarded worker has requeued it
+        time.sleep(2 * GRACE)  # after which a guarded worker has requeued it
     assert "end" not in plain.lines("lost")
     assert redis.hlen("unacked") == 1

@@ -59,7 +59,13 @@ class LivenessStep(bootsteps.StartStopStep):
     def _channel(self, owner: str) -> str:
         return f"{self.prefix}celery-pi.alive.{owner}"
 
-    def stop(self, _: Any) -> None:
+    def stop(self, c: Any) -> None:
+        """After a lost connection. A worker that shuts down lives until its pool has ended, which
+        comes after this: see `shutdown`."""
+        if c.blueprint.state == bootsteps.RUN:
+            self.shutdown(c)
+
+    def shutdown(self, _: Any) -> None:
         if subscription := getattr(self, "subscription", None):
             subscription.close()
             self.client.connection_pool.disconnect()
