@@ -87,6 +87,16 @@ WAYS = {
     + "stated.update(site_broker_url=URL, site_result_backend=URL)\n"
     + 'app = Celery("project")\n'
     + 'app.config_from_object(SimpleNamespace(**stated), namespace="site")',
+    "bound early": CONSTRUCTED
+    + "lazy = app.task\n"
+    + "def task(**options):\n"
+    + "    def make(function):\n"
+    + "        made = lazy(**options)(function)\n"
+    + "        made.name  # at which Celery makes the task\n"
+    + "        return made\n"
+    + "    return make\n"
+    + "app.task = task\n",
+    "finalized early": CONSTRUCTED + "app.finalize()\n",
     "later": CONSTRUCTED
     + "@app.on_after_finalize.connect\ndef later(sender, **_):\n"
     + f"    sender.conf.update({UNSAFE!r})\n",
@@ -196,6 +206,15 @@ def test_check_passes_in_silence_what_the_worker_makes_safe(
 ) -> None:
     done = run(tmp_path, WAYS[way], ["celery_redis_guard.check_app"], url)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_option_of_a_task_that_is_bound_early_stays_and_is_told(tmp_path: Path, url: str) -> None:
+    code = WAYS["bound early"] + "@app.task(name='own', acks_late=False)\ndef own(): pass\n"
+    done = run(tmp_path, code, ["celery_redis_guard.check_app"], url)
+    assert (done.returncode, done.stderr) == (
+        0,
+        "celery-pi: own has acks_late=False: it is lost when its process is killed\n",
+    )
 
 
 def test_other_options_of_the_transport_are_kept(tmp_path: Path, url: str) -> None:

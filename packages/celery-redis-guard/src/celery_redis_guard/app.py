@@ -60,6 +60,9 @@ def load() -> Any:
     guard(app)
     # Also if a module of the app's states settings anew.
     app.on_after_configure.connect(lambda sender, **_: guard(sender), weak=False)
+    app.on_after_finalize.connect(forced_defaults.rebind, weak=False)
+    if app.finalized:
+        forced_defaults.rebind(app)
     maintenance.install(app)
     return app
 

@@ -92,6 +92,19 @@ def force(app: Celery, settings: dict[str, Any]) -> None:
     app.conf.force(settings)
 
 
+def rebind(sender: Celery, **_: object) -> None:
+    """On the app's on_after_finalize: force what a task took from the settings before, because the
+    app has used it, or only its name, while it was imported. What its own options say stays."""
+    for task in sender.tasks.values():
+        own = list(vars(type(task)))
+        if "__bound__" not in own:  # the first attribute that Celery sets, after those of the task
+            continue
+        bound = own[own.index("__bound__") :]
+        for attribute, key in task.from_config:
+            if key in ALWAYS and attribute in bound:
+                setattr(type(task), attribute, ALWAYS[key])
+
+
 def time_limit() -> int:
     """The longest, in seconds, that a task may run."""
     return int(os.environ["CELERY_PI_TIME_LIMIT"])
