@@ -345,5 +345,5 @@ def report_dead_letter(headers: dict[str, Any]) -> None:
     """Log a dead letter, and fail it for whoever awaits its result."""
     task, name = headers.get("id"), headers.get("task")
     reason = f"its process was lost {MAX_REDELIVERIES + 1} times, so it was set aside"
-    logger.critical("celery-pi: task %s[%s]: %s; see: celery-pi set-aside", name, task, reason)
+    logger.critical("celery-pi: task %s[%s]: %s; see: celery-pi dead-letters", name, task, reason)
     current_app.backend.mark_as_failure(task, WorkerLostError(reason))
