@@ -19,11 +19,8 @@ import json, os, signal, socket, subprocess, sys, tempfile, threading, time
 if "PYTHONHASHSEED" not in os.environ:  # kombu's order of queues is that of a set
     os.execve(sys.executable, sys.orig_argv, {{**os.environ, "PYTHONHASHSEED": "0"}})
 sys.path.append("/usr/local/lib/celery-pi/guard")
-from celery_redis_guard import transport
 from kombu import Connection, Queue
 from redis import Redis
-if {protected}:
-    transport.install()
 place = tempfile.mkdtemp()
 options = ("--port", "7778", "--dir", place, "--save", "", "--logfile", place + "/log")
 server = subprocess.Popen(["redis-server", *options])
@@ -39,7 +36,8 @@ while not answers():
 
 def connect(port=7778, prefix="", **options):
     options["global_keyprefix"] = prefix
-    return Connection(f"redis://127.0.0.1:{{port}}/0", transport_options=options)
+    place = f"redis://127.0.0.1:{{port}}/0"
+    return Connection({transport!r} + place, transport_options=options)
 
 def send(*messages, prefix="", **options):
     with connect(prefix=prefix) as connection:
@@ -150,14 +148,16 @@ print(json.dumps(told))
 @pytest.fixture(scope="module")
 def deployed(pi: VirtualPi) -> dict[str, Any]:
     """What a consumer gets that is protected as the services are."""
-    told: dict[str, Any] = json.loads(in_app(pi, CONSUME.format(protected=True), timeout=600))
+    told: dict[str, Any] = json.loads(
+        in_app(pi, CONSUME.format(transport="celeryredisguard.Transport+"), timeout=600)
+    )
     return told
 
 
 @pytest.fixture(scope="module")
 def plain(pi: VirtualPi) -> dict[str, Any]:
     """What it gets from kombu alone."""
-    told: dict[str, Any] = json.loads(in_app(pi, CONSUME.format(protected=False), timeout=600))
+    told: dict[str, Any] = json.loads(in_app(pi, CONSUME.format(transport=""), timeout=600))
     return told
 
 

@@ -25,7 +25,7 @@ URL = "redis://:s3cret@127.0.0.1:6379/0"
 LOADED = """
 import json, sys
 import celery_redis_guard.app
-names = [name for name in sys.modules if name.startswith("celery_redis_guard")]
+names = [name for name in sys.modules if name.startswith(("celery_redis_guard", "celeryredis"))]
 print(json.dumps([sys.modules[name].__file__ for name in names]))
 """
 

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.fast
 
 URL = "redis://:s3cret%2Fpassword@127.0.0.1:6379/0"
 SOCKET = "/run/redis-celery/redis.sock"
-SOCKET_URL = f"redis+socket://:s3cret%2Fpassword@{SOCKET}?virtual_host=0"
+SOCKET_URL = f"socket://:s3cret%2Fpassword@{SOCKET}?virtual_host=0"
 LOGIN = "celery:s3cret%2Fp%40ss%3Aw%25rd"
 ENVIRONMENT = {"CELERY_BROKER_URL": URL, "CELERY_RESULT_BACKEND": URL}
 
@@ -100,8 +100,8 @@ def test_owners_app_is_loaded_with_safe_redelivery_and_his_own_settings(
             "worker_prefetch_multiplier": 1,
             "broker_connection_retry_on_startup": True,
             "timezone": "Europe/Paris",
-            "broker_url": SOCKET_URL,
-            "result_backend": SOCKET_URL,
+            "broker_url": f"celeryredisguard.Transport+{SOCKET_URL}",
+            "result_backend": f"celeryredisguard.Backend+{SOCKET_URL}",
         },
     ]
 

@@ -9,6 +9,7 @@ module, as `celery -A` takes it.
 
 import os
 import sys
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,68 +25,78 @@ from celery.signals import (
     worker_shutting_down,
 )
 
-from celery_redis_guard import (
-    app_validation,
-    backend,
-    beat,
-    event_batching,
-    forced_defaults,
-    liveness,
-    log_filter,
-    maintenance,
-    oom_exempt,
-    ownership,
-    pool,
-    transport,
-)
+import celeryredisguard
+from celery_redis_guard import app_validation, beat, forced_defaults, log_filter, maintenance
 from celery_redis_guard.systemd_notify import notify
 
-URLS = (("CELERY_BROKER_URL", "broker_url"), ("CELERY_RESULT_BACKEND", "result_backend"))
+# By variable: the setting that the app must take from it, those that may differ from that nowhere,
+# and the class that is used in its place.
+URLS = {
+    "CELERY_BROKER_URL": ("broker_url", ("broker_read_url", "broker_write_url"), "Transport"),
+    "CELERY_RESULT_BACKEND": ("result_backend", (), "Backend"),
+}
 SOCKET = "/run/redis-celery/redis.sock"
 
 # Options for TLS and TCP keepalive, which redis-py refuses for a unix socket.
 TCP_OPTIONS = ("broker_use_ssl", "redis_backend_use_ssl", "redis_socket_keepalive")
 
 
-def via_socket(url: str) -> str:
-    """URL of the same user and database of the same Redis, by its unix socket."""
+def via_socket(url: str, name: str) -> str:
+    """URL of the same user and database of the same Redis, by its unix socket and that class."""
     parts = urlsplit(url)
+    kind = f"{celeryredisguard.__name__}.{name}"
+    if parts.scheme == "redis+socket":
+        return url.replace("redis", kind, 1)
     if parts.scheme not in {"redis", "rediss"}:
         return url
     login, database = parts.netloc.rpartition("@")[0], parts.path.strip("/") or 0
-    return f"redis+socket://{login}@{SOCKET}?virtual_host={database}"
+    return f"{kind}+socket://{login}@{SOCKET}?virtual_host={database}"
 
 
 def load() -> Any:
     """The owner's app, guarded. Ends the process if the app uses another broker or key prefix."""
-    oom_exempt.install()
-    transport.install()
-    backend.install()
-    pool.install()
+    restore_environment()
     app = find_app(os.environ["CELERY_PI_APP"])
-    forced_defaults.apply(app.conf)
-    app.Task.Request = ownership.Request
-    event_batching.install(app)
-    liveness.install(app)
+    guard(app)
+    # Also if a module of the app's states settings anew.
+    app.on_after_configure.connect(lambda sender, **_: guard(sender), weak=False)
+    app.on_after_finalize.connect(forced_defaults.rebind, weak=False)
+    if app.finalized:
+        forced_defaults.rebind(app)
     maintenance.install(app)
-    _require_deployed_broker(app)
-    if app.conf.beat_scheduler == beat.CELERY_DEFAULT:
-        app.conf.beat_scheduler = "celery_redis_guard.beat:Scheduler"
-    app.conf.update(dict.fromkeys(TCP_OPTIONS))
-    for variable, key in URLS:
-        # Celery reads the environment before its configuration.
-        os.environ[variable] = app.conf[key] = via_socket(os.environ[variable])
     return app
+
+
+def restore_environment() -> None:
+    """`celery` has overwritten both variables if the site has BROKER_URL or RESULT_BACKEND, which
+    may be there for something else. The kernel keeps what the process was started with."""
+    pairs = Path("/proc/self/environ").read_bytes().split(b"\0")
+    for name, _, url in (os.fsdecode(pair).partition("=") for pair in pairs):
+        if name in URLS:
+            os.environ[name] = url
+
+
+def guard(app: Celery) -> None:
+    """Force upon the app what makes it safe. Other apps of the process stay as they are."""
+    _require_deployed_broker(app)
+    forced_defaults.apply(app)
+    if app.conf.beat_scheduler == beat.CELERY_DEFAULT:
+        forced_defaults.force(app, {"beat_scheduler": f"{celeryredisguard.__name__}:Scheduler"})
+    urls = {key: via_socket(os.environ[name], kind) for name, (key, _, kind) in URLS.items()}
+    forced_defaults.force(app, {**dict.fromkeys(TCP_OPTIONS), **urls})
 
 
 def _require_deployed_broker(app: Celery) -> None:
     """End the process, with one sentence that shows no URL, if the app ignores its `.env`."""
-    for variable, key in URLS:
-        if not os.environ.get(variable) or os.environ[variable] != app.conf[key]:
-            sys.exit(
-                f"celery-pi: the app's {key} is not what {variable} in its .env says; "
-                "does the app read that variable?"
-            )
+    for variable, (key, others, _) in URLS.items():
+        url = os.environ.get(variable)
+        stated = [key, *(other for other in others if app.conf[other])]
+        for setting in stated:
+            if not url or app.conf[setting] != url:
+                sys.exit(
+                    f"celery-pi: the app's {setting} is not what {variable} in its .env says; "
+                    "does the app read that variable?"
+                )
     for options in ("broker_transport_options", "result_backend_transport_options"):
         prefix = app.conf[options].get("global_keyprefix", "")
         if prefix != os.environ.get("CELERY_KEY_PREFIX", ""):
@@ -111,15 +122,14 @@ def notify_ready(**_: object) -> None:
 def begin_shutdown(**_: object) -> None:
     """A warm shutdown may take as long as a task: systemd must not take it for a hanging worker."""
     notify("STOPPING=1")
-    backend.begin_shutdown()
 
 
 app = load()
 after_setup_logger.connect(log_filter.silence_task_lines, weak=False)
 celeryd_init.connect(forced_defaults.keep_prefetch_count_when_autoscaling, weak=False)
+worker_init.connect(forced_defaults.force_worker_options, weak=False)
 worker_init.connect(validate, weak=False)
 worker_ready.connect(notify_ready, weak=False)
-worker_process_init.connect(backend.retry_until_redis_returns, weak=False)
 worker_process_init.connect(log_filter.restore_trace_logger, weak=False)
 worker_shutting_down.connect(begin_shutdown, weak=False)
 beat_init.connect(lambda **_: beat.acquire_lock(), weak=False)

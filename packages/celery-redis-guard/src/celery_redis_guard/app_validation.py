@@ -12,27 +12,31 @@ from typing import Any
 
 from celery import Celery
 from celery.app.routes import MapRoute
+from celery.concurrency import get_implementation
+from celery.utils.imports import symbol_by_name
 
-from celery_redis_guard.forced_defaults import MARGIN, time_limit
+from celery_redis_guard.backend import Backend
+from celery_redis_guard.consumer import Consumer
+from celery_redis_guard.forced_defaults import ALWAYS, MARGIN, time_limit
+from celery_redis_guard.pool import TaskPool
+from celery_redis_guard.transport import Transport
 
 JSON = {"json", "application/json"}
 SERIALIZERS = ("task_serializer", "result_serializer", "event_serializer")
-PREFORK = {"prefork", "processes"}
 ACCEPTED = ("accept_content", "result_accept_content")
 
 
 def errors(app: Celery) -> Iterator[str]:
     """A sentence for each reason not to run this app."""
+    if replaced := list(_forced(app)):
+        yield from replaced
+        return
     yield from _time_limits(app)
     yield from _countdowns(app)
     yield from _serializers(app)
     yield from _result_expiry(app)
     yield from _queues(app)
-    if app.conf.worker_pool not in PREFORK:
-        yield (
-            f"worker_pool is {app.conf.worker_pool}, in which no time limit and no memory limit "
-            "holds: leave it out, or say prefork"
-        )
+    yield from _classes(app)
 
 
 def warnings(app: Celery) -> Iterator[str]:
@@ -41,6 +45,33 @@ def warnings(app: Celery) -> Iterator[str]:
         for option in ("acks_late", "reject_on_worker_lost"):
             if not getattr(task, option):
                 yield f"{name} has {option}=False: it is lost when its process is killed"
+
+
+def _forced(app: Celery) -> Iterator[str]:
+    for key, value in ALWAYS.items():
+        if app.conf[key] != value:
+            yield f"{key} is {app.conf[key]}, not {value}: a module of the app replaces app.conf"
+
+
+def _classes(app: Celery) -> Iterator[str]:
+    """Whatever names them: a setting, a URL, or a subclass of Celery."""
+    if not issubclass(get_implementation(app.conf.worker_pool), TaskPool):
+        yield (
+            f"worker_pool is {app.conf.worker_pool}, in which no time limit and no memory limit "
+            "holds: leave it out, or say prefork"
+        )
+    used = {
+        "worker_consumer": (symbol_by_name(app.conf.worker_consumer), Consumer),
+        "the broker's transport": (app.connection_for_read().get_transport_cls(), Transport),
+        "the result backend": (type(app.backend), Backend),
+    }
+    for what, (kind, ours) in used.items():
+        if not issubclass(kind, ours):
+            yield (
+                f"{what} is {kind.__module__}.{kind.__qualname__}, with which tasks are lost when "
+                f"a process is killed: leave it out, or derive from {ours.__qualname__} of "
+                f"{ours.__module__}"
+            )
 
 
 def _tasks(app: Celery) -> list[tuple[str, Any]]:

@@ -23,6 +23,8 @@ from celery.backends.redis import RedisBackend
 from celery.exceptions import BackendStoreError
 from redis.exceptions import OutOfMemoryError
 
+from celery_redis_guard.oom_exempt import exempt_result_commands, exempting
+
 # A stored value that is no JSON (the app has changed its serializer) is no success of ours.
 STORE_SCRIPT = """
 local kept = redis.call('GET', KEYS[1])
@@ -38,52 +40,51 @@ SHUTDOWN_TIMEOUT = 10  # seconds that a shutdown waits for Redis; Celery's own r
 
 logger = getLogger(__name__)
 _is_shutting_down = mmap(-1, 1)  # memory that the worker shares with its processes
-_celery_store_result = RedisBackend._store_result
 
 
-# -- atomic store
+class Backend(RedisBackend):
+    """Named by a URL: `result_backend = "celeryredisguard.Backend+redis://..."`."""
 
+    def _create_client(self, **parameters: Any) -> Any:
+        return exempting(super()._create_client(**parameters), exempt_result_commands)
 
-def store_result_atomically(
-    self: Any,
-    task_id: str,
-    result: Any,
-    state: str,
-    traceback: str | None = None,
-    request: Any = None,
-    **options: Any,
-) -> Any:
-    """Replaces RedisBackend._store_result; falls back on it when Redis' memory is full, because
-    its write is OOM-exempt. Raises BackendStoreError for a value too large for Redis."""
-    given = {"result": result, "state": state, "traceback": traceback, "request": request}
-    meta = {**self._get_result_meta(**given), "task_id": task_id}
-    value = self.encode(meta)
-    if len(value) > self._MAX_STR_VALUE_SIZE:
-        raise BackendStoreError("value too large for Redis", state=state, task_id=task_id)
-    script = (STORE_SCRIPT, 1, self.get_key_for_task(task_id), value, int(self.expires or 0))
-    try:
-        self.ensure(self.client.eval, script)
-    except OutOfMemoryError:
-        return _celery_store_result(self, task_id, **given, **options)
-    return result
-
-
-def install() -> None:
-    """Store every result of this process atomically."""
-    RedisBackend._store_result = store_result_atomically
+    def _store_result(
+        self,
+        task_id: str,
+        result: Any,
+        state: str,
+        traceback: str | None = None,
+        request: Any = None,
+        **options: Any,
+    ) -> Any:
+        """Store in one script, or as Celery does when Redis' memory is full, because those writes
+        are OOM-exempt. Raises BackendStoreError for a value too large for Redis."""
+        given = {"result": result, "state": state, "traceback": traceback, "request": request}
+        meta = {**self._get_result_meta(**given), "task_id": task_id}
+        value = self.encode(meta)
+        if len(value) > self._MAX_STR_VALUE_SIZE:
+            raise BackendStoreError("value too large for Redis", state=state, task_id=task_id)
+        script = (STORE_SCRIPT, 1, self.get_key_for_task(task_id), value, int(self.expires or 0))
+        try:
+            self.ensure(self.client.eval, script)
+        except OutOfMemoryError:
+            return super()._store_result(task_id, **given, **options)
+        return result
 
 
 # -- retry policy
 
 
-def begin_shutdown() -> None:
+def begin_shutdown(**_: object) -> None:
     """Bound the wait for Redis; called in the worker, holds for all of its processes."""
     _is_shutting_down[0] = 1
 
 
 def retry_until_redis_returns(**_: object) -> None:
-    """Let this pool process retry every second to reach Redis."""
+    """Let this pool process retry every second to reach Redis, if its results are kept there."""
     backend = current_app.backend
+    if not isinstance(backend, Backend):
+        return
     backend.always_retry = True
     backend.max_sleep_between_retries_ms = 1000
     backend.exception_safe_to_retry = RetryPolicy(backend.exception_safe_to_retry)

@@ -18,6 +18,8 @@ from typing import Any
 
 from celery import beat
 
+from celery_redis_guard.forced_defaults import force
+
 CELERY_DEFAULT = "celery.beat:PersistentScheduler"
 STATE = "/var/lib/celery-beat"
 
@@ -53,7 +55,7 @@ class Scheduler(beat.Scheduler):
         self.path = Path(schedule_filename)
         self.written: str | None = None
         super().__init__(*args, sync_every_tasks=1, **options)
-        self.app.conf.task_publish_retry_policy = RETRY_POLICY
+        force(self.app, {"task_publish_retry_policy": RETRY_POLICY})
         # Celery subscribes to the result of what it sends, and gives up after 20 s without Redis.
         self.app.backend.on_task_call = lambda *_: None
 

@@ -16,10 +16,10 @@ def main() -> None:
 
         app.loader.import_default_modules()
         app.finalize()
+        validate()
     except Exception as error:  # the app's own code may raise any
         reason = f"{type(error).__name__}{app_location(error)}{denied_path(error)}"
         sys.exit(f"celery-pi: the app cannot be loaded: {reason}")
-    validate()
 
 
 def app_location(error: BaseException) -> str:

@@ -1,7 +1,8 @@
 """Flower's own Celery app: `celery -A celery_redis_guard.flower flower`.
 
 It connects to the broker and imports nothing of the owner's app. Its login and the broker's
-password come from the environment in forms that no character of theirs can break.
+password come from the environment in forms that no character of theirs can break. Flower's table of
+pages gets ours before its own.
 """
 
 import asyncio
@@ -9,20 +10,23 @@ import base64
 import os
 import shelve
 import sys
-from functools import partialmethod
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import flower.api.tasks
+import flower.events
 import flower.urls
 import flower.utils.broker
+import flower.views.broker
 import flower.views.workers
 from celery import Celery
-from celery.events import EventReceiver
+from celery.utils.time import utcoffset
 from flower.options import options
 from kombu import Queue
 from redis import Redis
 from tornado.ioloop import IOLoop
-from tornado.web import authenticated
+from tornado.web import authenticated, url
 
 from celery_redis_guard.systemd_notify import notify
 
@@ -31,7 +35,7 @@ STATE = Path(os.environ["FLOWER_DB"])
 
 
 class RedisSocket(flower.utils.broker.RedisBase):
-    """The broker page's client: Flower's own ignores user and database on a unix socket."""
+    """Lengths of queues: Flower's own client ignores user and database on a unix socket."""
 
     def __init__(self, broker_url: str, *args: Any, **options: Any) -> None:
         super().__init__(broker_url, *args, **options)
@@ -39,14 +43,68 @@ class RedisSocket(flower.utils.broker.RedisBase):
         self.redis = Redis.from_url(address.replace("?virtual_host=", "?db=", 1))
 
 
+async def queue_lengths(handler: Any) -> Any:
+    broker = RedisSocket(BROKER, broker_options=handler.capp.conf.broker_transport_options)
+    return await broker.queues(handler.get_active_queue_names())
+
+
+class BrokerView(flower.views.broker.BrokerView):
+    """The broker's page."""
+
+    @authenticated  # type: ignore[untyped-decorator]  # tornado is on the Pi alone
+    async def get(self) -> None:
+        queues = await queue_lengths(self)
+        address = self.capp.connection().as_uri()  # without the password
+        self.render("broker.html", broker_url=address, queues=queues)
+
+
+class GetQueueLengths(flower.api.tasks.GetQueueLengths):
+    """The same as JSON."""
+
+    @authenticated  # type: ignore[untyped-decorator]
+    async def get(self) -> None:
+        self.write({"active_queues": await queue_lengths(self)})
+
+
 class WorkerView(flower.views.workers.WorkerView):
     """A worker's page: Flower's own fails until Flower has inspected that worker."""
 
-    @authenticated  # type: ignore[untyped-decorator]  # tornado is on the Pi alone
+    @authenticated  # type: ignore[untyped-decorator]
     async def get(self, name: str) -> None:
         if "stats" not in self.application.workers.get(name, {}):
             await asyncio.wait(self.application.update_workers(workername=name))
         await super().get(name)
+
+
+class Events(flower.events.Events):
+    """What the workers tell, at its time."""
+
+    def on_event(self, event: dict[str, Any]) -> None:
+        """Celery has shifted the timestamp by the difference of time zones, though it is UTC: it
+        would be hours off where Django's zone is not the Pi's."""
+        if "utcoffset" in event and "timestamp" in event:
+            event["timestamp"] += (event["utcoffset"] - utcoffset()) * 3600
+        super().on_event(event)
+
+
+class LateEvents:
+    """Stands for `Events`, which are made when Flower has read its options."""
+
+    @cached_property
+    def made(self) -> Events:
+        return Events(
+            app,
+            IOLoop.current(),
+            db=options.db,
+            persistent=options.persistent,
+            enable_events=options.enable_events,
+            state_save_interval=options.state_save_interval,
+            max_workers_in_memory=options.max_workers,
+            max_tasks_in_memory=options.max_tasks,
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.made, name)
 
 
 def load() -> Celery:
@@ -75,13 +133,12 @@ def move_damaged_state() -> None:
         print(f"celery-pi: set the damaged state aside: {error!r}", file=sys.stderr)
 
 
-# Celery shifts the timestamps of events by the difference of time zones, though they are UTC:
-# Flower would show them hours off where Django's zone is not the Pi's.
-EventReceiver.event_from_message = partialmethod(EventReceiver.event_from_message, localize=False)
-flower.utils.broker.RedisSocket = RedisSocket
-for route in flower.urls.handlers:
-    if getattr(route, "name", None) == "worker":
-        route.handler_class = WorkerView
+flower.urls.handlers[:0] = [
+    url(r"/worker/(.+)", WorkerView),
+    url(r"/broker", BrokerView),
+    url(r"/api/queues/length", GetQueueLengths),
+]
+flower.urls.settings["events"] = LateEvents()
 # Not FLOWER_BASIC_AUTH, which would be split at each comma of the password.
 options.basic_auth = [base64.b64decode(os.environ["CELERY_PI_FLOWER_LOGIN"]).decode()]
 move_damaged_state()

@@ -1,10 +1,13 @@
-"""Configuration that a worker needs to lose no task, set in the owner's app.
+"""Configuration that a worker needs to lose no task, forced upon the owner's app.
 
 What the app sets itself stays where it is safe; `app_validation` judges the result.
 """
 
 import os
 from typing import Any
+
+from celery import Celery
+from celery.app.utils import Settings
 
 # Whatever the app sets. A task is acknowledged when it is done, is requeued when the process that
 # ran it is killed, and is not run again when it has a result already. Each process prefetches one
@@ -20,9 +23,86 @@ ALWAYS = {
     "worker_cancel_long_running_tasks_on_connection_loss": False,
 }
 
+# Unless the app has said otherwise, which `app_validation` refuses.
+REPLACED = {
+    "worker_pool": ({"prefork", "processes"}, "celeryredisguard:TaskPool"),
+    "worker_consumer": ({"celery.worker.consumer:Consumer"}, "celeryredisguard:Consumer"),
+}
+
+# What a worker takes from its command line, or from variables such as CELERY_WORKER_POOL: its
+# attribute, and the setting that is used instead.
+WORKER_OPTIONS = {
+    "pool_cls": "worker_pool",
+    "consumer_cls": "worker_consumer",
+    "prefetch_multiplier": "worker_prefetch_multiplier",
+    "time_limit": "task_time_limit",
+    "soft_time_limit": "task_soft_time_limit",
+}
+
 MARGIN = 300  # seconds, for an acknowledgement, or for a task to start when its countdown is over
 MIN_VISIBILITY_TIMEOUT = 3600  # seconds; kombu's own default
 SOFT_LIMIT_LEAD = 60  # seconds between the soft time limit, for clean-up, and the hard one
+
+
+class ForcedSettings(Settings):
+    """An app's settings, of which some are forced.
+
+    Those have one value for whoever reads them, whether the app states them as attributes, by their
+    old names or with a prefix (`namespace`), now or later, and whatever the environment says.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        # The same mappings: whoever holds the other object sees what is set in this one.
+        self.__dict__.update(vars(settings), forced={})
+
+    def force(self, settings: dict[str, Any]) -> None:
+        self.forced.update(settings)
+
+    def __getitem__(self, key: str) -> Any:
+        return self.forced[key] if key in self.forced else super().__getitem__(key)
+
+    # Celery looks for these in the environment first.
+
+    @property
+    def broker_url(self) -> Any:
+        return self.forced.get("broker_url") or super().broker_url
+
+    @property
+    def broker_read_url(self) -> Any:
+        return self.forced.get("broker_url") or super().broker_read_url
+
+    @property
+    def broker_write_url(self) -> Any:
+        return self.forced.get("broker_url") or super().broker_write_url
+
+    @property
+    def result_backend(self) -> Any:
+        return self.forced.get("result_backend") or super().result_backend
+
+    def without_defaults(self) -> Settings:
+        """For `celery inspect conf` and `celery report`."""
+        return Settings({}, [self.forced, *super().without_defaults().maps])
+
+
+def force(app: Celery, settings: dict[str, Any]) -> None:
+    """Force these settings upon the app."""
+    app.conf.finalize()
+    if not isinstance(app.conf, ForcedSettings):
+        app.conf = ForcedSettings(app.conf)
+    app.conf.force(settings)
+
+
+def rebind(sender: Celery, **_: object) -> None:
+    """On the app's on_after_finalize: force what a task took from the settings before, because the
+    app has used it, or only its name, while it was imported. What its own options say stays."""
+    for task in sender.tasks.values():
+        own = list(vars(type(task)))
+        if "__bound__" not in own:  # the first attribute that Celery sets, after those of the task
+            continue
+        bound = own[own.index("__bound__") :]
+        for attribute, key in task.from_config:
+            if key in ALWAYS and attribute in bound:
+                setattr(type(task), attribute, ALWAYS[key])
 
 
 def time_limit() -> int:
@@ -30,25 +110,34 @@ def time_limit() -> int:
     return int(os.environ["CELERY_PI_TIME_LIMIT"])
 
 
-def apply(conf: Any) -> None:
-    """Set what the app lacks. A process that only sends tasks gets no time limits."""
-    conf.update(ALWAYS)
+def apply(app: Celery) -> None:
+    """Force what the app lacks. A process that only sends tasks gets no time limits."""
+    conf = app.conf
+    replaced = {key: ours for key, (defaults, ours) in REPLACED.items() if conf[key] in defaults}
+    force(app, {**ALWAYS, **replaced})
     if "CELERY_PI_TIME_LIMIT" not in os.environ:
         return
-    has_limit = conf.task_time_limit or conf.task_soft_time_limit
-    if not has_limit and time_limit() > SOFT_LIMIT_LEAD:
-        conf.task_soft_time_limit = time_limit() - SOFT_LIMIT_LEAD
-    conf.task_time_limit = conf.task_time_limit or time_limit()
+    hard, soft = conf.task_time_limit, conf.task_soft_time_limit
+    if not (hard or soft) and time_limit() > SOFT_LIMIT_LEAD:
+        soft = time_limit() - SOFT_LIMIT_LEAD
     options = conf.broker_transport_options
     visibility = max(options.get("visibility_timeout", 0), min_visibility_timeout())
-    conf.broker_transport_options = {**options, "visibility_timeout": visibility}
+    limits = {"task_time_limit": hard or time_limit(), "task_soft_time_limit": soft}
+    options = {**options, "visibility_timeout": visibility}
+    force(app, {**limits, "broker_transport_options": options})
 
 
 def keep_prefetch_count_when_autoscaling(conf: Any, options: dict[str, Any], **_: object) -> None:
     """Otherwise a worker that autoscales keeps, after a reconnect, the prefetch count of the few
     processes it had at that moment."""
     if options.get("autoscale"):
-        conf.worker_enable_prefetch_count_reduction = False
+        conf.force({"worker_enable_prefetch_count_reduction": False})
+
+
+def force_worker_options(sender: Any, **_: object) -> None:
+    """On worker_init: what is forced also wins over options of the command line."""
+    for attribute, key in WORKER_OPTIONS.items():
+        setattr(sender, attribute, sender.app.conf[key])
 
 
 def min_visibility_timeout() -> int:

@@ -6,14 +6,13 @@ worker that is merely slow, or stopped by a signal, still counts as alive. Each 
 systemd's watchdog while this worker is healthy: see `is_healthy`.
 """
 
-from functools import partial
 from logging import getLogger
 from time import monotonic
 from typing import Any
 
-from celery import Celery, bootsteps
+from celery import bootsteps
 from celery.worker import state
-from celery.worker.consumer import connection, consumer, tasks
+from celery.worker.consumer import tasks
 from kombu.utils.json import loads
 from redis import ConnectionPool, Redis
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -32,9 +31,9 @@ logger = getLogger(__name__)
 
 class LivenessStep(bootsteps.StartStopStep):
     """Announces this worker and reaps dead ones; starts with each connection to Redis, before the
-    first task is taken."""
+    first task is taken: the event loop, which consumes, is always the last step."""
 
-    requires = (connection.Connection,)
+    requires = (tasks.Tasks,)
 
     def start(self, c: Any) -> None:
         self.consumer = c
@@ -47,13 +46,26 @@ class LivenessStep(bootsteps.StartStopStep):
         self.subscription.subscribe(self._channel(worker_id()))
         self.subscription.get_message(timeout=SOCKET_TIMEOUT)
         self.started_at = monotonic()
+        self.return_known(c)
         self.check()
         c.timer.call_repeatedly(INTERVAL, self.check)
+
+    def return_known(self, c: Any) -> None:
+        """Requeue what an earlier worker has set aside because it did not know the task."""
+        queues = [queue.name for queue in c.task_consumer.queues]
+        if returned := c.connection.default_channel.qos.return_known(queues, c.app.tasks):
+            logger.warning("celery-pi: %d tasks, unknown before, go back to their queues", returned)
 
     def _channel(self, owner: str) -> str:
         return f"{self.prefix}celery-pi.alive.{owner}"
 
-    def stop(self, _: Any) -> None:
+    def stop(self, c: Any) -> None:
+        """After a lost connection. A worker that shuts down lives until its pool has ended, which
+        comes after this: see `shutdown`."""
+        if c.blueprint.state == bootsteps.RUN:
+            self.shutdown(c)
+
+    def shutdown(self, _: Any) -> None:
         if subscription := getattr(self, "subscription", None):
             subscription.close()
             self.client.connection_pool.disconnect()
@@ -126,28 +138,3 @@ class LivenessStep(bootsteps.StartStopStep):
             return True  # it holds as many tasks as it may
         last_reply_at: float = channel.last_reply_at or self.started_at
         return monotonic() - last_reply_at < STUCK_AFTER
-
-
-def maybe_shutdown() -> Any:
-    """Replaces celery's, which the reconnect loop calls: a worker that reconnects is healthy."""
-    notify("WATCHDOG=1")
-    return _celery_maybe_shutdown()
-
-
-def ensure_connected(self: Any, conn: Any) -> Any:
-    """Replaces Consumer.ensure_connected: retries each second at first, then each five."""
-    intervals = {"interval_start": 1, "interval_step": 0.25, "interval_max": 5}
-    conn.ensure_connection = partial(conn.ensure_connection, **intervals)
-    return _celery_ensure_connected(self, conn)
-
-
-_celery_maybe_shutdown = consumer.maybe_shutdown
-_celery_ensure_connected = consumer.Consumer.ensure_connected
-
-
-def install(app: Celery) -> None:
-    """Add the step to each worker of the app."""
-    app.steps["consumer"].add(LivenessStep)
-    tasks.Tasks.requires = (*tasks.Tasks.requires, LivenessStep)
-    consumer.maybe_shutdown = maybe_shutdown
-    consumer.Consumer.ensure_connected = ensure_connected

@@ -15,7 +15,6 @@ from logging import getLogger
 from typing import Any
 
 from celery.backends.redis import RedisBackend
-from kombu.transport.redis import Channel
 from redis import Redis
 from redis.exceptions import ExecAbortError, OutOfMemoryError
 
@@ -147,15 +146,6 @@ def _mixed(mixin: type, kind: type) -> type:
     return type(kind.__name__, (mixin, kind), {})
 
 
-def install() -> None:
-    """Exempt every client that kombu and Celery make; the app's own clients are not touched."""
-    Channel._create_client = _exempting(Channel._create_client, exempt_broker_commands)
-    RedisBackend._create_client = _exempting(RedisBackend._create_client, exempt_result_commands)
-
-
-def _exempting(create: Callable[..., Any], exempt: Exempt) -> Callable[..., Any]:
-    @functools.wraps(create)
-    def create_exempt(self: Any, *args: Any, **options: Any) -> Any:
-        return _with_mixin(create(self, *args, **options), _ExemptClient, exempt)
-
-    return create_exempt
+def exempting(client: Any, exempt: Exempt) -> Any:
+    """That client of redis-py, which from now on repeats what `exempt` allows."""
+    return _with_mixin(client, _ExemptClient, exempt)

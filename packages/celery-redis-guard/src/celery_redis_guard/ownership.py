@@ -8,15 +8,18 @@ deferred to the next connection.
 """
 
 import os
+from collections.abc import Callable, Iterable
 from functools import cache
 from logging import getLogger
 from pathlib import Path
+from socket import gethostname
 from time import time
 from typing import Any
 from uuid import uuid4
 
 from celery import current_app
 from celery.exceptions import WorkerLostError
+from celery.utils.imports import symbol_by_name
 from celery.worker import request, state
 from kombu.transport import virtual
 from kombu.transport.redis import QoS
@@ -28,8 +31,42 @@ from celery_redis_guard.oom_exempt import ALLOW_OOM
 OWNERS_KEY = "unacked_owner"  # hash: delivery tag -> worker id
 DEAD_LETTERS_KEY = "set-aside"  # list of [message, keys of its queues, time]
 CRASH_COUNT = "x-celery-pi-lost"  # header: how often the process that ran the task has crashed
+UNKNOWN = "x-celery-pi-unknown"  # header of a dead letter whose task the worker did not know
 MAX_REDELIVERIES = 3  # then the task is a dead letter: it would crash its process for ever
 ANY_OWNER = object()
+
+# Requeues dead letters whose task the worker knows by now, to queues that it consumes; the others
+# keep their order. KEYS: dead letters. ARGV: header, number of queues, queues, names of tasks.
+RETURN_SCRIPT = (
+    ALLOW_OOM
+    + """
+local queues, tasks = {}, {}
+for place = 3, #ARGV do
+  (place <= 2 + ARGV[2] and queues or tasks)[ARGV[place]] = true
+end
+local function parts(entry)
+  local message, names = unpack(cjson.decode(entry))
+  local headers = cjson.decode(message).headers
+  if not headers[ARGV[1]] or not tasks[headers.task] or #names == 0 then return end
+  for _, name in ipairs(names) do
+    if not queues[name] then return end
+  end
+  return message, names
+end
+local returned = 0
+for _ = 1, redis.call('LLEN', KEYS[1]) do
+  local entry = redis.call('RPOP', KEYS[1])
+  local valid, message, names = pcall(parts, entry)
+  if valid and message then
+    for _, name in ipairs(names) do redis.call('LPUSH', name, message) end
+    returned = returned + 1
+  else
+    redis.call('LPUSH', KEYS[1], entry)
+  end
+end
+return returned
+"""
+)
 
 # KEYS: unacked, unacked_index, owners. ARGV: delivery tag, entry, time, worker id.
 RECORD_SCRIPT = (
@@ -54,7 +91,10 @@ crashed_tags: set[str] = set()
 @cache
 def slot_id() -> str:
     """What only one worker at a time can be: a systemd unit of this machine, or else a process."""
-    machine = Path("/etc/machine-id").read_text(encoding="ascii").strip()
+    try:
+        machine = Path("/etc/machine-id").read_text(encoding="ascii").strip()
+    except FileNotFoundError:  # as in most containers
+        machine = gethostname()
     return f"{machine}/{os.environ.get('CELERY_PI_UNIT') or uuid4().hex}"
 
 
@@ -187,6 +227,30 @@ class OwnershipQoS(QoS):
     def requeue(self, tag: Any, owner: object = ANY_OWNER) -> None:
         """Move an unacknowledged task back to its queue, if it still has that owner: a worker id in
         bytes, or None for a task without one. After too many crashes it becomes a dead letter."""
+        dead_letter = self._release(tag, owner, self._push)
+        crashed_tags.discard(tag)
+        if dead_letter:
+            report_dead_letter(dead_letter)
+
+    def set_aside(self, tag: Any) -> None:
+        """Make a dead letter of a task whose name the worker does not know."""
+        self._release(tag, ANY_OWNER, self._push_unknown)
+
+    def return_known(self, queues: Iterable[str], tasks: Iterable[str]) -> int:
+        """Requeue what was set aside because of its name; how many tasks these are."""
+        channel = self.channel
+        steps = [
+            channel._q_for_pri(queue, step) for queue in queues for step in channel.priority_steps
+        ]
+        names = [channel.global_keyprefix + step for step in steps]
+        client, _ = self._unprefixed()
+        key = channel.global_keyprefix + DEAD_LETTERS_KEY
+        words = (UNKNOWN, len(names), *names, *tasks)
+        returned: Any = client.eval(RETURN_SCRIPT, 1, key, *words)
+        return int(returned)
+
+    def _release(self, tag: Any, owner: object, push: Callable[..., Any]) -> Any:
+        """What `push` returns, which gets the message in the transaction that releases it."""
 
         def transaction(pipe: Any) -> Any:
             current_owner = pipe.hget(OWNERS_KEY, tag)
@@ -195,17 +259,14 @@ class OwnershipQoS(QoS):
             if owner not in (ANY_OWNER, current_owner):
                 return None
             self._remove_from_indices(tag, pipe)
-            dead_letter = self._push(pipe, tag, *loads(entry)) if entry else None
+            pushed = push(pipe, tag, *loads(entry)) if entry else None
             # Last: an HDEL of nothing before a push would say that the task is done (oom_exempt).
             pipe.hdel(OWNERS_KEY, tag)
-            return dead_letter
+            return pushed
 
         watched = (self.unacked_key, OWNERS_KEY)
         with self.channel.conn_or_acquire() as client:
-            dead_letter = client.transaction(transaction, *watched, value_from_callable=True)
-        crashed_tags.discard(tag)
-        if dead_letter:
-            report_dead_letter(dead_letter)
+            return client.transaction(transaction, *watched, value_from_callable=True)
 
     def _push(
         self, pipe: Any, tag: Any, payload: dict[str, Any], exchange: str, routing_key: str
@@ -213,13 +274,11 @@ class OwnershipQoS(QoS):
         """Queue the message again, or make it a dead letter and return its headers."""
         headers: dict[str, Any] = payload["headers"]
         headers["redelivered"] = payload["properties"]["delivery_info"]["redelivered"] = True
+        headers.pop(UNKNOWN, None)
         crash_count = headers.pop(CRASH_COUNT, 0) + (tag in crashed_tags)
-        priority = self.channel._get_message_priority(payload, reverse=False)
-        queues = self.channel._lookup(exchange, routing_key) or [routing_key]
-        keys = [self.channel._q_for_pri(queue, priority) for queue in queues]
+        keys = self._queue_keys(payload, exchange, routing_key)
         if crash_count > MAX_REDELIVERIES:
-            prefixed = [self.channel.global_keyprefix + key for key in keys]
-            pipe.lpush(DEAD_LETTERS_KEY, dumps([dumps(payload), prefixed, time()]))
+            self._push_dead_letter(pipe, payload, keys)
             return headers
         if crash_count:
             headers[CRASH_COUNT] = crash_count
@@ -228,20 +287,63 @@ class OwnershipQoS(QoS):
             push(key, dumps(payload))
         return None
 
+    def _push_unknown(
+        self, pipe: Any, _: Any, payload: dict[str, Any], exchange: str, routing_key: str
+    ) -> None:
+        payload["headers"][UNKNOWN] = True
+        self._push_dead_letter(pipe, payload, self._queue_keys(payload, exchange, routing_key))
 
-class Request(request.Request):
-    """A task in the worker; counts the crash of the process that ran it."""
+    def _push_dead_letter(self, pipe: Any, payload: dict[str, Any], keys: list[str]) -> None:
+        prefixed = [self.channel.global_keyprefix + key for key in keys]
+        pipe.lpush(DEAD_LETTERS_KEY, dumps([dumps(payload), prefixed, time()]))
+
+    def _queue_keys(self, payload: dict[str, Any], exchange: str, routing_key: str) -> list[str]:
+        priority = self.channel._get_message_priority(payload, reverse=False)
+        queues = self.channel._lookup(exchange, routing_key) or [routing_key]
+        return [self.channel._q_for_pri(queue, priority) for queue in queues]
+
+
+class TaskMemoryError(Exception):
+    """Stands for a task's MemoryError, which Celery would raise in the worker itself and end it."""
+
+    def __repr__(self) -> str:
+        return f"MemoryError{self.args!r}"
+
+
+class CrashCounting:
+    """Mixin for a task in the worker: counts the crash of the process that ran it."""
+
+    message: Any
 
     def on_failure(self, exc_info: Any, *args: Any, **options: Any) -> Any:
         error = exc_info.exception
-        if isinstance(getattr(error, "exc", error), WorkerLostError):
+        error = getattr(error, "exc", error)
+        if isinstance(error, WorkerLostError):
             crashed_tags.add(self.message.delivery_tag)
-        return super().on_failure(exc_info, *args, **options)
+        if isinstance(error, MemoryError):
+            exc_info.exception = TaskMemoryError(*error.args)
+        return super().on_failure(exc_info, *args, **options)  # type: ignore[misc]  # of Request
+
+
+class Request(CrashCounting, request.Request):
+    """Celery's own, counting crashes."""
+
+
+def crash_counting(kind: Any) -> Any:
+    """The class of a task's requests, or its name, so that it counts crashes."""
+    return _crash_counting(symbol_by_name(kind))
+
+
+@cache
+def _crash_counting(kind: type) -> type:
+    if issubclass(kind, CrashCounting):
+        return kind
+    return Request if kind is request.Request else type(kind.__name__, (CrashCounting, kind), {})
 
 
 def report_dead_letter(headers: dict[str, Any]) -> None:
     """Log a dead letter, and fail it for whoever awaits its result."""
     task, name = headers.get("id"), headers.get("task")
     reason = f"its process was lost {MAX_REDELIVERIES + 1} times, so it was set aside"
-    logger.critical("celery-pi: task %s[%s]: %s; see: celery-pi set-aside", name, task, reason)
+    logger.critical("celery-pi: task %s[%s]: %s; see: celery-pi dead-letters", name, task, reason)
     current_app.backend.mark_as_failure(task, WorkerLostError(reason))

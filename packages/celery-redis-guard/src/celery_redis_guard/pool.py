@@ -13,8 +13,11 @@ from select import select
 from typing import Any
 
 from billiard.pool import TERMINATE, WorkersJoined
+from celery.concurrency import prefork
 from celery.concurrency.asynpool import AsynPool, ResultHandler
-from celery.concurrency.prefork import TaskPool
+from celery.signals import worker_process_init, worker_shutting_down
+
+from celery_redis_guard import backend
 
 POLL_INTERVAL = 0.5  # seconds that a shutdown waits for output before it looks for ended processes
 
@@ -82,6 +85,12 @@ class JobKeepingPool(AsynPool):
                 self._busy_workers.add(job._write_to.inqW_fd)
 
 
-def install() -> None:
-    """Use this pool in every prefork worker of this process."""
-    TaskPool.Pool = JobKeepingPool
+class TaskPool(prefork.TaskPool):
+    """Named by `worker_pool`."""
+
+    Pool = JobKeepingPool
+
+    def on_start(self) -> None:
+        worker_process_init.connect(backend.retry_until_redis_returns, weak=False)
+        worker_shutting_down.connect(backend.begin_shutdown, weak=False)
+        super().on_start()

@@ -12,9 +12,9 @@ from time import monotonic, time
 from typing import Any
 
 from kombu.transport import redis
-from kombu.transport.redis import Channel, MultiChannelPoller, Transport
+from kombu.utils.url import url_to_parts
 
-from celery_redis_guard.oom_exempt import ALLOW_OOM
+from celery_redis_guard.oom_exempt import ALLOW_OOM, exempt_broker_commands, exempting
 from celery_redis_guard.ownership import OWNERS_KEY, OwnershipQoS, defer, worker_id
 
 # Deletes the acknowledged messages, pops the message that BRPOP would pop, records it as kombu
@@ -55,7 +55,7 @@ return false
 )
 
 
-class AtomicFetchChannel(Channel):
+class AtomicFetchChannel(redis.Channel):
     """Sends the fetch script first, and kombu's BRPOP only if that finds no message."""
 
     QoS = OwnershipQoS
@@ -68,6 +68,24 @@ class AtomicFetchChannel(Channel):
         self.pending_acks: list[str] = []  # delivery tags for the next fetch
         self.acks_in_flight: list[str] = []  # delivery tags of the fetch that has no reply yet
         super().__init__(*args, **options)
+
+    # -- connections
+
+    def _create_client(self, asynchronous: bool = False) -> Any:
+        return exempting(super()._create_client(asynchronous), exempt_broker_commands)
+
+    def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
+        """kombu parses what follows a class path in a URL only if it is a unix socket."""
+        parameters: dict[str, Any] = super()._connparams(asynchronous)
+        client = self.connection.client
+        url = url_to_parts(client.hostname or "")
+        if url.scheme == "rediss" and not client.ssl:
+            raise ValueError("for rediss, Celery needs broker_use_ssl")
+        if url.scheme in {"redis", "rediss"}:
+            parameters["host"] = url.hostname or "127.0.0.1"
+            parameters["port"] = url.port or self.connection.default_port
+            parameters["db"] = int(url.path or 0)
+        return parameters
 
     # -- acknowledgements
 
@@ -151,7 +169,7 @@ class AtomicFetchChannel(Channel):
             defer("forget", tag)
 
 
-class AckFlushingPoller(MultiChannelPoller):
+class AckFlushingPoller(redis.MultiChannelPoller):
     """Fetches in each turn of the event loop, then sends the acknowledgements that are left."""
 
     is_looping = False
@@ -166,7 +184,11 @@ class AckFlushingPoller(MultiChannelPoller):
             channel.flush_acks()
 
 
-def install() -> None:
-    """Use atomic fetch in every connection that kombu makes in this process."""
-    Transport.Channel = AtomicFetchChannel
-    redis.MultiChannelPoller = AckFlushingPoller  # the name by which each transport makes its own
+class Transport(redis.Transport):
+    """Named by a broker URL: `celeryredisguard.Transport+redis://` or `+socket://`."""
+
+    Channel = AtomicFetchChannel
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.cycle = AckFlushingPoller()  # kombu's names no class to override

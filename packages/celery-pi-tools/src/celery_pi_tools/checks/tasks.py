@@ -59,9 +59,9 @@ def unknown(system: System) -> Finding | None:
     tasks = ", ".join(f"{name} ({count(number, 'time')})" for name, number in names.items())
     return problem(
         f"since it was started, or in the last hour: {tasks}",
-        "it has thrown these tasks away; their results stay PENDING",
+        "they are dead letters now, and failed for whoever awaits them",
         "is the module in autodiscover_tasks or CELERY_IMPORTS, and the name spelt the same where "
-        "it is sent? Then start the worker again",
+        "it is sent? Then start the worker again: it takes back those that it knows",
     )
 
 
@@ -133,8 +133,8 @@ def dead_letters(system: System) -> Finding:
     if not number:
         return ok("none", number=0)
     return problem(
-        f"{count(number, 'task')}, lost with its process four times each",
-        "it takes too much memory, or its code ends the process",
+        f"{count(number, 'task')}, lost with its process four times each, or of an unknown name",
+        "it takes too much memory, its code ends the process, or the worker does not know it",
         "celery-pi dead-letters lists them; mend their code, and then --return puts them back",
         number=number,
     )

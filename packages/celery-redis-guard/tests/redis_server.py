@@ -1,0 +1,46 @@
+"""A real Redis of the test's own, on a unix socket, which writes nothing to the disk."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+
+@contextmanager
+def redis_server(port: int = 0) -> Iterator[tuple[Redis, str]]:
+    """A client, and what follows the transport's name in a broker's URL."""
+    with TemporaryDirectory(prefix="guard-") as directory:  # a socket's path must be short
+        path = Path(directory, "redis.sock")
+        process = subprocess.Popen(
+            [
+                *("redis-server", "--port", str(port), "--unixsocket", str(path)),
+                *("--save", "", "--dir", directory, "--logfile", f"{directory}/log"),
+            ]
+        )
+        client = Redis(unix_socket_path=str(path))
+        try:
+            _wait_for(client)
+            yield client, f"socket://{path}?virtual_host=0"
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _wait_for(client: Redis) -> None:
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            client.ping()
+        except (RedisConnectionError, FileNotFoundError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+        else:
+            return
