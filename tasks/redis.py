@@ -13,6 +13,7 @@ from celery_pi.operations.earlier_users import (
     earlier_users_kept,
     has_default,
     without_administration,
+    without_default,
 )
 from celery_pi.operations.migrate_to_aof import migrate_to_aof
 from celery_pi.operations.redis_server import UNIT, ready, redis_server
@@ -109,8 +110,7 @@ def retire(settings: Settings) -> None:
         )
         return
     if has_default(earlier):
-        others = [line for line in earlier if line.split(" ")[1] != "default"]
-        users = acl(current.desired_hashes, settings, others)
+        users = acl(current.desired_hashes, settings, without_default(earlier))
         default_forgotten(name="Take them off the list", acl=users.path, content=users.content)
     else:
         users = acl(current.desired_hashes, settings, earlier)

@@ -28,6 +28,7 @@ import subprocess
 import sys
 import termios
 from collections.abc import Callable, Iterator
+from functools import cache
 from hashlib import sha256
 from threading import Thread
 
@@ -43,6 +44,7 @@ LINE = re.compile(
 Take = Callable[[str, bytes], None]
 
 
+@cache
 def environment() -> dict[str, str]:
     """That in which this program was started: Python has put LC_CTYPE into its own (PEP 538)."""
     with open("/proc/self/environ", "rb") as file:  # noqa: PTH123

@@ -48,6 +48,11 @@ def has_default(lines: Sequence[str]) -> bool:
     return any(line.split(SPACE)[1:3] == ["default", "on"] for line in lines)
 
 
+def without_default(lines: Sequence[str]) -> list[str]:
+    """Those that have a name of their own."""
+    return [line for line in lines if _name(line) != "default"]
+
+
 def without_administration(line: str) -> str:
     """Its user may do the same, but for Redis' category `admin`: ACL, CONFIG, SHUTDOWN and so on.
 
@@ -78,7 +83,7 @@ def earlier_users_kept(lines: Sequence[str]) -> Generator[StringCommand]:
         current_host.noop("no other users are to be kept")
         return
     lines_to_keep = _others(users) or list(lines)
-    for name in (line.split(SPACE)[1] for line in lines_to_keep):
+    for name in map(_name, lines_to_keep):
         end = "until no program uses it" if name == "default" else f"not yours? delete it in {FILE}"
         why = f"it stays, without the right to administer; {end}"
         will(current_host, "change", f"Redis' user {printable(name)}", why, is_owners=True)
@@ -117,10 +122,13 @@ def default_forgotten(acl: str, content: str) -> Generator[StringCommand]:
             f"{', '.join(clients)}; name their units in app_units and deploy again"
         )
         return
-    lines = [line for line in earlier_users(current_host) if line.split(SPACE)[1] != "default"]
     announce_write(current_host, acl)
     yield replace_file(acl, content.encode(), user="root", group="redis", mode="0640")
-    yield _write(lines)
+    yield _write(without_default(earlier_users(current_host)))
+
+
+def _name(line: str) -> str:
+    return line.split(SPACE)[1]
 
 
 def _write(lines: Sequence[str], path: str = FILE) -> StringCommand:

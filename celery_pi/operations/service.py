@@ -146,7 +146,7 @@ def _reason(running: Running, watch: Sequence[str]) -> str:
 
 
 def _named(paths: Sequence[str]) -> str:
-    """The first of them, which the diff and the record have all."""
+    """The first few of them, and how many more there are."""
     more = len(paths) - NAMED
     return ", ".join(paths[:NAMED]) + (f" and {more} more" if more > 0 else "")
 

@@ -123,13 +123,14 @@ def test_run_says_it_too_before_it_changes_anything(pi: VirtualPi) -> None:
     assert "Nothing will change." in again.stderr
 
 
-def test_record_of_a_deploy_holds_what_its_plan_has_told(pi: VirtualPi) -> None:
-    pi.run("sh", "-c", "echo '# by hand' >>/etc/systemd/journald.conf.d/celery-pi.conf")
+def test_record_of_a_deploy_holds_what_its_plan_has_told_and_why(pi: VirtualPi) -> None:
+    file = "/etc/systemd/journald.conf.d/celery-pi.conf"
+    pi.run("sh", "-c", f"echo '# by hand' >>{file}")
     assert pyinfra(pi, "-y", "inventory.py", "tasks.logs.deploy").status == 0
     shown = pi.run("celery-pi", "deploys").stdout.splitlines()
     assert shown[-2:] == [
-        "      restart: systemd-journald.service",
-        "      change: /etc/systemd/journald.conf.d/celery-pi.conf",
+        f"      restart: systemd-journald.service ({file} changed since it was started)",
+        f"      change: {file}",
     ]
 
 

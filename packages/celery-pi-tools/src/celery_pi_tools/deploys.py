@@ -57,8 +57,13 @@ def at(moment: float) -> dict[str, Any] | None:
 
 def cut_off_by(begun: float) -> float:
     """Unix time until which a deploy may have gone on that was cut off."""
-    booted = time.time() - float(UPTIME.read_text().split()[0])
+    booted = time.time() - uptime()
     return booted if begun < booted else begun + LONGEST
+
+
+def uptime() -> float:
+    """Seconds since the machine was started."""
+    return float(UPTIME.read_text().split()[0])
 
 
 def duration(record: dict[str, Any]) -> float:
@@ -76,7 +81,7 @@ def is_running(record: dict[str, Any]) -> bool:
         last_heard = int((LOCK / "beat").read_text().split()[1])
     except FileNotFoundError:
         return False
-    alive = 0 <= float(UPTIME.read_text().split()[0]) - last_heard < LEASE
+    alive = 0 <= uptime() - last_heard < LEASE
     return alive and (holder["who"], holder["since"]) == (record["who"], record["started"])
 
 

@@ -13,7 +13,7 @@ from celery_pi_tools.system import RECENT, System
 from celery_pi_tools.table import age, count
 
 ABOVE = ("Redis", "celery-worker is down", "Worker")
-SHORTEST_VISIBILITY, MARGIN = 3600, 300  # seconds, as safe_settings has them
+SHORTEST_VISIBILITY, MARGIN = 3600, 300  # seconds, as the guard's forced_defaults have them
 UNKNOWN = re.compile(r"Received unregistered task of type '?([^'\s]+)'?\.?")
 LIMIT = re.compile(r"(Soft|Hard) time limit \((\S+?)s\) exceeded for ([\w.]+)\[")
 
