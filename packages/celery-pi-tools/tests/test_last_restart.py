@@ -92,6 +92,14 @@ def test_deploy_that_was_cut_off_is_no_reason_after_the_machine_has_been_started
     assert why(stopped=None) == "the start of the machine"
 
 
+def test_deploy_that_was_cut_off_is_no_reason_once_the_next_has_begun(machine: Path) -> None:
+    record(machine, 3, NOW - 900, seconds=None)
+    record(machine, 4, NOW - 500)
+    assert why(stopped=NOW - 600).startswith("deploy 3")
+    assert why(stopped=NOW - 510).startswith("deploy 4")
+    assert why(stopped=NOW - 300) == "a command (systemctl)"
+
+
 def test_packages_that_were_just_installed_are_the_reason(machine: Path) -> None:
     start, end = (
         time.strftime("%Y-%m-%d  %H:%M:%S", time.localtime(NOW - ago)) for ago in (4000, 3900)

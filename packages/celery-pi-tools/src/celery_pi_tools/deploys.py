@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from datetime import datetime
 from pathlib import Path
@@ -45,13 +46,16 @@ def at(moment: float) -> dict[str, Any] | None:
     """The deploy during which that Unix time was.
 
     Its record has the clock of the machine that deployed. By this machine's, the record was written
-    when the deploy began and when it ended.
+    when the deploy began and when it ended. One that was cut off was over when the next one began.
     """
+    next_began = math.inf
     for record in reversed(records()):
         written = (RECORDS / f"{record['number']:06}.json").stat().st_mtime
-        last = written if record["ended"] else cut_off_by(written)
-        if written - duration(record) - 1 <= moment <= last + 1:
+        last = written if record["ended"] else min(cut_off_by(written), next_began)
+        began = written - duration(record)
+        if began - 1 <= moment <= last + 1:
             return dict(record)
+        next_began = began
     return None
 
 
