@@ -14,7 +14,7 @@ UNITS = "/etc/systemd/system"
 OUR_NAMES = ("celery-worker.service", "celery-beat.service", "celery-flower.service")
 CRON = r"redis-cli|dump\.rdb|redis.*backup|backup.*redis|bin/celery"  # of a line that is meant
 
-SHOW = script("is_ours", "handmade")
+SHOW = script("is_ours", "is_of_app", "handmade")
 
 
 class HandmadeItem(NamedTuple):

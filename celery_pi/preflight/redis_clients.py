@@ -15,7 +15,7 @@ from celery_pi.shell import assign, script
 ACL = "/etc/celery-pi/redis.acl"
 CONF = "/etc/redis/redis.conf"
 
-SHOW = READ_AS + script("redis_clients")
+SHOW = READ_AS + script("is_of_app", "redis_clients")
 
 
 class Client(NamedTuple):

@@ -44,9 +44,7 @@ running=$(ulimit -v 524288; timeout -s KILL 30 pgrep -f 'celery.*(worker|beat|fl
 [ $? -le 1 ] || { echo "celery-pi: pgrep cannot look through the processes: $running" >&2; exit 1; }
 for pid in $running; do
   [ "$pid" != $$ ] || continue
-  case $(readlink "/proc/$pid/cwd") in "$app" | "$app"/*) ;; *)
-    timeout -s KILL 5 head -c 1048576 -- "/proc/$pid/cmdline" 2>/dev/null |
-      tr '\0' ' ' | grep -qF -e "$app/" || continue ;; esac
+  is_of_app "$pid" || continue
   unit=$(sed -n 's,.*/\([^/]*\.\(service\|scope\)\).*,\1,p' "/proc/$pid/cgroup" 2>/dev/null |
     head -n 1)
   echo "process ${unit:-none} $pid"

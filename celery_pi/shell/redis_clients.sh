@@ -21,10 +21,7 @@ ss -Htnp "dport = :${port:-6379}" |
   while read -r from pid name; do
     unit=$(sed -n 's|^0::.*/||p' "/proc/$pid/cgroup" 2>/dev/null)
     user=$(stat -c %U "/proc/$pid" 2>/dev/null)
-    ! timeout -s KILL 5 head -c 1048576 -- "/proc/$pid/cmdline" 2>/dev/null |
-      tr '\0' ' ' | grep -qF -e "$app" || app_is=yes
-    case $(readlink "/proc/$pid/cwd") in "$app"*) app_is=yes ;; esac
-    echo "from $from ${app_is:-no} ${user:--} ${unit:--} $name"
-    app_is=
+    if is_of_app "$pid"; then of_app=yes; else of_app=no; fi
+    echo "from $from $of_app ${user:--} ${unit:--} $name"
   done
 true
