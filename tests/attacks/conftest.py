@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.attacks.attacker import APP, OLD, Victim
 from tests.conftest import _name, _one_process_at_a_time, _shared, make
-from tests.helpers.harness import ROOT, pyinfra, run
+from tests.helpers.harness import ROOT, earlier_source, pyinfra, run
 from tests.virtual_pi import VirtualPi
 from tests.virtual_pi.image import image_name
 from tests.virtual_pi.platforms import native_platform
@@ -36,14 +37,11 @@ def old_source(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Path]:
     """The source as it was then, in a work tree of its own."""
-    if run("git", "cat-file", "-e", f"{OLD}^{{commit}}").status:
-        pytest.skip(f"this clone's history does not reach back to {OLD}")
-    tree = tmp_path_factory.mktemp("source") / OLD
-    with _one_process_at_a_time(request, tmp_path_factory, "worktree"):
-        added = run("git", "worktree", "add", "--detach", tree, OLD)
-    assert added.status == 0, added.output
-    yield tree
-    run("git", "worktree", "remove", "--force", tree)
+    with ExitStack() as stack:
+        source = earlier_source(OLD, tmp_path_factory.mktemp("source"))
+        with _one_process_at_a_time(request, tmp_path_factory, "worktree"):
+            tree = stack.enter_context(source)
+        yield tree
 
 
 @pytest.fixture(scope="session")

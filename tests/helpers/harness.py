@@ -7,9 +7,13 @@ import os
 import re
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.virtual_pi import VirtualPi
 
@@ -17,6 +21,20 @@ ROOT = Path(__file__).resolve().parents[2]
 PYINFRA = ROOT / ".venv/bin/pyinfra"
 UNITS = ("redis-server", "celery-worker", "celery-beat", "celery-flower", "nginx")
 APP = "/var/www/observations_nids"
+
+
+@contextmanager
+def earlier_source(commit: str, directory: Path) -> Iterator[Path]:
+    """The source as it was at that commit, in a work tree below the directory."""
+    if run("git", "cat-file", "-e", f"{commit}^{{commit}}").status:
+        pytest.skip(f"this clone's history does not reach back to {commit}")
+    tree = directory / commit
+    added = run("git", "worktree", "add", "--detach", tree, commit)
+    assert added.status == 0, added.output
+    try:
+        yield tree
+    finally:
+        run("git", "worktree", "remove", "--force", tree)
 
 
 @dataclass(frozen=True)

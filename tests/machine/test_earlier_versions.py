@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import _name, make
-from tests.helpers.harness import APP, deploy, in_app, prove, pyinfra, redis, run, wait_for
+from tests.helpers.harness import APP, deploy, earlier_source, in_app, prove, pyinfra, redis, wait_for
 from tests.helpers.status_output import ask
 from tests.virtual_pi import VirtualPi
 from tests.virtual_pi.platforms import native_platform
@@ -64,21 +64,19 @@ def earlier(
     request: pytest.FixtureRequest, _host: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Earlier]:
     """Deployed, with a backup and new passwords, as its own commands do it."""
-    tree = tmp_path_factory.mktemp("source") / request.param
-    assert run("git", "worktree", "add", "--detach", tree, request.param).status == 0
     pi = VirtualPi(_name(request, native_platform(), request.param), native_platform())
     pi.down()
     try:
         make("up", pi)
-        for what in ("deploy.py", "tasks.rotation.deploy"):
-            done = pyinfra(pi, "-y", "inventory.py", what, cwd=tree)
-            assert done.status == 0, done.output
+        with earlier_source(request.param, tmp_path_factory.mktemp("source")) as tree:
+            for what in ("deploy.py", "tasks.rotation.deploy"):
+                done = pyinfra(pi, "-y", "inventory.py", what, cwd=tree)
+                assert done.status == 0, done.output
         pi.run("celery-pi", "backup", timeout=300)
         assert "SUCCESS" in prove(pi)
         yield Earlier(pi, archives=archives(pi))
     finally:
         pi.down()
-        run("git", "worktree", "remove", "--force", tree)
 
 
 def archives(pi: VirtualPi) -> set[str]:
