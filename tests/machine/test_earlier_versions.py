@@ -14,7 +14,16 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import _name, make
-from tests.helpers.harness import APP, deploy, earlier_source, in_app, prove, pyinfra, redis, wait_for
+from tests.helpers.harness import (
+    APP,
+    deploy,
+    earlier_source,
+    in_app,
+    prove,
+    pyinfra,
+    redis,
+    wait_for,
+)
 from tests.helpers.status_output import ask
 from tests.virtual_pi import VirtualPi
 from tests.virtual_pi.platforms import native_platform
