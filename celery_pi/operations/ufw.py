@@ -85,7 +85,7 @@ def firewall(
     _show(change, removed, [*stale], load)
     yield StringCommand(
         *(variables(), IN_FORCE, CHANGE),
-        *((assign(found=now.record), KEEP) if now.is_new else ()),
+        *((assign(record=now.record), KEEP) if now.is_new else ()),
         *([OFF] if load else []),
         *(_line("put", path, key, value) for key, (path, value) in stale.items()),
         *map(_deletion, removed),
