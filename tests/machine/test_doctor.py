@@ -147,7 +147,7 @@ def test_tasks_that_go_wrong_are_told(pi: VirtualPi) -> None:
     in_app(pi, SENT)
     wanted = {
         *("The worker does not know a task", "A task runs into its time limit"),
-        *("A task waits for longer than it may", "Tasks were set aside"),
+        *("A task waits for longer than it may", "There are dead letters"),
     }
     wait_for("they are told", lambda: set(doctor(pi).states) == wanted)
     found = doctor(pi)
