@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from urllib.parse import quote
 
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -31,6 +32,12 @@ def redis_server(port: int = 0) -> Iterator[tuple[Redis, str]]:
         finally:
             process.kill()
             process.wait()
+
+
+def guarded_broker(place: str) -> str:
+    """`broker_url` of that server, as our transport takes it."""
+    path = place.removeprefix("socket://").partition("?")[0]
+    return f"redis://{quote(path, safe='')}/0"
 
 
 def _wait_for(client: Redis) -> None:

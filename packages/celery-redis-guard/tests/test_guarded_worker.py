@@ -1,4 +1,4 @@
-"""A worker of an app that has only the five lines of README.md, with a real Redis and no systemd:
+"""A worker of an app that has only the six lines of README.md, with a real Redis and no systemd:
 no task is lost when a process or the worker is killed."""
 
 from __future__ import annotations
@@ -20,19 +20,20 @@ import pytest
 from redis import Redis
 
 from guard_process import SOURCE
-from redis_server import redis_server
+from redis_server import guarded_broker, redis_server
 
 pytestmark = pytest.mark.fast
 
 GRACE = 4  # seconds that a worker may be without its connection
 
 README = (SOURCE.parent / "README.md").read_text()
-FIVE_LINES = f"""
+SIX_LINES = f"""
 class Settings:
 {indent(README.partition("```python")[2].partition("```")[0], "    ")}
 app.config_from_object(Settings)
 """
 URL = "redis://user:password@localhost:6379/0"
+RESULTS = f"celeryredisguard.Backend+{URL}"
 # The same without the guard.
 CONTROL = """
 app.conf.broker_url = app.conf.result_backend = "{plain}"
@@ -141,7 +142,8 @@ def server() -> Iterator[tuple[Redis, str]]:
 def site(tmp_path: Path, server: tuple[Redis, str]) -> Site:
     redis, place = server
     redis.flushall()
-    return Site(tmp_path, redis, FIVE_LINES.replace(URL, place))
+    lines = SIX_LINES.replace(RESULTS, f"celeryredisguard.Backend+{place}")
+    return Site(tmp_path, redis, lines.replace(URL, guarded_broker(place)))
 
 
 def test_task_is_done_and_its_result_is_kept(site: Site) -> None:
@@ -157,7 +159,7 @@ def test_redis_is_reached_by_tcp_too_in_the_database_of_the_url(tmp_path: Path) 
     with socket.create_server(("localhost", 0)) as free:
         port = free.getsockname()[1]
     with redis_server(port) as (redis, _):
-        site = Site(tmp_path, redis, FIVE_LINES.replace(URL, f"redis://localhost:{port}/3"))
+        site = Site(tmp_path, redis, SIX_LINES.replace(URL, f"redis://localhost:{port}/3"))
         with site.worker("one"):
             assert site.send("print(write.delay('done').get(timeout=30))") == "done"
             keyspace: Any = redis.info("keyspace")

@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, quote, urlsplit
 
 from celery import Celery
 from celery.app.utils import find_app
@@ -29,11 +29,11 @@ import celeryredisguard
 from celery_redis_guard import app_validation, beat, forced_defaults, log_filter, maintenance
 from celery_redis_guard.systemd_notify import notify
 
-# By variable: the setting that the app must take from it, those that may differ from that nowhere,
-# and the class that is used in its place.
+# By variable: the setting that the app must take from it, and those that may differ from that
+# nowhere.
 URLS = {
-    "CELERY_BROKER_URL": ("broker_url", ("broker_read_url", "broker_write_url"), "Transport"),
-    "CELERY_RESULT_BACKEND": ("result_backend", (), "Backend"),
+    "CELERY_BROKER_URL": ("broker_url", ("broker_read_url", "broker_write_url")),
+    "CELERY_RESULT_BACKEND": ("result_backend", ()),
 }
 SOCKET = "/run/redis-celery/redis.sock"
 
@@ -41,16 +41,22 @@ SOCKET = "/run/redis-celery/redis.sock"
 TCP_OPTIONS = ("broker_use_ssl", "redis_backend_use_ssl", "redis_socket_keepalive")
 
 
-def via_socket(url: str, name: str) -> str:
-    """URL of the same user and database of the same Redis, by its unix socket and that class."""
-    parts = urlsplit(url)
-    kind = f"{celeryredisguard.__name__}.{name}"
+def by_socket(variable: str) -> tuple[str, str]:
+    """URLs of a broker and of a result backend by the unix socket: user, database and Redis are
+    those of the URL in that variable."""
+    parts = urlsplit(os.environ[variable])
+    login = parts.netloc.rpartition("@")[0]
     if parts.scheme == "redis+socket":
-        return url.replace("redis", kind, 1)
-    if parts.scheme not in {"redis", "rediss"}:
-        return url
-    login, database = parts.netloc.rpartition("@")[0], parts.path.strip("/") or 0
-    return f"{kind}+socket://{login}@{SOCKET}?virtual_host={database}"
+        socket, database = parts.path, dict(parse_qsl(parts.query)).get("virtual_host", "0")
+    elif parts.scheme in {"redis", "rediss"}:
+        socket, database = SOCKET, parts.path.strip("/") or "0"
+    else:
+        sys.exit(f"celery-pi: {variable} is no URL of Redis")
+    backend = f"{celeryredisguard.__name__}.{celeryredisguard.Backend.__name__}"
+    return (
+        f"redis://{login}@{quote(socket, safe='')}/{database}",
+        f"{backend}+socket://{login}@{socket}?virtual_host={database}",
+    )
 
 
 def load() -> Any:
@@ -82,13 +88,16 @@ def guard(app: Celery) -> None:
     forced_defaults.apply(app)
     if app.conf.beat_scheduler == beat.CELERY_DEFAULT:
         forced_defaults.force(app, {"beat_scheduler": f"{celeryredisguard.__name__}:Scheduler"})
-    urls = {key: via_socket(os.environ[name], kind) for name, (key, _, kind) in URLS.items()}
+    urls = {
+        "broker_url": by_socket("CELERY_BROKER_URL")[0],
+        "result_backend": by_socket("CELERY_RESULT_BACKEND")[1],
+    }
     forced_defaults.force(app, {**dict.fromkeys(TCP_OPTIONS), **urls})
 
 
 def _require_deployed_broker(app: Celery) -> None:
     """End the process, with one sentence that shows no URL, if the app ignores its `.env`."""
-    for variable, (key, others, _) in URLS.items():
+    for variable, (key, others) in URLS.items():
         url = os.environ.get(variable)
         stated = [key, *(other for other in others if app.conf[other])]
         for setting in stated:

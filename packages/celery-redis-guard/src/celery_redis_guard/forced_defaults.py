@@ -24,7 +24,8 @@ ALWAYS = {
 }
 
 # Unless the app has said otherwise, which `app_validation` refuses.
-REPLACED = {
+REPLACED: dict[str, tuple[set[str | None], str]] = {
+    "broker_transport": ({None, "redis", "rediss"}, "celeryredisguard:Transport"),
     "worker_pool": ({"prefork", "processes"}, "celeryredisguard:TaskPool"),
     "worker_consumer": ({"celery.worker.consumer:Consumer"}, "celeryredisguard:Consumer"),
 }
