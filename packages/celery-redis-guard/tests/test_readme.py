@@ -8,6 +8,7 @@ import re
 
 import pytest
 
+from celery_redis_guard.tested_sets import TESTED_SETS, PackageSet
 from guard_process import SOURCE
 
 pytestmark = pytest.mark.fast
@@ -30,6 +31,13 @@ def test_each_module_is_described() -> None:
     described = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (.*?) \|", section, re.M))))
     modules = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
     assert described == modules | {"celeryredisguard"}
+
+
+def test_tested_versions_are_listed() -> None:
+    section = README.partition("## Tested versions")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (.+) \|$", section, re.M)[1:]
+    found = {name: PackageSet(*versions) for name, *versions in (row.split(" | ") for row in rows)}
+    assert found == TESTED_SETS
 
 
 def _is_private(name: str) -> bool:
