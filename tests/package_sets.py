@@ -15,14 +15,15 @@ import sys
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
+from runpy import run_path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
 from celery_pi.render import ROOT
-from celery_redis_guard.tested_sets import TESTED_SETS
 from tests.virtual_pi.rootfs import cache_directory
 
 PACKAGE = ROOT / "packages/celery-redis-guard"
+TESTED_SETS = run_path(str(PACKAGE / "src/celery_redis_guard/tested_sets.py"))["TESTED_SETS"]
 DEFAULT_FLOWER = "2.2.0"
 FLOWER = {"A": "2.0.0", "Observations Nids": "2.0.1"}  # no part of a set: it runs by itself
 NEWEST = "newest"

@@ -24,7 +24,7 @@ GUARD = ROOT / "packages/celery-redis-guard/src"
 URL = "redis://:s3cret@127.0.0.1:6379/0"
 LOADED = """
 import json, sys
-import celery_redis_guard.app
+import celery_redis_guard.app, celery_redis_guard.plain, celeryredisguard  # guarded or plain
 names = [name for name in sys.modules if name.startswith(("celery_redis_guard", "celeryredis"))]
 print(json.dumps([sys.modules[name].__file__ for name in names]))
 """

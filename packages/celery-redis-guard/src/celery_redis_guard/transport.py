@@ -15,8 +15,9 @@ from urllib.parse import unquote, urlsplit
 from kombu.transport import redis
 from redis import UnixDomainSocketConnection
 
+from celery_redis_guard.identity import worker_id
 from celery_redis_guard.oom_exempt import ALLOW_OOM, exempt_broker_commands, exempting
-from celery_redis_guard.ownership import OWNERS_KEY, OwnershipQoS, defer, worker_id
+from celery_redis_guard.ownership import OWNERS_KEY, OwnershipQoS, defer
 
 # Deletes the acknowledged messages, pops the message that BRPOP would pop, records it as kombu
 # does, with its owner, and replies as BRPOP does. A message that kombu could not record stays in
