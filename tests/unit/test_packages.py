@@ -75,7 +75,7 @@ def test_worker_and_beat_watch_the_modules_that_they_load(tmp_path: Path) -> Non
     )
     loaded = {f"{app.GUARD}/{Path(path).relative_to(GUARD)}" for path in json.loads(done.stdout)}
     watched = {path for path in app.watched(Settings()) if path.startswith(app.GUARD)}
-    assert watched == loaded
+    assert watched == loaded | {f"{app.PACKAGE}/celery_5_7_0.py"}  # one version alone loads it
 
 
 def test_flower_watches_the_modules_that_it_loads() -> None:

@@ -18,7 +18,6 @@ pytestmark = pytest.mark.fast
 
 URL = "redis://:s3cret%2Fpassword@127.0.0.1:6379/0"
 SOCKET = "/run/redis-celery/redis.sock"
-SOCKET_URL = f"socket://:s3cret%2Fpassword@{SOCKET}?virtual_host=0"
 LOGIN = "celery:s3cret%2Fp%40ss%3Aw%25rd"
 ENVIRONMENT = {"CELERY_BROKER_URL": URL, "CELERY_RESULT_BACKEND": URL}
 
@@ -45,7 +44,8 @@ from celery_redis_guard.app import app
 conf = app.conf
 print(json.dumps([app.main, {name: conf[name] for name in (
     "task_acks_late", "task_reject_on_worker_lost", "worker_prefetch_multiplier",
-    "broker_connection_retry_on_startup", "timezone", "broker_url", "result_backend")}]))
+    "broker_connection_retry_on_startup", "timezone", "broker_url", "broker_transport",
+    "result_backend")}]))
 beat.STATE = '.'
 worker_ready.send(sender=None)
 beat_init.send(sender=None)
@@ -102,8 +102,10 @@ def test_owners_app_is_loaded_with_safe_redelivery_and_his_own_settings(
             "worker_prefetch_multiplier": 1,
             "broker_connection_retry_on_startup": True,
             "timezone": "Europe/Paris",
-            "broker_url": f"celeryredisguard.Transport+{SOCKET_URL}",
-            "result_backend": f"celeryredisguard.Backend+{SOCKET_URL}",
+            "broker_url": "redis://:s3cret%2Fpassword@%2Frun%2Fredis-celery%2Fredis.sock/0",
+            "broker_transport": "celeryredisguard:Transport",
+            "result_backend": f"celeryredisguard.Backend+socket://:s3cret%2Fpassword@{SOCKET}"
+            "?virtual_host=0",
         },
     ]
 
@@ -153,6 +155,16 @@ def test_app_on_another_broker_is_refused_in_one_sentence_without_any_url(
         "",
         f"celery-pi: the app's {key} is not what {variable} in its .env says; "
         "does the app read that variable?\n",
+    )
+
+
+def test_app_with_another_kind_of_broker_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    other = "amqp://:s3cret@localhost"
+    given = {"CELERY_BROKER_URL": other, "CELERY_RESULT_BACKEND": URL}
+    assert load(tmp_path, **given, BROKER=other, BACKEND=URL) == (
+        1,
+        "",
+        "celery-pi: CELERY_BROKER_URL is no URL of Redis\n",
     )
 
 

@@ -282,4 +282,5 @@ def test_settings_that_celery_shows_are_the_forced_ones_and_no_password_is_among
     done = run(tmp_path, WAYS["attributes"], ["show"], url)
     assert done.stdout.startswith("True\n"), done.stderr
     assert "s3cret" not in done.stdout
-    assert "celeryredisguard.transport+socket://celery:**@" in done.stdout.lower()
+    assert "redis://celery:**@%2F" in done.stdout
+    assert "socket://celery:**@" in done.stdout

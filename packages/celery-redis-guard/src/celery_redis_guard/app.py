@@ -12,7 +12,7 @@ import os
 import sys
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, quote, urlsplit
 
 from celery import Celery
 from celery.app.utils import find_app
@@ -38,11 +38,11 @@ from celery_redis_guard.systemd_notify import notify
 
 CLASSES = "celeryredisguard"  # the module that settings name; a plain app does not import it
 
-# By variable: the setting that the app must take from it, those that may differ from that nowhere,
-# and the class that is used in its place.
+# By variable: the setting that the app must take from it, and those that may differ from that
+# nowhere.
 URLS = {
-    "CELERY_BROKER_URL": ("broker_url", ("broker_read_url", "broker_write_url"), "Transport"),
-    "CELERY_RESULT_BACKEND": ("result_backend", (), "Backend"),
+    "CELERY_BROKER_URL": ("broker_url", ("broker_read_url", "broker_write_url")),
+    "CELERY_RESULT_BACKEND": ("result_backend", ()),
 }
 SOCKET = "/run/redis-celery/redis.sock"
 
@@ -50,17 +50,21 @@ SOCKET = "/run/redis-celery/redis.sock"
 TCP_OPTIONS = ("broker_use_ssl", "redis_backend_use_ssl", "redis_socket_keepalive")
 
 
-def via_socket(url: str, name: str) -> str:
-    """URL of the same user and database of the same Redis, by its unix socket and that class, or
-    Celery's own in a plain app."""
-    parts = urlsplit(url)
-    kind = f"{CLASSES}.{name}" if mode.current().guarded else "redis"
+def by_socket(variable: str) -> tuple[str, str]:
+    """URLs of a broker and of a result backend by the unix socket, with Celery's own classes in a
+    plain app: user, database and Redis are those of the URL in that variable."""
+    parts = urlsplit(os.environ[variable])
+    login = parts.netloc.rpartition("@")[0]
     if parts.scheme == "redis+socket":
-        return url.replace("redis", kind, 1)
-    if parts.scheme not in {"redis", "rediss"}:
-        return url
-    login, database = parts.netloc.rpartition("@")[0], parts.path.strip("/") or 0
-    return f"{kind}+socket://{login}@{SOCKET}?virtual_host={database}"
+        socket, database = parts.path, dict(parse_qsl(parts.query)).get("virtual_host", "0")
+    elif parts.scheme in {"redis", "rediss"}:
+        socket, database = SOCKET, parts.path.strip("/") or "0"
+    else:
+        sys.exit(f"celery-pi: {variable} is no URL of Redis")
+    url = f"socket://{login}@{socket}?virtual_host={database}"
+    if not mode.current().guarded:
+        return f"redis+{url}", f"redis+{url}"
+    return f"redis://{login}@{quote(socket, safe='')}/{database}", f"{CLASSES}.Backend+{url}"
 
 
 def load() -> Any:
@@ -99,13 +103,16 @@ def guard(app: Celery) -> None:
         is_guarded = mode.current().guarded
         name = f"{CLASSES}:Scheduler" if is_guarded else "celery_redis_guard.plain:PlainScheduler"
         forced_defaults.force(app, {"beat_scheduler": name})
-    urls = {key: via_socket(os.environ[name], kind) for name, (key, _, kind) in URLS.items()}
+    urls = {
+        "broker_url": by_socket("CELERY_BROKER_URL")[0],
+        "result_backend": by_socket("CELERY_RESULT_BACKEND")[1],
+    }
     forced_defaults.force(app, {**dict.fromkeys(TCP_OPTIONS), **urls})
 
 
 def _require_deployed_broker(app: Celery) -> None:
     """End the process, with one sentence that shows no URL, if the app ignores its `.env`."""
-    for variable, (key, others, _) in URLS.items():
+    for variable, (key, others) in URLS.items():
         url = os.environ.get(variable)
         stated = [key, *(other for other in others if app.conf[other])]
         for setting in stated:

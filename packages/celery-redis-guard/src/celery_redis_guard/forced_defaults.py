@@ -30,10 +30,14 @@ ALWAYS = {
 ONLY_GUARDED = "worker_deduplicate_successful_tasks"
 
 # Unless the app has said otherwise, which `app_validation` refuses.
-REPLACED = {
+REPLACED: dict[str, tuple[set[str | None], str]] = {
+    "broker_transport": ({None, "redis", "rediss"}, "celeryredisguard:Transport"),
     "worker_pool": ({"prefork", "processes"}, "celeryredisguard:TaskPool"),
     "worker_consumer": ({"celery.worker.consumer:Consumer"}, "celeryredisguard:Consumer"),
 }
+
+# The consumer of a plain worker, by Celery's version, where Celery's own ends when Redis restarts.
+PLAIN_CONSUMERS = {"5.7.0": "celery_redis_guard.celery_5_7_0:Consumer"}
 
 # What a worker takes from its command line, or from variables such as CELERY_WORKER_POOL: its
 # attribute, and the setting that is used instead.
@@ -128,6 +132,9 @@ def apply(app: Celery) -> None:
     force(app, always())
     if mode.current().guarded:
         force(app, {key: ours for key, (old, ours) in REPLACED.items() if conf[key] in old})
+    elif conf.worker_consumer in REPLACED["worker_consumer"][0]:
+        own = conf.worker_consumer
+        force(app, {"worker_consumer": PLAIN_CONSUMERS.get(mode.installed().celery, own)})
     if "CELERY_PI_TIME_LIMIT" not in os.environ:
         return
     hard, soft = conf.task_time_limit, conf.task_soft_time_limit
