@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from celery_pi_tools.checks import task_state, tasks, worker
+from celery_pi_tools.checks import app, task_state, tasks, worker
+from celery_redis_guard import site_timeouts
 from fake_system import UP, fake_system
 
 pytestmark = pytest.mark.fast
@@ -64,3 +65,11 @@ def test_fate_of_an_unknown_task_is_that_of_the_mode(told: str, fate: str) -> No
     system.worker_log = ["Received unregistered task of type 'gone.task'."]
     found: Any = tasks.unknown(system)
     assert fate in found.impact
+
+
+def test_sends_that_hang_are_told_with_the_lines_of_the_guard() -> None:
+    found: Any = app.sends_hang(pi(f"{GUARDED}; {site_timeouts.HANGS}", GUARDED))
+    settings = site_timeouts.SETTINGS
+    lines = site_timeouts.lines([*settings], dict.fromkeys(settings), "CELERY_")
+    assert all(line in found.remedy for line in lines)
+    assert app.sends_hang(pi(GUARDED, GUARDED)) is None
