@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from celery_pi.render import ROOT
 from celery_pi_tools.checks import app, task_state, tasks, worker
 from celery_redis_guard import site_timeouts
 from fake_system import UP, fake_system
@@ -73,3 +74,11 @@ def test_sends_that_hang_are_told_with_the_lines_of_the_guard() -> None:
     lines = site_timeouts.lines([*settings], dict.fromkeys(settings), "CELERY_")
     assert all(line in found.remedy for line in lines)
     assert app.sends_hang(pi(GUARDED, GUARDED)) is None
+
+
+def test_page_has_the_lines_of_the_guard() -> None:
+    page = (ROOT / "docs/operate/tasks.md").read_text()
+    said: dict[str, Any] = {}
+    exec(page.partition("```python")[2].partition("```")[0], said)  # noqa: S102
+    settings = site_timeouts.SETTINGS
+    assert {key: said[f"CELERY_{key.upper()}"] for key in settings} == settings

@@ -12,7 +12,7 @@ TICK = 5  # seconds between two runs of the periodic task
 
 prefixed = {"global_keyprefix": config.celery.key_prefix} if config.celery.key_prefix else {}
 # The site's sends end within 5 s while Redis does not answer: docs/operate/tasks.md.
-within = 1.2  # seconds for one wait
+within = 1.0  # seconds for one wait
 
 app = Celery("observations_nids")
 app.conf.update(
@@ -25,10 +25,16 @@ app.conf.update(
     },
     redis_socket_timeout=within,
     redis_socket_connect_timeout=within,
-    result_backend_transport_options={**prefixed, "retry_policy": {"max_retries": 0}},
+    result_backend_transport_options={
+        **prefixed,
+        "retry_policy": {
+            **{"timeout": within, "interval_start": 0.1},
+            **{"interval_step": 0.1, "interval_max": 0.2},
+        },
+    },
     task_publish_retry_policy={
-        **{"max_retries": 1, "interval_start": 0},
-        **{"interval_step": 0.2, "interval_max": 0.2},
+        **{"max_retries": 1, "interval_start": 0.5},
+        **{"interval_step": 0.1, "interval_max": 0.5},
     },
     task_serializer="json",
     accept_content=["json"],

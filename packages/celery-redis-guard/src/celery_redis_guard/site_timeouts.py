@@ -13,7 +13,7 @@ Standard library alone. A worker, which should wait, does not take them over: `f
 from collections.abc import Mapping
 from typing import Any
 
-SOCKET_TIMEOUT = 1.2  # seconds; a send waits up to three times before it raises
+SOCKET_TIMEOUT = 1.0  # seconds; a send waits up to three times before it raises
 LONGEST = 5  # seconds of a timeout, above which a send is said to hang
 MOST_RETRIES = 2  # of a policy
 HANGS = "sends of the site hang while Redis does not answer"
@@ -23,12 +23,20 @@ broker_transport_options = {
     "socket_connect_timeout": SOCKET_TIMEOUT,
 }
 redis_socket_timeout = redis_socket_connect_timeout = SOCKET_TIMEOUT
-result_backend_transport_options = {"retry_policy": {"max_retries": 0}}
+# A Redis that is started again within a second is not noticed.
+result_backend_transport_options = {
+    "retry_policy": {
+        "timeout": 1.0,
+        "interval_start": 0.1,
+        "interval_step": 0.1,
+        "interval_max": 0.2,
+    }
+}
 task_publish_retry_policy = {
     "max_retries": 1,
-    "interval_start": 0,
-    "interval_step": 0.2,
-    "interval_max": 0.2,
+    "interval_start": 0.5,
+    "interval_step": 0.1,
+    "interval_max": 0.5,
 }
 
 SETTINGS: dict[str, Any] = {
@@ -89,4 +97,4 @@ def _is_short(timeout: float | None) -> bool:
 
 def _is_few(policy: Mapping[str, Any]) -> bool:
     retries = policy.get("max_retries", MOST_RETRIES + 1)
-    return retries is not None and retries <= MOST_RETRIES
+    return _is_short(policy.get("timeout")) or (retries is not None and retries <= MOST_RETRIES)

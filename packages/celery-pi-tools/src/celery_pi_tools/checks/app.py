@@ -24,11 +24,12 @@ PATIENCE = 150  # seconds; `celery-pi check` itself gives up after 120
 # As the guard's `site_timeouts` has them, with namespace="CELERY".
 HANGS = "sends of the site hang while Redis does not answer"
 SITE_LINES = (
-    "CELERY_BROKER_TRANSPORT_OPTIONS = {'socket_timeout': 1.2, 'socket_connect_timeout': 1.2}; "
-    "CELERY_REDIS_SOCKET_TIMEOUT = 1.2; CELERY_REDIS_SOCKET_CONNECT_TIMEOUT = 1.2; "
-    "CELERY_RESULT_BACKEND_TRANSPORT_OPTIONS = {'retry_policy': {'max_retries': 0}}; "
-    "CELERY_TASK_PUBLISH_RETRY_POLICY = {'max_retries': 1, 'interval_start': 0, "
-    "'interval_step': 0.2, 'interval_max': 0.2}"
+    "CELERY_BROKER_TRANSPORT_OPTIONS = {'socket_timeout': 1.0, 'socket_connect_timeout': 1.0}; "
+    "CELERY_REDIS_SOCKET_TIMEOUT = 1.0; CELERY_REDIS_SOCKET_CONNECT_TIMEOUT = 1.0; "
+    "CELERY_RESULT_BACKEND_TRANSPORT_OPTIONS = {'retry_policy': {'timeout': 1.0, "
+    "'interval_start': 0.1, 'interval_step': 0.1, 'interval_max': 0.2}}; "
+    "CELERY_TASK_PUBLISH_RETRY_POLICY = {'max_retries': 1, 'interval_start': 0.5, "
+    "'interval_step': 0.1, 'interval_max': 0.5}"
 )
 ABOVE = ("Redis", "The app's .env leads elsewhere", "Permissions")
 
