@@ -10,7 +10,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -91,16 +91,17 @@ class Load:
             "PYTHONPATH": f"{HERE}:{ROOT / 'packages/celery-redis-guard/src'}",
             "PYTHONDONTWRITEBYTECODE": "1",
         }
-        subprocess.run(
-            (bin_ / "python", "-c", f"import {competitor.module} as app; app.send({self.tasks})"),
-            **{"env": environment, "check": True, "timeout": 300},
-        )
+        send = f"import {competitor.module} as app; app.send({self.tasks})"
+        subprocess.run((bin_ / "python", "-c", send), env=environment, check=True, timeout=300)
         with (
             (self.done.parent / "log").open("wb") as log,
             subprocess.Popen(
                 (bin_ / competitor.command[0], *competitor.command[1:]),
-                **{"env": environment, "cwd": self.done.parent, "start_new_session": True},
-                **{"stdout": log, "stderr": log},
+                env=environment,
+                cwd=self.done.parent,
+                start_new_session=True,
+                stdout=log,
+                stderr=log,
             ) as worker,
         ):
             try:
@@ -122,9 +123,8 @@ class Load:
     def _wait(self, tasks: int, worker: subprocess.Popen[bytes]) -> None:
         end = time.monotonic() + 300
         while self._count() < tasks:
-            assert time.monotonic() < end and worker.poll() is None, (
-                self.done.parent / "log"
-            ).read_text(errors="replace")[-2000:]
+            if time.monotonic() > end or worker.poll() is not None:
+                raise RuntimeError((self.done.parent / "log").read_text(errors="replace")[-2000:])
             time.sleep(0.005)
 
     def _spent(self, session: int) -> float:
@@ -134,10 +134,8 @@ class Load:
 def _end(worker: subprocess.Popen[bytes]) -> None:
     """Ask it to end, and kill what is left of its session."""
     worker.terminate()
-    try:
+    with suppress(subprocess.TimeoutExpired):  # whatever it waits for
         worker.wait(timeout=20)
-    except subprocess.TimeoutExpired:
-        pass  # huey's processes outlive their consumer's first signal
     for pid in _of_session(worker.pid):
         os.kill(pid, signal.SIGKILL)
     worker.wait()
@@ -197,10 +195,10 @@ def _ensure(name: str, packages: Sequence[str]) -> None:
     stamp = place / "installed"
     if stamp.exists() and stamp.read_text() == wanted:
         return
-    pip = (place / "bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
-    for command in ((sys.executable, "-m", "venv", "--clear", place), (*pip, *packages)):
-        done = run(*command)
-        assert done.status == 0, done.output
+    pip = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+    made = run(sys.executable, "-m", "venv", "--clear", place)
+    installed = run(place / "bin/python", *pip, *packages)
+    assert (made.status, installed.status) == (0, 0), made.output + installed.output
     stamp.write_text(wanted)
 
 
@@ -233,7 +231,7 @@ def _goals(sets: Iterable[str], at_least: bool) -> list[Goal]:
     return [Goal(f"{OURS}, set {name}", f"{PLAIN}, set {name}", 1, at_least) for name in sets]
 
 
-_NOTE = """On the host, without a machine: two processes, TCP, a Redis that keeps an append-only file,
+_NOTE = """On the host, without a machine: two processes, TCP, a Redis with an append-only file,
 tasks that write one byte. Processor time is that of the worker and of Redis. Plain Celery is tuned
 as ours: late acks, one task prefetched, no gossip, no mingle, WARNING. dramatiq (2 processes of 8
 threads) and taskiq (a stream) acknowledge late too; huey's task is off its queue before it runs."""
