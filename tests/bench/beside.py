@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +20,10 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from tests.bench.figure import Effort, Figure, Goal
 from tests.helpers.harness import ROOT, run
+from tests.package_sets import TESTED_SETS, environment
 
 HERE = Path(__file__).parent / "queues"
-ENVIRONMENTS = ROOT / ".venv-queues"
+DEFAULT = "C"
 OURS, PLAIN = "celery-pi", "plain Celery, tuned"
 PORT = 6391
 TASKS = 4000
@@ -37,7 +38,7 @@ class Competitor:
     """A worker's command, in the environment of its packages."""
 
     name: str
-    environment: str
+    python: Path
     module: str
     command: tuple[str, ...]
     kind: str = ""
@@ -45,9 +46,9 @@ class Competitor:
 
 def celery(of_set: str) -> list[Competitor]:
     """Guarded, plain with the same settings, and as the guide has it."""
-    words = ("celery", "-A", "celery_app", *CLI)
+    words, python = ("celery", "-A", "celery_app", *CLI), environment(of_set, sys.executable)
     return [
-        Competitor(f"{name}, set {of_set}", of_set, "celery_app", (*words, *more), kind)
+        Competitor(f"{name}, set {of_set}", python, "celery_app", (*words, *more), kind)
         for name, kind, more in (
             (OURS, "guarded", TUNED),
             (PLAIN, "plain", TUNED),
@@ -57,8 +58,9 @@ def celery(of_set: str) -> list[Competitor]:
 
 
 def others() -> list[Competitor]:
+    python = _libraries()
     return [
-        Competitor(name, "others", f"{name}_app", command)
+        Competitor(name, python, f"{name}_app", command)
         for name, command in (
             ("dramatiq", ("dramatiq", "dramatiq_app", "-p", "2", "-t", "8")),
             ("huey", ("huey_consumer", "huey_app.huey", "-k", "process", "-w", "2", "-q")),
@@ -81,8 +83,8 @@ class Load:
         per 1,000 tasks, of the worker and Redis."""
         self.redis.flushall()
         self.done.write_bytes(b"")
-        bin_ = ENVIRONMENTS / competitor.environment / "bin"
-        environment = {
+        bin_ = competitor.python.parent
+        variables = {
             **os.environ,
             "BENCH_REDIS": f"redis://127.0.0.1:{PORT}/0",
             "BENCH_DONE": str(self.done),
@@ -92,12 +94,12 @@ class Load:
             "PYTHONDONTWRITEBYTECODE": "1",
         }
         send = f"import {competitor.module} as app; app.send({self.tasks})"
-        subprocess.run((bin_ / "python", "-c", send), env=environment, check=True, timeout=300)
+        subprocess.run((bin_ / "python", "-c", send), env=variables, check=True, timeout=300)
         with (
             (self.done.parent / "log").open("wb") as log,
             subprocess.Popen(
                 (bin_ / competitor.command[0], *competitor.command[1:]),
-                env=environment,
+                env=variables,
                 cwd=self.done.parent,
                 start_new_session=True,
                 stdout=log,
@@ -189,25 +191,22 @@ def _answer(redis: Redis) -> None:
     raise TimeoutError("Redis does not answer")
 
 
-def _ensure(name: str, packages: Sequence[str]) -> None:
-    """An environment with exactly these packages and what they need."""
-    place, wanted = ENVIRONMENTS / name, "\n".join(packages)
-    stamp = place / "installed"
-    if stamp.exists() and stamp.read_text() == wanted:
-        return
-    pip = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check")
-    made = run(sys.executable, "-m", "venv", "--clear", place)
-    installed = run(place / "bin/python", *pip, *packages)
-    assert (made.status, installed.status) == (0, 0), made.output + installed.output
-    stamp.write_text(wanted)
+def _libraries() -> Path:
+    """The Python of an environment with the other libraries."""
+    place, wanted = ROOT / ".venv-queues", "\n".join(OTHERS)
+    stamp, python = place / "installed", place / "bin/python"
+    if not stamp.exists() or stamp.read_text() != wanted:
+        pip = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+        made = run(sys.executable, "-m", "venv", "--clear", place)
+        installed = run(python, *pip, *OTHERS)
+        assert (made.status, installed.status) == (0, 0), made.output + installed.output
+        stamp.write_text(wanted)
+    return python
 
 
 def measure(effort: Effort) -> list[Figure]:
     """Each set by turns, then the other libraries with the default set."""
-    sets = {"C": ("celery==5.6.3", "kombu==5.7.0", "redis==8.1.0", "billiard==4.3.2")}
-    _ensure("others", OTHERS)
-    for name, packages in sets.items():
-        _ensure(name, packages)
+    sets = (DEFAULT,) if effort.quick else TESTED_SETS
     competitors = [each for name in sets for each in celery(name)] + others()
     runs: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     with _load(300 if effort.quick else TASKS) as load:
