@@ -60,8 +60,9 @@ def test_dashboard_shows_the_worker(browser: Browser, task: str) -> None:
     assert task
     wait_for("the worker", lambda: "celery@raspberrypi" in browser.text())
     wait_for("its heartbeat", lambda: "Online" in browser.text())
+    totals = f"https://{SITE}/flower/tasks?state=SUCCESS"
+    wait_for("the totals, which it asks for", lambda: totals in links_of(browser))
     links = links_of(browser)
-    assert f"https://{SITE}/flower/tasks?state=SUCCESS" in links
     assert not [link for link in links if not link.startswith(f"https://{SITE}/flower/")]
 
 
