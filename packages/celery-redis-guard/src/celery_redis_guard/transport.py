@@ -2,9 +2,8 @@
 
 kombu pops a message from its queue, and records it as unacknowledged once it has arrived. If Redis
 or the worker is killed in between, or the reply never arrives, the message is gone. Here one script
-does both. Only when no message waits does the worker block on BRPOP as kombu does: what can be lost
-then was published in that moment. Acknowledgements are sent with the next fetch, or at once if none
-is imminent.
+does both. When no message is there the worker waits for one without taking it (`waiting`).
+Acknowledgements are sent with the next fetch, or at once if none is imminent.
 """
 
 from queue import Empty
@@ -12,10 +11,16 @@ from time import monotonic, time
 from typing import Any
 
 from kombu.transport import redis
+from kombu.utils.json import dumps
 from kombu.utils.url import url_to_parts
+from redis import Redis
+from redis.exceptions import ResponseError
 
+from celery_redis_guard import outbox
+from celery_redis_guard.chords import GROW_SCRIPT
 from celery_redis_guard.oom_exempt import ALLOW_OOM, exempt_broker_commands, exempting
 from celery_redis_guard.ownership import OWNERS_KEY, OwnershipQoS, defer, worker_id
+from celery_redis_guard.waiting import Waiting
 
 # Deletes the acknowledged messages, pops the message that BRPOP would pop, records it as kombu
 # does, with its owner, and replies as BRPOP does. A message that kombu could not record stays in
@@ -56,17 +61,21 @@ return false
 
 
 class AtomicFetchChannel(redis.Channel):
-    """Sends the fetch script first, and kombu's BRPOP only if that finds no message."""
+    """Sends the fetch script, and waits if that finds no message."""
 
     QoS = OwnershipQoS
     script_sent_at: float | None = None  # time of the script whose reply has not been read
     fetched_at: float | None = None  # that time, while its reply is read until the message arrives
     last_reply_at: float | None = None  # by the monotonic clock
+    waiting: Waiting | None = None
+    _brpop_sent_at: float | None = None  # kombu 5.7 drops a connection whose reply is overdue
+    is_waiting = False  # whether the next message is to be waited for before it is fetched
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self.no_ack_queues: set[str] = set()
         self.pending_acks: list[str] = []  # delivery tags for the next fetch
         self.acks_in_flight: list[str] = []  # delivery tags of the fetch that has no reply yet
+        self.queue_keys: list[str] = []  # lists in which the last fetch looked
         super().__init__(*args, **options)
 
     # -- connections
@@ -86,6 +95,24 @@ class AtomicFetchChannel(redis.Channel):
             parameters["port"] = url.port or self.connection.default_port
             parameters["db"] = int(url.path or 0)
         return parameters
+
+    # -- sending
+
+    def _put(self, queue: str, message: dict[str, Any], **options: Any) -> None:
+        """Send it, unless it is to wait for the result of the task that it follows."""
+        held = outbox.current((message["headers"] or {}).get("id"), self.pool)
+        growth = outbox.growth(self.pool)
+        if held is None and growth is None:
+            super()._put(queue, message, **options)
+            return
+        priority = self._get_message_priority(message, reverse=False)
+        key = self.global_keyprefix + self._q_for_pri(queue, priority)
+        if held is not None:
+            held.append((key, dumps(message)))
+        elif growth is not None:
+            words = (growth.members, growth.size, growth.task_id, key, dumps(message))
+            Redis(connection_pool=self.pool).eval(GROW_SCRIPT, 2, *words)
+            outbox.grow(None)
 
     # -- acknowledgements
 
@@ -119,16 +146,17 @@ class AtomicFetchChannel(redis.Channel):
         return super().basic_consume(queue, no_ack, *args, **options)
 
     def _brpop_start(self, *args: Any, **options: Any) -> None:
-        self.script_sent_at = None
+        self.script_sent_at, self.is_waiting = None, False
         queues = self._queue_cycle.consume(len(self.active_queues))
         if not queues or not self.no_ack_queues.isdisjoint(queues):
             super()._brpop_start(*args, **options)
             return
+        names = [self._q_for_pri(queue, step) for step in self.priority_steps for queue in queues]
+        self.queue_keys = [self.global_keyprefix + name for name in names]
         keys = [self.unacked_key, self.unacked_index_key, OWNERS_KEY]
-        keys += [self._q_for_pri(queue, step) for step in self.priority_steps for queue in queues]
-        keys = [self.global_keyprefix + key for key in keys]
+        keys = [self.global_keyprefix + key for key in keys] + self.queue_keys
         self._in_poll = self.client.connection
-        self._brpop_sent_at = monotonic()  # kombu 5.7 drops a connection whose reply is overdue
+        self._brpop_sent_at = monotonic()
         self.script_sent_at = time()
         self.acks_in_flight, self.pending_acks = self.acks_in_flight + self.pending_acks, []
         words = [len(keys), *keys, self.script_sent_at, worker_id(), *self.acks_in_flight]
@@ -142,7 +170,7 @@ class AtomicFetchChannel(redis.Channel):
             return super()._brpop_read(**options)
         except Empty:
             if self.fetched_at and not self._closing:
-                super()._brpop_start()
+                self._wait()
             raise
         except self.connection_errors:
             self._defer_acks(acks)
@@ -163,6 +191,55 @@ class AtomicFetchChannel(redis.Channel):
         finally:
             self.fetched_at = None
 
+    # -- waiting
+
+    def _wait(self) -> None:
+        """Fetch no more until a message is there. Without an event loop, BRPOP takes it."""
+        if not self.connection.cycle.is_looping:
+            super()._brpop_start()
+            return
+        if self.waiting is None:
+            self.waiting = Waiting(self._connparams())
+            self.connection.cycle.waiting[self.waiting.fileno()] = self
+        self.waiting.start(self.queue_keys)
+        self.is_waiting = True
+        self._in_poll = self.client.connection  # kombu then fetches nothing
+        self._brpop_sent_at = None  # and no reply is due there
+
+    def on_wake(self) -> None:
+        """A message is there, or none has come for a second."""
+        waiting = self.waiting
+        assert waiting is not None
+        self.last_reply_at = monotonic()
+        try:
+            found, missing = waiting.read()
+        except ResponseError:
+            found, missing = [], []
+            if self.is_waiting:
+                self.is_waiting = False
+                super()._brpop_start()
+        except self.connection_errors:
+            self._stop_waiting()
+            raise
+        if not self.is_waiting:
+            return
+        if found:
+            self.is_waiting, self._in_poll = False, None
+        else:
+            waiting.start(name for name in missing if name in self.queue_keys)
+
+    def _stop_waiting(self) -> None:
+        if self.waiting is not None:
+            self.connection.cycle.waiting.pop(self.waiting.fileno(), None)
+            self.waiting.close()
+            self.waiting = None
+        if self.is_waiting:
+            self.is_waiting, self._in_poll = False, None
+
+    def close(self) -> None:
+        self._stop_waiting()
+        super().close()
+
     def _defer_acks(self, tags: list[str]) -> None:
         """Leave to the next connection what Redis may not have received."""
         for tag in tags:
@@ -173,6 +250,19 @@ class AckFlushingPoller(redis.MultiChannelPoller):
     """Fetches in each turn of the event loop, then sends the acknowledgements that are left."""
 
     is_looping = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting: dict[int, AtomicFetchChannel] = {}  # by file descriptor
+
+    @property
+    def fds(self) -> dict[int, Any]:
+        return {**super().fds, **self.waiting}
+
+    def on_readable(self, fileno: int) -> Any:
+        if channel := self.waiting.get(fileno):
+            return channel.on_wake()
+        return super().on_readable(fileno)
 
     def on_poll_init(self, poller: Any) -> Any:
         self.is_looping = True
