@@ -54,12 +54,29 @@ Tasks(app)
 """
 READY = {"SUCCESS", "FAILURE", "REVOKED"}
 
-STALLED = 8.0  # seconds without a step after which a canvas hangs
+STALLED = 5.0  # seconds without a step after which a canvas hangs
 SETTLED = 0.4  # seconds without a step and with nothing unacknowledged after which it has ended
 POLL = 0.02
 
 PROCESS, WORKER, REDIS, BEFORE = "task's process", "worker", "Redis", "Redis before the step"
 TARGETS = (PROCESS, WORKER, REDIS, BEFORE)
+
+
+# Why a task runs twice: what was killed, and after which step.
+TWICE = {
+    (PROCESS, WORKER): {
+        "process: end of a task": "it had ended, and its result was not kept yet",
+        "process: count": "it completes a chord: its result is kept a step later, with the body",
+        "process: GET celery-taskset-meta": "the same",
+        "process: LPUSH": "sent by the task itself, or because it has failed: it runs again",
+        "process: grow": "the same",
+        "process: SETEX": "it had failed, which was not acknowledged yet",
+        "process: store": "the same",
+    },
+    (REDIS,): {
+        "process: LPUSH": "Redis could not say that it had the message, so it is sent again",
+    },
+}
 
 
 class Outcome(NamedTuple):
@@ -71,6 +88,15 @@ class Outcome(NamedTuple):
     lost: int  # tasks that never ended
     hung: bool  # a result never arrived
     twice: int  # ends too many
+
+
+def reason(outcome: Outcome) -> str | None:
+    """Why tasks may have run twice, if they may."""
+    for killed, steps in TWICE.items():
+        for step, why in steps.items():
+            if outcome.target in killed and outcome.step.startswith(step):
+                return why
+    return None
 
 
 class Server:
@@ -264,18 +290,18 @@ class Driver:
         self.results.append(result)
         self.moved_at = time.monotonic()
         self.proxy.open.set()
-        hung = not self._wait(result)
-        if hung:
+        done, at_rest = self._wait(result)
+        if not at_rest:
             self.server.client.flushall()
             self.worker.restart()
         if not self.fired:
-            assert not hung
+            assert done
             return None
         ends = {name: self.ends[case, name] for name in CANVASES[canvas].ends}
         lost = sum(not count for count in ends.values())
         twice = sum(max(0, count - 1) for (key, _), count in self.ends.items() if key == case)
         assert wanted
-        return Outcome(canvas, target, wanted[0], lost, hung, twice)
+        return Outcome(canvas, target, wanted[0], lost, not done, twice)
 
     def _let_it_wait(self) -> None:
         """Stop all traffic when the worker has nothing to do, so that each case begins alike."""
@@ -286,8 +312,8 @@ class Driver:
             self.proxy.open.set()
             time.sleep(POLL)
 
-    def _wait(self, result: Any) -> bool:
-        """Whether all results arrive and nothing is left to be done."""
+    def _wait(self, result: Any) -> tuple[bool, bool]:
+        """Whether all results arrive, and whether nothing is left to be done."""
         ids = [part.id for part in getattr(result, "results", None) or [result]]
         while True:
             time.sleep(POLL)
@@ -303,9 +329,9 @@ class Driver:
                 continue
             done = all(value and json.loads(value)["status"] in READY for value in values)
             if done and not busy and still > SETTLED:
-                return True
+                return True, True
             if still > STALLED:
-                return False
+                return done, False
 
     def all_steps(self, canvas: str, target: str) -> Iterator[Outcome]:
         for wanted in self.steps(canvas, target):
@@ -333,6 +359,7 @@ def main() -> int:
     parser.add_argument("--targets", nargs="*", choices=TARGETS, default=TARGETS)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and nothing of it goes on
     outcomes = []
     with driver(arguments.control) as made:
         for canvas in arguments.only:
@@ -341,8 +368,9 @@ def main() -> int:
                     outcomes.append(outcome)
                     print(*outcome, sep=" | ", flush=True)
     if arguments.json:
-        arguments.json.write_text(json.dumps([outcome._asdict() for outcome in outcomes]))
-    return int(any(outcome.lost or outcome.hung for outcome in outcomes))
+        found = [{**outcome._asdict(), "why": reason(outcome)} for outcome in outcomes]
+        arguments.json.write_text(json.dumps(found))
+    return 0
 
 
 if __name__ == "__main__":
