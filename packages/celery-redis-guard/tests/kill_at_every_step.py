@@ -33,11 +33,13 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from canvases import CANVASES, Tasks
 from guard_process import SOURCE
+from redis_server import guarded_broker
 from step_proxy import StepProxy
 
 README = (SOURCE.parent / "README.md").read_text()
-FIVE_LINES = README.partition("```python")[2].partition("```")[0]
+SIX_LINES = README.partition("```python")[2].partition("```")[0]
 URL = "redis://user:password@localhost:6379/0"
+RESULTS = f"celeryredisguard.Backend+{URL}"
 CONTROL = """
 broker_url = result_backend = "redis+{place}"
 task_acks_late = task_reject_on_worker_lost = worker_deduplicate_successful_tasks = True
@@ -210,7 +212,9 @@ class Driver:
 
     def _start_worker(self, is_control: bool) -> Worker:
         place = f"socket://{self.proxy.path}?virtual_host=0"
-        lines = CONTROL.format(place=place) if is_control else FIVE_LINES.replace(URL, place)
+        ours = SIX_LINES.replace(RESULTS, f"celeryredisguard.Backend+{place}")
+        ours = ours.replace(URL, guarded_broker(place))
+        lines = CONTROL.format(place=place) if is_control else ours
         (self.directory / "site_app.py").write_text(PROJECT.format(lines=indent(lines, "    ")))
         here = Path(__file__).resolve().parent
         environment = {

@@ -12,7 +12,7 @@ import pytest
 from redis import Redis
 
 from redis_server import redis_server
-from test_guarded_worker import CONTROL, FIVE_LINES, URL, Site, wait_for
+from test_guarded_worker import CONTROL, Site, guarded, wait_for
 
 pytestmark = pytest.mark.fast
 
@@ -35,7 +35,7 @@ def server() -> Iterator[tuple[Redis, str]]:
 def site(tmp_path: Path, server: tuple[Redis, str]) -> Site:
     redis, place = server
     redis.flushall()
-    return Site(tmp_path, redis, FIVE_LINES.replace(URL, place))
+    return Site(tmp_path, redis, guarded(place))
 
 
 def revoke_and_end(site: Site, revoke: str, headers: str, how: signal.Signals) -> str:
