@@ -58,6 +58,7 @@ READY = {"SUCCESS", "FAILURE", "REVOKED"}
 
 STALLED = 5.0  # seconds without a step after which a canvas hangs
 SETTLED = 0.4  # seconds without a step and with nothing unacknowledged after which it has ended
+STUCK = 15.0  # seconds after which a worker that does not wait for a task will never
 POLL = 0.02
 
 PROCESS, WORKER, REDIS, BEFORE = "task's process", "worker", "Redis", "Redis before the step"
@@ -198,15 +199,15 @@ class Driver:
         self.seen: list[str] = []  # steps of this case
         self.wanted: tuple[str, int] | None = None  # a step, and the how manyth of that name
         self.fired = False
-        self.results: list[Any] = []  # kept, because without Redis they end with an error
         self.proxy = StepProxy(directory / "proxy.sock", self.server.path)
         self.proxy.before, self.proxy.after = self._before, self._after
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(str(directory / "driver.sock"))
         self.listener.listen(16)
         Thread(target=self._listen, daemon=True).start()
-        url = f"redis+socket://{self.server.path}?virtual_host=0"
-        self.app = Celery("canvases", broker=url, backend=url)
+        place = f"socket://{self.server.path}?virtual_host=0"
+        backend = f"canvases.SendersBackend+{place}"
+        self.app = Celery("canvases", broker=f"redis+{place}", backend=backend)
         self.tasks = Tasks(self.app)
         self.worker = self._start_worker(is_control)
 
@@ -291,7 +292,6 @@ class Driver:
         self.seen, self.fired = [], False
         self.target, self.wanted = target, wanted
         result = CANVASES[canvas].build(self.tasks, case).apply_async()
-        self.results.append(result)
         self.moved_at = time.monotonic()
         self.proxy.open.set()
         done, at_rest = self._wait(result)
@@ -308,13 +308,19 @@ class Driver:
         return Outcome(canvas, target, wanted[0], lost, not done, twice)
 
     def _let_it_wait(self) -> None:
-        """Stop all traffic when the worker has nothing to do, so that each case begins alike."""
+        """Stop all traffic when the worker has nothing to do, so that each case begins alike. One
+        that takes no more tasks after the last case is restarted."""
+        deadline = time.monotonic() + STUCK
         while True:
             self.proxy.open.clear()
             if self.proxy.is_waiting():
                 return
             self.proxy.open.set()
             time.sleep(POLL)
+            if time.monotonic() > deadline:
+                self.server.client.flushall()
+                self.worker.restart()
+                deadline = time.monotonic() + STUCK
 
     def _wait(self, result: Any) -> tuple[bool, bool]:
         """Whether all results arrive, and whether nothing is left to be done."""
