@@ -15,9 +15,11 @@ from time import time
 from typing import Any
 
 from celery import current_app
+from celery.app.task import Context
 from celery.exceptions import WorkerLostError
 from celery.utils.imports import symbol_by_name
 from celery.worker import request, state
+from kombu.exceptions import ContentDisallowed, DecodeError
 from kombu.transport import virtual
 from kombu.transport.redis import QoS
 from kombu.utils.json import dumps, loads
@@ -212,7 +214,7 @@ class OwnershipQoS(QoS):
         dead_letter = self._release(tag, owner, self._push)
         crashed_tags.discard(tag)
         if dead_letter:
-            report_dead_letter(dead_letter)
+            report_dead_letter(self.channel.message_to_python(dead_letter))
 
     def set_aside(self, tag: Any) -> None:
         """Make a dead letter of a task whose name the worker does not know."""
@@ -253,7 +255,7 @@ class OwnershipQoS(QoS):
     def _push(
         self, pipe: Any, tag: Any, payload: dict[str, Any], exchange: str, routing_key: str
     ) -> dict[str, Any] | None:
-        """Queue the message again, or make it a dead letter and return its headers."""
+        """Queue the message again, or make it a dead letter and return it."""
         headers: dict[str, Any] = payload["headers"]
         headers["redelivered"] = payload["properties"]["delivery_info"]["redelivered"] = True
         headers.pop(UNKNOWN, None)
@@ -261,7 +263,7 @@ class OwnershipQoS(QoS):
         keys = self._queue_keys(payload, exchange, routing_key)
         if crash_count > MAX_REDELIVERIES:
             self._push_dead_letter(pipe, payload, keys)
-            return headers
+            return payload
         if crash_count:
             headers[CRASH_COUNT] = crash_count
         push = pipe.lpush if tag in crashed_tags else pipe.rpush  # lpush: last in the queue
@@ -323,9 +325,18 @@ def _crash_counting(kind: type) -> type:
     return Request if kind is request.Request else type(kind.__name__, (CrashCounting, kind), {})
 
 
-def report_dead_letter(headers: dict[str, Any]) -> None:
-    """Log a dead letter, and fail it for whoever awaits its result."""
-    task, name = headers.get("id"), headers.get("task")
+def report_dead_letter(message: Any) -> None:
+    """Log a dead letter, and fail it for whoever awaits its result: its chord, and its errbacks."""
+    task, name = message.headers.get("id"), message.headers.get("task")
     reason = f"its process was lost {MAX_REDELIVERIES + 1} times, so it was set aside"
     logger.critical("celery-pi: task %s[%s]: %s; see: celery-pi dead-letters", name, task, reason)
-    current_app.backend.mark_as_failure(task, WorkerLostError(reason))
+    current_app.backend.mark_as_failure(task, WorkerLostError(reason), request=request_of(message))
+
+
+def request_of(message: Any) -> Context | None:
+    """A task as Celery's backend wants it; None if its message cannot be read."""
+    try:
+        args, kwargs, embedded = message.payload
+    except (ContentDisallowed, DecodeError, TypeError, ValueError):
+        return None
+    return Context(message.headers, args=args, kwargs=kwargs, delivery_info={}, **embedded)
