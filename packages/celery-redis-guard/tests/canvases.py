@@ -64,6 +64,12 @@ class SendersBackend(RedisBackend):  # type: ignore[misc]  # it has no types
     def on_task_call(self, producer: Any, task_id: str) -> None:
         pass
 
+    def add_pending_result(self, result: Any, weak: bool = False) -> Any:  # noqa: ARG002
+        return result
+
+    def remove_pending_result(self, result: Any) -> Any:
+        return result
+
 
 class Tasks:
     """The tasks of an app. Those in a canvas get its case and their own name as last arguments."""
