@@ -74,10 +74,12 @@ test: .venv/installed lint ## Run all tests, as CI does
 test-fast: .venv/installed ## Run the tests that need no Docker
 	@$(python) -m pytest -m fast
 
-# With ONLY, on one of them, such as ONLY=A. The newest of the package index makes nothing fail.
+# With ONLY, on one of them, such as ONLY=A; with PYTHON, by another, such as PYTHON=python3.13. The
+# newest of the package index makes nothing fail.
 sets: .venv/installed ## Run the worker's tests on each tested set of packages; NEWEST=1 adds the newest
 	@command -v redis-server >/dev/null || { echo "redis-server is missing: install it" >&2; exit 1; }
-	@$(python) -m tests.package_sets $(if $(NEWEST),--newest) $(if $(ONLY),"$(ONLY)")
+	@$(python) -m tests.package_sets $(if $(NEWEST),--newest) $(addprefix --python ,$(PYTHON)) \
+	  $(if $(ONLY),"$(ONLY)")
 
 walk: .venv/installed ## Run root's jobs among traps in each directory alone, for about an hour
 	@CELERY_PI_ONE_BY_ONE=1 $(python) -m pytest tests/root_jobs
@@ -96,8 +98,9 @@ cut-off: export CELERY_PI_CUT_OFF := $(or $(AT),1)
 cut-off: .venv/installed ## Kill a deploy onto a live site at each of its operations, for an hour and more
 	@$(python) -m pytest -rP --numprocesses=2 tests/sites/test_cut_off.py
 
+# With STEPS=1 only the kills at each step of a canvas, which need no Docker.
 faults: .venv/installed ## Measure what faults cost, and write the tables of docs/faults.md
-	@$(python) -m tests.faults
+	@$(python) -m tests.faults $(if $(STEPS),--steps)
 
 bench: .venv/installed ## Measure how fast it is, and write docs/benchmarks.md
 	@$(python) -m tests.bench

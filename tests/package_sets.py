@@ -2,14 +2,13 @@
 
 One line a set, and the status is 1 if one of them has failed. The newest versions of the package
 index (`--newest`) are told and change no status. Environments are kept in the cache directory, made
-by pip with the Python that runs this.
+by pip with the Python of the project, or with another (`--python`).
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import platform
 import subprocess
 import sys
 from hashlib import sha256
@@ -42,20 +41,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.package_sets", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="SET", help=f"of {', '.join(TESTED_SETS)}")
     parser.add_argument("--newest", action="store_true", help="also the newest of the index")
+    parser.add_argument("--python", default=sys.executable, help="the program to make them with")
     given = parser.parse_args(arguments)
     if unknown := set(given.names) - set(TESTED_SETS):
         parser.error(f"no tested set: {', '.join(sorted(unknown))}")
-    print(f"Python {platform.python_version()}, {_redis()}", flush=True)
-    outcomes = [told(name) for name in given.names or TESTED_SETS]
+    print(f"{_said(given.python, '--version')}, {_redis()}", flush=True)
+    outcomes = [told(name, given.python) for name in given.names or TESTED_SETS]
     if given.newest:
-        told(NEWEST)
+        told(NEWEST, given.python)
     return int(any(outcome.failed for outcome in outcomes))
 
 
-def told(name: str) -> Outcome:
+def told(name: str, python: str) -> Outcome:
     """The outcome of that set, which is printed."""
     try:
-        outcome = run_suite(environment(name))
+        outcome = run_suite(environment(name, python))
     except (subprocess.SubprocessError, OSError) as error:
         outcome = Outcome("", 0, (f"it does not run: {error}",))
     line = f"{name}: {outcome.versions}: {outcome.passed} passed, {len(outcome.failed)} failed"
@@ -72,18 +72,19 @@ def pins(name: str) -> list[str]:
     return [*packages, f"flower=={FLOWER.get(name, DEFAULT_FLOWER)}", *others]
 
 
-def environment(name: str) -> Path:
+def environment(name: str, python: str) -> Path:
     """The Python of an environment with that set."""
     wanted = pins(name)
-    digest = sha256(repr([sys.version, sys.executable, *wanted]).encode()).hexdigest()[:12]
+    version = _said(python, "-c", "import sys; print(sys.version, sys.executable)")
+    digest = sha256(repr([version, *wanted]).encode()).hexdigest()[:12]
     directory = cache_directory() / "sets" / digest
-    python, complete = directory / "bin/python", directory / "complete"
+    own, complete = directory / "bin/python", directory / "complete"
     if name == NEWEST or not complete.exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", directory], check=True)
+        subprocess.run([python, "-m", "venv", "--clear", directory], check=True)
         quiet = ("--quiet", "--disable-pip-version-check")
-        subprocess.run([python, "-m", "pip", "install", *quiet, *wanted], check=True)
+        subprocess.run([own, "-m", "pip", "install", *quiet, *wanted], check=True)
         complete.touch()
-    return python
+    return own
 
 
 def run_suite(python: Path) -> Outcome:
@@ -112,14 +113,16 @@ def run_suite(python: Path) -> Outcome:
 def _versions(python: Path) -> str:
     names = ("celery", "kombu", "billiard", "redis", "flower")
     code = f"from importlib.metadata import version as v; print(*map(v, {names!r}))"
-    asked = subprocess.run([python, "-c", code], check=True, capture_output=True, text=True)
-    return ", ".join(" ".join(pair) for pair in zip(names, asked.stdout.split(), strict=True))
+    versions = _said(str(python), "-c", code).split()
+    return ", ".join(" ".join(pair) for pair in zip(names, versions, strict=True))
 
 
 def _redis() -> str:
-    words = ["redis-server", "--version"]
-    asked = subprocess.run(words, check=True, capture_output=True, text=True)
-    return f"Redis {asked.stdout.partition('v=')[2].split()[0]}"
+    return f"Redis {_said('redis-server', '--version').partition('v=')[2].split()[0]}"
+
+
+def _said(*words: str) -> str:
+    return subprocess.run(words, check=True, capture_output=True, text=True).stdout.strip()
 
 
 if __name__ == "__main__":

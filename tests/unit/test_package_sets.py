@@ -17,7 +17,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """Sets on which a test fails, or whose environment cannot be made (`!`)."""
     names: set[str] = set()
 
-    def environment(name: str) -> Path:
+    def environment(name: str, _: str) -> Path:
         if f"!{name}" in names:
             raise subprocess.CalledProcessError(1, "pip")
         return Path(name)

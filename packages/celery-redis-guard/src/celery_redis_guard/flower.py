@@ -25,6 +25,8 @@ from flower.options import options
 from kombu import Queue
 from kombu.transport.redis import Channel
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from tornado.ioloop import IOLoop
 from tornado.web import authenticated, url
 
@@ -42,7 +44,8 @@ async def queue_lengths(handler: Any) -> list[dict[str, Any]]:
     address = BROKER.replace("redis+socket://", "unix://", 1).replace("?virtual_host=", "?db=", 1)
     prefix = handler.capp.conf.broker_transport_options.get("global_keyprefix", "")
     found = []
-    async with Redis.from_url(address, socket_timeout=TIMEOUT) as client:
+    at_once = Retry(NoBackoff(), 0)
+    async with Redis.from_url(address, socket_timeout=TIMEOUT, retry=at_once) as client:
         for name in handler.get_active_queue_names():
             lengths = [await client.llen(key) for key in _keys(prefix + name)]
             found.append({"name": name, "messages": sum(lengths)})
