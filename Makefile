@@ -98,8 +98,9 @@ cut-off: export CELERY_PI_CUT_OFF := $(or $(AT),1)
 cut-off: .venv/installed ## Kill a deploy onto a live site at each of its operations, for an hour and more
 	@$(python) -m pytest -rP --numprocesses=2 tests/sites/test_cut_off.py
 
+# With STEPS=1 only the kills at each step of a canvas, which need no Docker.
 faults: .venv/installed ## Measure what faults cost, and write the tables of docs/faults.md
-	@$(python) -m tests.faults
+	@$(python) -m tests.faults $(if $(STEPS),--steps)
 
 bench: .venv/installed ## Measure how fast it is, and write docs/benchmarks.md
 	@$(python) -m tests.bench

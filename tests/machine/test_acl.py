@@ -16,7 +16,7 @@ CLIENT = {"ping", "client|setname", "client|setinfo", "client|no-touch"}
 
 COMMANDS = {
     "celery": CLIENT
-    | {"llen", "lpush", "rpush", "rpop", "brpop", "exists", "del"}
+    | {"llen", "lpush", "rpush", "rpop", "brpop", "blmove", "exists", "del"}
     | {"sadd", "srem", "smembers", "hset", "hget", "hdel"}
     | {"zadd", "zrem", "zcount", "zrange", "zrangebyscore"}
     | {"zrevrangebyscore", "time"}
@@ -48,6 +48,8 @@ KEYS = {
     "unacked_mutex": ("rw", "rw"),
     "unacked_owner": ("rw", ""),
     "set-aside": ("rw", ""),
+    "celery-pi.revoked": ("rw", ""),
+    "celery-pi.revoked-stamps": ("rw", ""),
     "_kombu.binding.celery": ("rw", ""),
     "_kombu.binding.celeryev": ("rw", "rw"),
     "_kombu.binding.celery.pidbox": ("rw", "rw"),

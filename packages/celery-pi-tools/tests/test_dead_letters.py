@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
@@ -111,3 +112,18 @@ def test_reply_of_another_form_is_a_sentence(
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith(f"celery-pi: Redis: its reply to {to} is n")
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ('{"headers": {"task": "site.work", "id": "1"}}', "site.work[1]"),
+        ("garbage", "no task: 'garbage'"),
+        ("\udcff\x1b", r"no task: '\udcff\x1b'"),
+        ('{"headers": null}', """no task: '{"headers": null}'"""),
+    ],
+    ids=["task", "text", "bytes", "no headers"],
+)
+def test_entry_says_what_it_is(message: str, shown: str) -> None:
+    line = dead_letters.described(json.dumps([message, ["celery"], 1.0]))
+    assert line.endswith(f"  {shown}  from celery")

@@ -219,6 +219,20 @@ def test_task_that_kills_its_process_is_a_dead_letter_after_three_redeliveries(s
     assert site.redis.llen("set-aside") == 1
 
 
+def test_chord_of_a_dead_letter_fails_and_its_error_callback_runs(site: Site) -> None:
+    with site.worker("one"):
+        code = (
+            "body = write.si('body').on_error(write.si('of-body'))\n"
+            "header = [crash.s().on_error(write.si('of-header')), write.si('other')]\n"
+            "result = app.AsyncResult(chord(header, body).delay().id)\n"
+            "try: result.get(timeout=40)\n"
+            "except Exception as error: print(type(error).__name__)"
+        )
+        assert site.send(f"from celery import chord; exec({code!r})") == "ChordError"
+        wait_for(lambda: all("end" in site.lines(name) for name in ("of-header", "of-body")))
+    assert not site.lines("body")
+
+
 def test_task_of_an_unknown_name_is_kept_until_a_worker_knows_it(site: Site) -> None:
     """One of a newer site, which was deployed before its worker."""
     result = "app.send_task('newer', priority=3).get(timeout=30, propagate=False)"

@@ -1,5 +1,5 @@
 """Managed by celery-pi. Dead letters: tasks that are not retried, because each try ended with the
-loss of their process.
+loss of their process, or no worker knows them, and what came from a queue and is no task.
 
     celery-pi dead-letters            list them
     celery-pi dead-letters --return   put them back to their queues, to be tried as often again
@@ -23,6 +23,8 @@ from celery_pi_tools.worker_control import SEPARATOR
 TIMEOUT = 10  # seconds
 LISTED = 1000  # of the entries, the newest
 PRIORITIES = range(1, 10)
+SHOWN = 60  # characters of a message that is no task
+NO_TASK = (ValueError, TypeError, KeyError, OverflowError, OSError, RecursionError)
 
 # An entry holds texts only, so that what Lua makes of JSON does not change a message.
 RETURN = """
@@ -87,8 +89,16 @@ def described(entry: str) -> str:
     """An entry in one line."""
     try:
         message, queues, when = json.loads(entry)
-        headers = json.loads(message)["headers"]
         at = datetime.fromtimestamp(when).astimezone().isoformat(" ", "seconds")
-        return f"{at}  {headers['task']}[{headers['id']}]  from {', '.join(queues)}"
-    except (ValueError, TypeError, KeyError, OverflowError, OSError, RecursionError):
+        return f"{at}  {named(message)}  from {', '.join(queues)}"
+    except NO_TASK:
         return "an entry that no worker of ours has made"
+
+
+def named(message: str) -> str:
+    """The task and its id, or that the message is no task."""
+    try:
+        headers = json.loads(message)["headers"]
+        return f"{headers['task']}[{headers['id']}]"
+    except NO_TASK:
+        return f"no task: {message[:SHOWN]!r}"

@@ -33,7 +33,7 @@ def errors(app: Celery) -> Iterator[str]:
     yield from _serializers(app)
     yield from _result_expiry(app)
     yield from _queues(app)
-    yield from _pool(app)
+    yield from _worker_pool(app)
     if mode.current().guarded:
         yield from _classes(app)
 
@@ -52,7 +52,7 @@ def _forced(app: Celery) -> Iterator[str]:
             yield f"{key} is {app.conf[key]}, not {value}: a module of the app replaces app.conf"
 
 
-def _pool(app: Celery) -> Iterator[str]:
+def _worker_pool(app: Celery) -> Iterator[str]:
     kind = prefork.TaskPool
     if mode.current().guarded:
         from celery_redis_guard.pool import TaskPool as kind

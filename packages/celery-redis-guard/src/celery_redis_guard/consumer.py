@@ -11,11 +11,13 @@ from logging import getLogger
 from time import monotonic
 from typing import Any
 
+from celery.exceptions import InvalidTaskError
 from celery.worker import consumer
 from kombu.common import ignore_errors
 
 from celery_redis_guard.liveness import LivenessStep
 from celery_redis_guard.ownership import crash_counting
+from celery_redis_guard.revoked import RevokedStep
 from celery_redis_guard.systemd_notify import notify
 
 FLUSH_INTERVAL = 0.2  # seconds
@@ -30,7 +32,7 @@ class Consumer(consumer.Consumer):
     class Blueprint(consumer.Consumer.Blueprint):
         """Celery's own steps, and ours."""
 
-        default_steps = (*consumer.Consumer.Blueprint.default_steps, LivenessStep)
+        default_steps = (*consumer.Consumer.Blueprint.default_steps, LivenessStep, RevokedStep)
 
     flush_due_at = 0.0  # by the monotonic clock; a time and no flag: a reconnect drops the timers
 
@@ -42,13 +44,34 @@ class Consumer(consumer.Consumer):
 
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
         """Keep it, for a worker that knows it. As with Celery it fails for whoever awaits it."""
-        message.channel.qos.set_aside(message.delivery_tag)
+        message.channel.qos.set_aside_unknown(message.delivery_tag)
         logger.critical(
             "celery-pi: task %s[%s] is unknown to this worker and set aside, until one starts that "
             "knows it; see: celery-pi dead-letters",
             *(message.headers.get("task"), message.headers.get("id")),
         )
         super().on_unknown_task(body, message, exc)
+
+    # -- messages that are no tasks: Celery discards them
+
+    def on_unknown_message(self, body: Any, message: Any) -> None:
+        message.channel.qos.set_aside(message.delivery_tag)
+        super().on_unknown_message(body, message)
+
+    def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
+        self._set_aside(message, exc)
+        super().on_invalid_task(body, message, exc)
+
+    def on_decode_error(self, message: Any, exc: Exception) -> None:
+        self._set_aside(message, exc)
+        super().on_decode_error(message, exc)
+
+    def _set_aside(self, message: Any, error: Exception) -> None:
+        """Make a dead letter of it; it fails for whoever awaits it."""
+        message.channel.qos.set_aside(message.delivery_tag)
+        task = message.headers.get("id")
+        if isinstance(task, str):
+            self.app.backend.mark_as_failure(task, InvalidTaskError(repr(error)))
 
     # -- a worker that reconnects is healthy
 

@@ -18,7 +18,7 @@ from redis import ConnectionPool, Redis
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from celery_redis_guard.identity import CHANNEL, slot_id, worker_id
-from celery_redis_guard.ownership import OWNERS_KEY, crashed_tags
+from celery_redis_guard.ownership import OWNERS_KEY, crashed_tags, headers_of
 from celery_redis_guard.systemd_notify import notify
 
 INTERVAL = 5  # seconds between two checks
@@ -117,7 +117,7 @@ class LivenessStep(bootsteps.StartStopStep):
         done = 0
         for tag in tags:
             entry: Any = self.client.hget(self.prefix + qos.unacked_key, tag)
-            if entry and not loads(entry)[0]["headers"].get("eta"):
+            if entry and not headers_of(loads(entry)[0]).get("eta"):
                 crashed_tags.add(tag)
             qos.requeue(tag, owner)
             done += 1

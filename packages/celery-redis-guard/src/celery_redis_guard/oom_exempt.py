@@ -90,7 +90,7 @@ def _run_exempt(client: Any, commands: Sequence[Command]) -> list[Any]:
     return replies
 
 
-class _ExemptClient:
+class ExemptClient:
     """Mixin: repeats a command that Redis refuses for lack of memory."""
 
     exempt: Exempt
@@ -146,6 +146,6 @@ def _mixed(mixin: type, kind: type) -> type:
     return type(kind.__name__, (mixin, kind), {})
 
 
-def exempting(client: Any, exempt: Exempt) -> Any:
+def exempting(client: Any, exempt: Exempt, mixin: type[ExemptClient] = ExemptClient) -> Any:
     """That client of redis-py, which from now on repeats what `exempt` allows."""
-    return _with_mixin(client, _ExemptClient, exempt)
+    return _with_mixin(client, mixin, exempt)

@@ -9,15 +9,18 @@ deferred to the next connection.
 
 import os
 from collections.abc import Callable, Iterable
-from functools import cache
+from functools import cache, wraps
 from logging import getLogger
 from time import time
 from typing import Any
 
+from billiard.einfo import ExceptionWithTraceback
 from celery import current_app
-from celery.exceptions import WorkerLostError
+from celery.app.task import Context
+from celery.exceptions import InvalidTaskError, TaskRevokedError, WorkerLostError
 from celery.utils.imports import symbol_by_name
 from celery.worker import request, state
+from kombu.exceptions import ContentDisallowed, DecodeError
 from kombu.transport import virtual
 from kombu.transport.redis import QoS
 from kombu.utils.json import dumps, loads
@@ -76,6 +79,9 @@ redis.call('HSET', KEYS[3], ARGV[1], ARGV[4])
 """
 )
 
+# KEYS: dead letters. ARGV: an entry.
+KEEP_SCRIPT = ALLOW_OOM + "redis.call('LPUSH', KEYS[1], ARGV[1])"
+
 logger = getLogger(__name__)
 
 # Calls that failed because Redis was away: name of a method of OwnershipQoS, and its argument.
@@ -84,6 +90,23 @@ os.register_at_fork(after_in_child=deferred.clear)
 
 # Delivery tags of tasks whose process crashed, until they are requeued.
 crashed_tags: set[str] = set()
+
+
+def headers_of(payload: dict[str, Any]) -> dict[str, Any]:
+    """The headers of a message, which may have none, or what is none."""
+    headers = payload.get("headers")
+    return headers if isinstance(headers, dict) else {}
+
+
+def is_readable(item: bytes) -> bool:
+    """Whether that is a message as kombu makes it, as far as kombu relies on it."""
+    try:
+        properties = loads(item.decode())["properties"]
+        to = properties["delivery_info"]
+        words = (properties["delivery_tag"], to["exchange"], to["routing_key"])
+    except Exception:  # a value such as {"__type__": "uuid"} may raise any
+        return False
+    return all(isinstance(word, str) for word in words)
 
 
 def defer(method: str, argument: Any) -> None:
@@ -212,11 +235,30 @@ class OwnershipQoS(QoS):
         dead_letter = self._release(tag, owner, self._push)
         crashed_tags.discard(tag)
         if dead_letter:
-            report_dead_letter(dead_letter)
+            report_dead_letter(self.channel.message_to_python(dead_letter))
 
-    def set_aside(self, tag: Any) -> None:
+    def set_aside(self, tag: Any, push: Callable[..., Any] | None = None) -> bool:
+        """Make a dead letter of a message that the worker cannot take; whether it was recorded."""
+        return bool(self._release(tag, ANY_OWNER, push or self._push_dead_letter))
+
+    def set_aside_unknown(self, tag: Any) -> None:
         """Make a dead letter of a task whose name the worker does not know."""
-        self._release(tag, ANY_OWNER, self._push_unknown)
+        self.set_aside(tag, self._push_unknown)
+
+    def keep(self, queue: bytes, item: bytes) -> None:
+        """Make a dead letter of what was fetched and is not recorded."""
+        text = [part.decode(errors="surrogateescape") for part in (item, queue)]
+        entry = dumps([text[0], text[1:], time()])
+        try:
+            self.add_dead_letter(entry)
+        except self.channel.connection_errors:
+            defer("add_dead_letter", entry)
+            raise
+
+    def add_dead_letter(self, entry: str) -> None:
+        """Also when Redis' memory is full."""
+        client, _ = self._unprefixed()
+        client.eval(KEEP_SCRIPT, 1, self.channel.global_keyprefix + DEAD_LETTERS_KEY, entry)
 
     def return_known(self, queues: Iterable[str], tasks: Iterable[str]) -> int:
         """Requeue what was set aside because of its name; how many tasks these are."""
@@ -253,31 +295,31 @@ class OwnershipQoS(QoS):
     def _push(
         self, pipe: Any, tag: Any, payload: dict[str, Any], exchange: str, routing_key: str
     ) -> dict[str, Any] | None:
-        """Queue the message again, or make it a dead letter and return its headers."""
-        headers: dict[str, Any] = payload["headers"]
+        """Queue the message again, or make it a dead letter and return it."""
+        headers = payload["headers"] = headers_of(payload)
         headers["redelivered"] = payload["properties"]["delivery_info"]["redelivered"] = True
         headers.pop(UNKNOWN, None)
-        crash_count = headers.pop(CRASH_COUNT, 0) + (tag in crashed_tags)
-        keys = self._queue_keys(payload, exchange, routing_key)
+        counted = headers.pop(CRASH_COUNT, 0)
+        crash_count = (counted if isinstance(counted, int) else 0) + (tag in crashed_tags)
         if crash_count > MAX_REDELIVERIES:
-            self._push_dead_letter(pipe, payload, keys)
-            return headers
+            self._push_dead_letter(pipe, tag, payload, exchange, routing_key)
+            return payload
         if crash_count:
             headers[CRASH_COUNT] = crash_count
         push = pipe.lpush if tag in crashed_tags else pipe.rpush  # lpush: last in the queue
-        for key in keys:
+        for key in self._queue_keys(payload, exchange, routing_key):
             push(key, dumps(payload))
         return None
 
-    def _push_unknown(
-        self, pipe: Any, _: Any, payload: dict[str, Any], exchange: str, routing_key: str
-    ) -> None:
-        payload["headers"][UNKNOWN] = True
-        self._push_dead_letter(pipe, payload, self._queue_keys(payload, exchange, routing_key))
+    def _push_unknown(self, pipe: Any, tag: Any, payload: dict[str, Any], *place: str) -> bool:
+        payload["headers"] = {**headers_of(payload), UNKNOWN: True}
+        return self._push_dead_letter(pipe, tag, payload, *place)
 
-    def _push_dead_letter(self, pipe: Any, payload: dict[str, Any], keys: list[str]) -> None:
+    def _push_dead_letter(self, pipe: Any, _: Any, payload: dict[str, Any], *place: str) -> bool:
+        keys = self._queue_keys(payload, *place)
         prefixed = [self.channel.global_keyprefix + key for key in keys]
         pipe.lpush(DEAD_LETTERS_KEY, dumps([dumps(payload), prefixed, time()]))
+        return True
 
     def _queue_keys(self, payload: dict[str, Any], exchange: str, routing_key: str) -> list[str]:
         priority = self.channel._get_message_priority(payload, reverse=False)
@@ -285,11 +327,13 @@ class OwnershipQoS(QoS):
         return [self.channel._q_for_pri(queue, priority) for queue in queues]
 
 
-class TaskMemoryError(Exception):
-    """Stands for a task's MemoryError, which Celery would raise in the worker itself and end it."""
+class TaskRaised(Exception):  # it stands for what is no Exception
+    """Stands for what a task raised and Celery would raise in the worker itself, or not store: a
+    MemoryError, a SystemExit, a KeyboardInterrupt. Its arguments are the class and theirs."""
 
     def __repr__(self) -> str:
-        return f"MemoryError{self.args!r}"
+        name, *args = self.args
+        return f"{name}({', '.join(map(repr, args))})"
 
 
 class CrashCounting:
@@ -297,14 +341,46 @@ class CrashCounting:
 
     message: Any
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Celery makes a subclass for each task, with a method of its own to hand it over."""
+        super().__init_subclass__(**options)
+        if "execute_using_pool" in vars(cls):
+            cls.execute_using_pool = _setting_aside(cls.execute_using_pool)  # type: ignore[attr-defined]
+
     def on_failure(self, exc_info: Any, *args: Any, **options: Any) -> Any:
         error = exc_info.exception
-        error = getattr(error, "exc", error)
+        if isinstance(error, ExceptionWithTraceback):
+            error = error.exc
         if isinstance(error, WorkerLostError):
             crashed_tags.add(self.message.delivery_tag)
-        if isinstance(error, MemoryError):
-            exc_info.exception = TaskMemoryError(*error.args)
+        if isinstance(error, MemoryError) or not isinstance(error, Exception):
+            exc_info.exception = TaskRaised(type(error).__name__, *error.args)
         return super().on_failure(exc_info, *args, **options)  # type: ignore[misc]  # of Request
+
+
+def _setting_aside(execute: Callable[..., Any]) -> Callable[..., Any]:
+    """That method, which makes a dead letter of a task that cannot be handed over, because of its
+    time limits or stamps; with any other error its place in the pool would stay taken for ever."""
+
+    @wraps(execute)
+    def wrapped(self: Any, *args: Any, **options: Any) -> Any:
+        try:
+            return execute(self, *args, **options)
+        except (TaskRevokedError, MemoryError):
+            raise
+        except Exception as error:
+            self.message.channel.qos.set_aside(self.message.delivery_tag)
+            state.task_ready(self)
+            logger.critical(
+                "celery-pi: task %s[%s] cannot be handed over, and is set aside; see: celery-pi "
+                "dead-letters",
+                *(self.name, self.id),
+                exc_info=error,
+            )
+            self.task.backend.mark_as_failure(self.id, InvalidTaskError(repr(error)))
+            raise TaskRevokedError(repr(error)) from error
+
+    return wrapped
 
 
 class Request(CrashCounting, request.Request):
@@ -323,9 +399,20 @@ def _crash_counting(kind: type) -> type:
     return Request if kind is request.Request else type(kind.__name__, (CrashCounting, kind), {})
 
 
-def report_dead_letter(headers: dict[str, Any]) -> None:
-    """Log a dead letter, and fail it for whoever awaits its result."""
-    task, name = headers.get("id"), headers.get("task")
+def report_dead_letter(message: Any) -> None:
+    """Log a dead letter, and fail it for whoever awaits its result: its chord, and its errbacks."""
+    task, name = message.headers.get("id"), message.headers.get("task")
     reason = f"its process was lost {MAX_REDELIVERIES + 1} times, so it was set aside"
     logger.critical("celery-pi: task %s[%s]: %s; see: celery-pi dead-letters", name, task, reason)
-    current_app.backend.mark_as_failure(task, WorkerLostError(reason))
+    if isinstance(task, str):
+        error, failed = WorkerLostError(reason), request_of(message)
+        current_app.backend.mark_as_failure(task, error, request=failed)
+
+
+def request_of(message: Any) -> Context | None:
+    """A task as Celery's backend wants it; None if its message cannot be read."""
+    try:
+        args, kwargs, embedded = message.payload
+    except (ContentDisallowed, DecodeError, TypeError, ValueError):
+        return None
+    return Context(message.headers, args=args, kwargs=kwargs, delivery_info={}, **embedded)
