@@ -24,6 +24,7 @@ from celery.exceptions import BackendStoreError
 from redis.exceptions import OutOfMemoryError
 
 from celery_redis_guard.oom_exempt import exempt_result_commands, exempting
+from celery_redis_guard.transport import TCP_OPTIONS
 
 # A stored value that is no JSON (the app has changed its serializer) is no success of ours.
 STORE_SCRIPT = """
@@ -36,6 +37,7 @@ redis.call('PUBLISH', KEYS[1], ARGV[1])
 return 1
 """
 
+CELERY_TIMEOUT = 120  # seconds, the default of `redis_socket_timeout`
 SHUTDOWN_TIMEOUT = 10  # seconds that a shutdown waits for Redis; Celery's own retries add up to 20
 
 logger = getLogger(__name__)
@@ -46,6 +48,11 @@ class Backend(RedisBackend):
     """Named by a URL: `result_backend = "celeryredisguard.Backend+redis://..."`."""
 
     def _create_client(self, **parameters: Any) -> Any:
+        if "host" in parameters:
+            stated = {key: value for key, value in parameters.items() if value is not None}
+            if stated.get("socket_timeout") == CELERY_TIMEOUT:
+                del stated["socket_timeout"]
+            parameters = {**TCP_OPTIONS, **stated}
         return exempting(super()._create_client(**parameters), exempt_result_commands)
 
     def _store_result(

@@ -7,6 +7,7 @@ then was published in that moment. Acknowledgements are sent with the next fetch
 is imminent.
 """
 
+import socket
 from logging import getLogger
 from queue import Empty
 from time import monotonic, time
@@ -15,6 +16,7 @@ from typing import Any
 from kombu.transport import redis
 from kombu.utils.json import loads
 from kombu.utils.url import url_to_parts
+from redis.exceptions import ConnectionError
 
 from celery_redis_guard.oom_exempt import (
     ALLOW_OOM,
@@ -80,6 +82,21 @@ return false
 logger = getLogger(__name__)
 
 
+# By TCP a connection may be half open: the other side is gone, or a firewall has forgotten it. The
+# kernel notices within 25 s, and no reply is waited for longer. A unix socket cannot be half open.
+TCP_OPTIONS = {
+    "socket_timeout": 5,  # seconds
+    "socket_connect_timeout": 5,
+    "socket_keepalive": True,
+    "socket_keepalive_options": {
+        socket.TCP_KEEPIDLE: 10,
+        socket.TCP_KEEPINTVL: 5,
+        socket.TCP_KEEPCNT: 3,
+        socket.TCP_USER_TIMEOUT: 20_000,  # milliseconds
+    },
+}
+
+
 class UnreadableError(Exception):
     """What was fetched is no message of kombu's."""
 
@@ -135,7 +152,18 @@ class AtomicFetchChannel(redis.Channel):
             parameters["host"] = url.hostname or "127.0.0.1"
             parameters["port"] = url.port or self.connection.default_port
             parameters["db"] = int(url.path or 0)
+        if "host" in parameters:
+            for name, value in TCP_OPTIONS.items():
+                parameters[name] = parameters.get(name) or value
         return parameters
+
+    def require_open(self) -> None:
+        """Raise a connection error if a reply is due of which nothing has arrived. To be called
+        when Redis has just replied to somebody else: so this connection is half open."""
+        connection = self._in_poll
+        if connection and not connection.can_read(0):
+            connection.disconnect()  # a close of the channel would wait for the reply
+            raise ConnectionError("Redis answers, but not to the consumer")
 
     # -- acknowledgements
 
