@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from tests.faults import steps
 from tests.faults.count import Toll, count
 from tests.faults.scenarios import SCENARIOS
 from tests.faults.site import Site, guides, ours
@@ -23,7 +24,10 @@ def main() -> int:
     )
     parser.add_argument("--only", nargs="*", choices=SCENARIOS, default=list(SCENARIOS))
     parser.add_argument("--configuration", choices=("ours", "guide"))
+    parser.add_argument("--steps", action="store_true", help="only the kills at each step")
     arguments = parser.parse_args()
+    if arguments.steps:
+        return _kill_at_each_step()
     pi = VirtualPi(arguments.on or "virtual-pi-faults", native_platform())
     if not arguments.on:
         _deploy(pi)
@@ -35,6 +39,19 @@ def main() -> int:
     if not arguments.on:
         write(tolls["ours"], tolls["guide"])
         pi.down()
+        return _status(tolls) | _kill_at_each_step()
+    return _status(tolls)
+
+
+def _kill_at_each_step() -> int:
+    ours = steps.measure()
+    steps.write(ours, steps.measure("--control"))
+    for outcome in (bad := steps.too_bad(ours)):
+        print(f"beyond the limit: {outcome}", file=sys.stderr)
+    return int(bool(bad))
+
+
+def _status(tolls: dict[str, dict[str, Toll]]) -> int:
     return int(any(_too_bad(name, toll) for name, toll in tolls.get("ours", {}).items()))
 
 

@@ -19,7 +19,7 @@ _HEAD = (
 def write(ours: Tolls, guide: Tolls) -> None:
     """Put the figures between the marker comments of the page."""
     for name, tolls in (("ours", ours), ("guide", guide)):
-        _replace("docs/faults.md", name, _table(_HEAD, map(_full, tolls.values())))
+        replace("docs/faults.md", name, _table(_HEAD, map(_full, tolls.values())))
 
 
 def _full(toll: Toll) -> list[str]:
@@ -37,7 +37,8 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _replace(file: str, name: str, table: str) -> None:
+def replace(file: str, name: str, table: str) -> None:
+    """Put the table between the marker comments of that name."""
     path = ROOT / file
     marked = re.compile(rf"(<!-- {name}: [^\n]*-->\n).*?(<!-- end -->\n)", re.DOTALL)
     text, found = marked.subn(rf"\g<1>{table}\g<2>", path.read_text())

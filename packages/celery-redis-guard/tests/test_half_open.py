@@ -10,10 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from redis import Redis
 
 from redis_server import redis_server
-from test_guarded_worker import FIVE_LINES, URL, Site, wait_for
+from test_guarded_worker import SIX_LINES, URL, Site, guarded, wait_for
 
 pytestmark = pytest.mark.fast
 
@@ -70,13 +69,10 @@ def through(tmp_path: Path) -> Iterator[tuple[Site, Proxy, Site]]:
         port = free.getsockname()[1]
     with redis_server(port) as (redis, place):
         proxy = Proxy(port)
-        yield made(tmp_path / "worker", redis, proxy.place), proxy, made(tmp_path, redis, place)
+        (tmp_path / "worker").mkdir()
+        behind = Site(tmp_path / "worker", redis, SIX_LINES.replace(URL, proxy.place))
+        yield behind, proxy, Site(tmp_path, redis, guarded(place))
         proxy.close()
-
-
-def made(directory: Path, redis: Redis, place: str) -> Site:
-    directory.mkdir(exist_ok=True)
-    return Site(directory, redis, FIVE_LINES.replace(URL, place))
 
 
 def test_half_open_connection_is_noticed_in_time(through: tuple[Site, Proxy, Site]) -> None:
@@ -86,7 +82,6 @@ def test_half_open_connection_is_noticed_in_time(through: tuple[Site, Proxy, Sit
         time.sleep(1)  # until it blocks
         proxy.stop()
         stopped_at = time.monotonic()
-        time.sleep(2)  # what BRPOP takes in its last second is lost: see transport.py
         sender.send("write.delay('after')")
         wait_for(lambda: "end" in site.lines("after"), NOTICED - (time.monotonic() - stopped_at))
         sender.send("[write.delay(str(number)) for number in range(10)]")

@@ -14,7 +14,7 @@ import pytest
 from redis import Redis
 
 from redis_server import redis_server
-from test_guarded_worker import CONTROL, FIVE_LINES, URL, Site, wait_for
+from test_guarded_worker import CONTROL, Site, guarded, wait_for
 
 pytestmark = pytest.mark.fast
 
@@ -118,7 +118,7 @@ def server() -> Iterator[tuple[Redis, str]]:
 def site(tmp_path: Path, server: tuple[Redis, str]) -> Site:
     redis, place = server
     redis.flushall()
-    return made(tmp_path, redis, FIVE_LINES.replace(URL, place))
+    return made(tmp_path, redis, guarded(place))
 
 
 def made(directory: Path, redis: Redis, lines: str) -> Site:

@@ -10,7 +10,7 @@ from redis import Redis
 
 from celery_redis_guard import memory_limit
 from redis_server import redis_server
-from test_guarded_worker import CONTROL, FIVE_LINES, URL, Site, wait_for
+from test_guarded_worker import CONTROL, Site, guarded, wait_for
 
 pytestmark = pytest.mark.fast
 
@@ -37,7 +37,7 @@ def test_processes_of_a_large_app_stay_and_the_worker_says_so(
     tmp_path: Path, server: tuple[Redis, str]
 ) -> None:
     redis, place = server
-    site = Site(tmp_path, redis, FIVE_LINES.replace(URL, place) + LARGE)
+    site = Site(tmp_path, redis, guarded(place) + LARGE)
     assert processes(site) <= 2
     log = (tmp_path / "one.log").read_text()
     assert "celery_max_memory_per_child is 100 MB: with that each task would get a new" in log

@@ -1,5 +1,7 @@
 """The result backend: results are stored atomically, and a task's process waits for Redis.
 
+What a task leaves to be done, such as its part in a chord, is in `chords`.
+
 Atomic store: Celery reads the stored result, lest a success be overwritten, and writes its own in a
 second round trip; another worker may succeed between the two. Here one script does both. For a task
 of a millisecond the round trips are most of the work: docs/benchmarks.md.
@@ -19,40 +21,29 @@ from time import monotonic
 from typing import Any
 
 from celery import current_app
-from celery.backends.redis import RedisBackend
-from celery.exceptions import BackendStoreError
 from redis.exceptions import OutOfMemoryError
 
+from celery_redis_guard import outbox
+from celery_redis_guard.chords import STORE_SCRIPT, OneStepBackend
 from celery_redis_guard.oom_exempt import exempt_result_commands, exempting
-from celery_redis_guard.transport import TCP_OPTIONS
+from celery_redis_guard.tcp import with_tcp_options
 
-# A stored value that is no JSON (the app has changed its serializer) is no success of ours.
-STORE_SCRIPT = """
-local kept = redis.call('GET', KEYS[1])
-local valid, meta = pcall(cjson.decode, kept or '{}')
-if valid and meta.status == 'SUCCESS' then return 0 end
-if ARGV[2] == '0' then redis.call('SET', KEYS[1], ARGV[1])
-else redis.call('SETEX', KEYS[1], ARGV[2], ARGV[1]) end
-redis.call('PUBLISH', KEYS[1], ARGV[1])
-return 1
-"""
-
-CELERY_TIMEOUT = 120  # seconds, the default of `redis_socket_timeout`
+# Of a task that is sent, one a second. celery 5.7 takes "for ever" for five.
+PUBLISH_RETRIES = 1_000_000
 SHUTDOWN_TIMEOUT = 10  # seconds that a shutdown waits for Redis; Celery's own retries add up to 20
 
 logger = getLogger(__name__)
 _is_shutting_down = mmap(-1, 1)  # memory that the worker shares with its processes
 
 
-class Backend(RedisBackend):
+class Backend(OneStepBackend):
     """Named by a URL: `result_backend = "celeryredisguard.Backend+redis://..."`."""
+
+    supports_result_compression = False  # STORE_SCRIPT reads results
 
     def _create_client(self, **parameters: Any) -> Any:
         if "host" in parameters:
-            stated = {key: value for key, value in parameters.items() if value is not None}
-            if stated.get("socket_timeout") == CELERY_TIMEOUT:
-                del stated["socket_timeout"]
-            parameters = {**TCP_OPTIONS, **stated}
+            parameters = with_tcp_options(parameters)
         return exempting(super()._create_client(**parameters), exempt_result_commands)
 
     def _store_result(
@@ -67,10 +58,7 @@ class Backend(RedisBackend):
         """Store in one script, or as Celery does when Redis' memory is full, because those writes
         are OOM-exempt. Raises BackendStoreError for a value too large for Redis."""
         given = {"result": result, "state": state, "traceback": traceback, "request": request}
-        meta = {**self._get_result_meta(**given), "task_id": task_id}
-        value = self.encode(meta)
-        if len(value) > self._MAX_STR_VALUE_SIZE:
-            raise BackendStoreError("value too large for Redis", state=state, task_id=task_id)
+        value = self.encoded(task_id, given)
         script = (STORE_SCRIPT, 1, self.get_key_for_task(task_id), value, int(self.expires or 0))
         try:
             self.ensure(self.client.eval, script)
@@ -89,12 +77,24 @@ def begin_shutdown(**_: object) -> None:
 
 def retry_until_redis_returns(**_: object) -> None:
     """Let this pool process retry every second to reach Redis, if its results are kept there."""
-    backend = current_app.backend
-    if not isinstance(backend, Backend):
+    app = current_app
+    if not isinstance(app.backend, Backend):
         return
-    backend.always_retry = True
-    backend.max_sleep_between_retries_ms = 1000
-    backend.exception_safe_to_retry = RetryPolicy(backend.exception_safe_to_retry)
+    app.backend.always_retry = True
+    app.backend.max_sleep_between_retries_ms = 1000
+    policy = RetryPolicy(app.backend.exception_safe_to_retry)
+    app.backend.exception_safe_to_retry = policy
+    app.conf.task_publish_retry_policy = {
+        "max_retries": PUBLISH_RETRIES,
+        "interval_max": 1,
+        "errback": lambda error, _: policy.end_when_shutting_down(error),
+    }
+
+
+def hold_what_follows(task: Any, **_: object) -> None:
+    """On task_prerun."""
+    if isinstance(task.backend, Backend):
+        outbox.begin(task.request, task.backend.place)
 
 
 class RetryPolicy:
@@ -108,9 +108,13 @@ class RetryPolicy:
         # MISCONF: Redis refuses writes while it cannot persist to its disk.
         if not self.is_retryable(error) and not str(error).startswith("MISCONF"):
             return False
-        if _is_shutting_down[0]:
-            self.shutdown_seen_at = self.shutdown_seen_at or monotonic()
-            if monotonic() - self.shutdown_seen_at >= SHUTDOWN_TIMEOUT:
-                logger.error("celery-pi: the worker stops and Redis is away: %s", error)
-                os._exit(os.EX_TEMPFAIL)
+        self.end_when_shutting_down(error)
         return True
+
+    def end_when_shutting_down(self, error: Exception) -> None:
+        if not _is_shutting_down[0]:
+            return
+        self.shutdown_seen_at = self.shutdown_seen_at or monotonic()
+        if monotonic() - self.shutdown_seen_at >= SHUTDOWN_TIMEOUT:
+            logger.error("celery-pi: the worker stops and Redis is away: %s", error)
+            os._exit(os.EX_TEMPFAIL)

@@ -17,6 +17,7 @@ from kombu.common import ignore_errors
 
 from celery_redis_guard.liveness import LivenessStep
 from celery_redis_guard.ownership import crash_counting
+from celery_redis_guard.revoked import RevokedStep
 from celery_redis_guard.systemd_notify import notify
 
 FLUSH_INTERVAL = 0.2  # seconds
@@ -31,7 +32,7 @@ class Consumer(consumer.Consumer):
     class Blueprint(consumer.Consumer.Blueprint):
         """Celery's own steps, and ours."""
 
-        default_steps = (*consumer.Consumer.Blueprint.default_steps, LivenessStep)
+        default_steps = (*consumer.Consumer.Blueprint.default_steps, LivenessStep, RevokedStep)
 
     flush_due_at = 0.0  # by the monotonic clock; a time and no flag: a reconnect drops the timers
 

@@ -18,7 +18,8 @@ from celery.worker.consumer import tasks
 from redis import ConnectionPool, Redis
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from celery_redis_guard.ownership import OWNERS_KEY, slot_id, worker_id
+from celery_redis_guard.identity import CHANNEL, slot_id, worker_id
+from celery_redis_guard.ownership import OWNERS_KEY
 from celery_redis_guard.systemd_notify import notify
 
 INTERVAL = 5  # seconds between two checks
@@ -73,7 +74,7 @@ class LivenessStep(bootsteps.StartStopStep):
             logger.warning("celery-pi: %d tasks, unknown before, go back to their queues", returned)
 
     def _channel(self, owner: str) -> str:
-        return f"{self.prefix}celery-pi.alive.{owner}"
+        return f"{self.prefix}{CHANNEL}{owner}"
 
     def stop(self, c: Any) -> None:
         """After a lost connection. A worker that shuts down lives until its pool has ended, which

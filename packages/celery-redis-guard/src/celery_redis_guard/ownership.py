@@ -11,22 +11,22 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache, wraps
 from logging import getLogger
-from pathlib import Path
-from socket import gethostname
 from time import time
 from typing import Any, NamedTuple
-from uuid import uuid4
 
 from billiard.einfo import ExceptionWithTraceback
 from celery import current_app
+from celery.app.task import Context
 from celery.exceptions import InvalidTaskError, TaskRevokedError, WorkerLostError
 from celery.utils.imports import symbol_by_name
 from celery.worker import request, state
+from kombu.exceptions import ContentDisallowed, DecodeError
 from kombu.transport import virtual
 from kombu.transport.redis import QoS
 from kombu.utils.json import dumps, loads
 from redis import Redis
 
+from celery_redis_guard.identity import worker_id
 from celery_redis_guard.oom_exempt import ALLOW_OOM
 
 OWNERS_KEY = "unacked_owner"  # hash: delivery tag -> worker id
@@ -126,22 +126,6 @@ os.register_at_fork(after_in_child=deferred.clear)
 
 # Delivery tags of tasks whose process crashed, until they are requeued.
 crashed_tags: set[str] = set()
-
-
-@cache
-def slot_id() -> str:
-    """What only one worker at a time can be: a systemd unit of this machine, or else a process."""
-    try:
-        machine = Path("/etc/machine-id").read_text(encoding="ascii").strip()
-    except FileNotFoundError:  # as in most containers
-        machine = gethostname()
-    return f"{machine}/{os.environ.get('CELERY_PI_UNIT') or uuid4().hex}"
-
-
-@cache
-def worker_id() -> str:
-    """Name of this worker, unique among all that ever take tasks."""
-    return f"{slot_id()}/{uuid4().hex}"
 
 
 def headers_of(payload: dict[str, Any]) -> dict[str, Any]:
@@ -305,13 +289,13 @@ class OwnershipQoS(QoS):
                 crashed_tags.add(tag)
             placed = self._place(tag, payload, *to)
             if placed.keys == [DEAD_LETTERS_KEY]:
-                dead_letters[tag] = headers
+                dead_letters[tag] = payload
             return placed
 
         released = self._release(owner, tags, place)
         crashed_tags.difference_update(tags)
         for tag in dead_letters.keys() & released:
-            report_dead_letter(dead_letters[tag])
+            report_dead_letter(self.channel.message_to_python(dead_letters[tag]))
 
     def set_aside(self, tag: Any) -> bool:
         """Make a dead letter of a message that the worker cannot take; whether it was recorded."""
@@ -463,10 +447,20 @@ def _crash_counting(kind: type) -> type:
     return Request if kind is request.Request else type(kind.__name__, (CrashCounting, kind), {})
 
 
-def report_dead_letter(headers: dict[str, Any]) -> None:
-    """Log a dead letter, and fail it for whoever awaits its result."""
-    task, name = headers.get("id"), headers.get("task")
+def report_dead_letter(message: Any) -> None:
+    """Log a dead letter, and fail it for whoever awaits its result: its chord, and its errbacks."""
+    task, name = message.headers.get("id"), message.headers.get("task")
     reason = f"its process was lost {MAX_REDELIVERIES + 1} times, so it was set aside"
     logger.critical("celery-pi: task %s[%s]: %s; see: celery-pi dead-letters", name, task, reason)
     if isinstance(task, str):
-        current_app.backend.mark_as_failure(task, WorkerLostError(reason))
+        error, failed = WorkerLostError(reason), request_of(message)
+        current_app.backend.mark_as_failure(task, error, request=failed)
+
+
+def request_of(message: Any) -> Context | None:
+    """A task as Celery's backend wants it; None if its message cannot be read."""
+    try:
+        args, kwargs, embedded = message.payload
+    except (ContentDisallowed, DecodeError, TypeError, ValueError):
+        return None
+    return Context(message.headers, args=args, kwargs=kwargs, delivery_info={}, **embedded)

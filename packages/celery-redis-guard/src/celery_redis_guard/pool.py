@@ -25,7 +25,7 @@ from typing import Any
 from billiard.pool import TERMINATE, WorkersJoined
 from celery.concurrency import asynpool, prefork
 from celery.exceptions import WorkerTerminate
-from celery.signals import worker_process_init, worker_shutting_down
+from celery.signals import task_prerun, worker_process_init, worker_shutting_down
 
 from celery_redis_guard import backend, forks, memory_limit
 
@@ -178,6 +178,7 @@ class TaskPool(prefork.TaskPool):
     Pool = JobKeepingPool
 
     def on_start(self) -> None:
+        task_prerun.connect(backend.hold_what_follows, weak=False)
         worker_process_init.connect(backend.retry_until_redis_returns, weak=False)
         worker_shutting_down.connect(backend.begin_shutdown, weak=False)
         if limit := self.options.get("max_memory_per_child"):

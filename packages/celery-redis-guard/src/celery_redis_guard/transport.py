@@ -2,22 +2,24 @@
 
 kombu pops a message from its queue, and records it as unacknowledged once it has arrived. If Redis
 or the worker is killed in between, or the reply never arrives, the message is gone. Here one script
-does both. Only when no message waits does the worker block on BRPOP as kombu does: what can be lost
-then was published in that moment. Acknowledgements are sent with the next fetch, or at once if none
-is imminent.
+does both. When no message is there the worker waits for one without taking it (`waiting`).
+Acknowledgements are sent with the next fetch, or at once if none is imminent.
 """
 
-import socket
 from logging import getLogger
 from queue import Empty
 from time import monotonic, time
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from kombu.transport import redis
-from kombu.utils.json import loads
-from kombu.utils.url import url_to_parts
-from redis.exceptions import ConnectionError
+from kombu.utils.json import dumps, loads
+from redis import Redis, UnixDomainSocketConnection
+from redis.exceptions import ConnectionError, ResponseError
 
+from celery_redis_guard import outbox
+from celery_redis_guard.chords import GROW_SCRIPT
+from celery_redis_guard.identity import worker_id
 from celery_redis_guard.oom_exempt import (
     ALLOW_OOM,
     ExemptClient,
@@ -31,8 +33,9 @@ from celery_redis_guard.ownership import (
     defer,
     headers_of,
     is_readable,
-    worker_id,
 )
+from celery_redis_guard.tcp import with_tcp_options
+from celery_redis_guard.waiting import Waiting
 
 # Deletes the acknowledged messages, pops the message that BRPOP would pop, records it as kombu
 # does, with its owner, and replies as BRPOP does. What is no message of kombu's becomes a dead
@@ -78,23 +81,11 @@ return false
 """
 )
 
+# redis-py refuses them for a unix socket.
+TCP_OPTIONS = {"socket_connect_timeout", "socket_keepalive", "socket_keepalive_options"}
+
 
 logger = getLogger(__name__)
-
-
-# By TCP a connection may be half open: the other side is gone, or a firewall has forgotten it. The
-# kernel notices within 25 s, and no reply is waited for longer. A unix socket cannot be half open.
-TCP_OPTIONS = {
-    "socket_timeout": 5,  # seconds
-    "socket_connect_timeout": 5,
-    "socket_keepalive": True,
-    "socket_keepalive_options": {
-        socket.TCP_KEEPIDLE: 10,
-        socket.TCP_KEEPINTVL: 5,
-        socket.TCP_KEEPCNT: 3,
-        socket.TCP_USER_TIMEOUT: 20_000,  # milliseconds
-    },
-}
 
 
 class UnreadableError(Exception):
@@ -122,17 +113,21 @@ class FetchingClient(ExemptClient):
 
 
 class AtomicFetchChannel(redis.Channel):
-    """Sends the fetch script first, and kombu's BRPOP only if that finds no message."""
+    """Sends the fetch script, and waits if that finds no message."""
 
     QoS = OwnershipQoS
     script_sent_at: float | None = None  # time of the script whose reply has not been read
     fetched_at: float | None = None  # that time, while its reply is read until the message arrives
     last_reply_at: float | None = None  # by the monotonic clock
+    waiting: Waiting | None = None
+    _brpop_sent_at: float | None = None  # kombu 5.7 drops a connection whose reply is overdue
+    is_waiting = False  # whether the next message is to be waited for before it is fetched
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self.no_ack_queues: set[str] = set()
         self.pending_acks: list[str] = []  # delivery tags for the next fetch
         self.acks_in_flight: list[str] = []  # delivery tags of the fetch that has no reply yet
+        self.queue_keys: list[str] = []  # lists in which the last fetch looked
         super().__init__(*args, **options)
 
     # -- connections
@@ -142,26 +137,53 @@ class AtomicFetchChannel(redis.Channel):
         return exempting(client, exempt_broker_commands, FetchingClient)
 
     def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
-        """kombu parses what follows a class path in a URL only if it is a unix socket."""
-        parameters: dict[str, Any] = super()._connparams(asynchronous)
+        """What the URL names. kombu has no unix socket in a URL that names no transport: here it is
+        the host, `%2Frun%2Fredis.sock`."""
         client = self.connection.client
-        url = url_to_parts(client.hostname or "")
+        url = urlsplit(client.hostname)
+        if url.scheme not in {"redis", "rediss"}:
+            raise ValueError("broker_url must begin with redis:// or rediss://")
         if url.scheme == "rediss" and not client.ssl:
             raise ValueError("for rediss, Celery needs broker_use_ssl")
-        if url.scheme in {"redis", "rediss"}:
-            parameters["host"] = url.hostname or "127.0.0.1"
-            parameters["port"] = url.port or self.connection.default_port
-            parameters["db"] = int(url.path or 0)
-        if "host" in parameters:
-            for name, value in TCP_OPTIONS.items():
-                parameters[name] = parameters.get(name) or value
-        return parameters
+        path = unquote(url.netloc.rpartition("@")[2])  # `hostname` would be in lower case
+        database = int(url.path.strip("/") or 0)
+        if not path.startswith("/"):
+            host, port = url.hostname or "127.0.0.1", url.port or self.connection.default_port
+            parameters = {**super()._connparams(asynchronous), "host": host, "port": port}
+            return with_tcp_options({**parameters, "db": database})
+        self.connection_class = UnixDomainSocketConnection
+        parameters = {**super()._connparams(asynchronous), "path": path, "db": database}
+        return {key: value for key, value in parameters.items() if key not in TCP_OPTIONS}
+
+    # -- sending
+
+    def _put(self, queue: str, message: dict[str, Any], **options: Any) -> None:
+        """Send it, unless it is to wait for the result of the task that it follows."""
+        held = outbox.current((message["headers"] or {}).get("id"), self.pool)
+        growth = outbox.growth(self.pool)
+        if held is None and growth is None:
+            super()._put(queue, message, **options)
+            return
+        priority = self._get_message_priority(message, reverse=False)
+        key = self.global_keyprefix + self._q_for_pri(queue, priority)
+        if held is not None:
+            held.append((key, dumps(message)))
+        elif growth is not None:
+            words = (growth.members, growth.size, growth.task_id, key, dumps(message))
+            Redis(connection_pool=self.pool).eval(GROW_SCRIPT, 2, *words)
+            outbox.grow(None)
 
     def require_open(self) -> None:
         """Raise a connection error if a reply is due of which nothing has arrived. To be called
         when Redis has just replied to somebody else: so this connection is half open."""
         connection = self._in_poll
-        if connection and not connection.can_read(0):
+        if not connection:
+            return
+        if self.is_waiting and self.waiting is not None:
+            has_arrived = self.waiting.has_reply()
+        else:
+            has_arrived = connection.can_read(0)
+        if not has_arrived:
             connection.disconnect()  # a close of the channel would wait for the reply
             raise ConnectionError("Redis answers, but not to the consumer")
 
@@ -197,16 +219,17 @@ class AtomicFetchChannel(redis.Channel):
         return super().basic_consume(queue, no_ack, *args, **options)
 
     def _brpop_start(self, *args: Any, **options: Any) -> None:
-        self.script_sent_at = None
+        self.script_sent_at, self.is_waiting = None, False
         queues = self._queue_cycle.consume(len(self.active_queues))
         if not queues or not self.no_ack_queues.isdisjoint(queues):
             super()._brpop_start(*args, **options)
             return
+        names = [self._q_for_pri(queue, step) for step in self.priority_steps for queue in queues]
+        self.queue_keys = [self.global_keyprefix + name for name in names]
         keys = [self.unacked_key, self.unacked_index_key, OWNERS_KEY, DEAD_LETTERS_KEY]
-        keys += [self._q_for_pri(queue, step) for step in self.priority_steps for queue in queues]
-        keys = [self.global_keyprefix + key for key in keys]
+        keys = [self.global_keyprefix + key for key in keys] + self.queue_keys
         self._in_poll = self.client.connection
-        self._brpop_sent_at = monotonic()  # kombu 5.7 drops a connection whose reply is overdue
+        self._brpop_sent_at = monotonic()
         self.script_sent_at = time()
         self.acks_in_flight, self.pending_acks = self.acks_in_flight + self.pending_acks, []
         words = [len(keys), *keys, self.script_sent_at, worker_id(), *self.acks_in_flight]
@@ -224,7 +247,7 @@ class AtomicFetchChannel(redis.Channel):
             return None
         except Empty:
             if self.fetched_at and not self._closing:
-                super()._brpop_start()
+                self._wait()
             raise
         except self.connection_errors as error:
             if self.client.fetched and isinstance(error, KeyError):  # one of them for kombu 5.7
@@ -246,6 +269,55 @@ class AtomicFetchChannel(redis.Channel):
             raise
         finally:
             self.fetched_at = None
+
+    # -- waiting
+
+    def _wait(self) -> None:
+        """Fetch no more until a message is there. Without an event loop, BRPOP takes it."""
+        if not self.connection.cycle.is_looping:
+            super()._brpop_start()
+            return
+        if self.waiting is None:
+            self.waiting = Waiting(self._connparams())
+            self.connection.cycle.waiting[self.waiting.fileno()] = self
+        self.waiting.start(self.queue_keys)
+        self.is_waiting = True
+        self._in_poll = self.client.connection  # kombu then fetches nothing
+        self._brpop_sent_at = None  # and no reply is due there
+
+    def on_wake(self) -> None:
+        """A message is there, or none has come for a second."""
+        waiting = self.waiting
+        assert waiting is not None
+        self.last_reply_at = monotonic()
+        try:
+            found, missing = waiting.read()
+        except ResponseError:
+            found, missing = [], []
+            if self.is_waiting:
+                self.is_waiting = False
+                super()._brpop_start()
+        except self.connection_errors:
+            self._stop_waiting()
+            raise
+        if not self.is_waiting:
+            return
+        if found:
+            self.is_waiting, self._in_poll = False, None
+        else:
+            waiting.start(name for name in missing if name in self.queue_keys)
+
+    def _stop_waiting(self) -> None:
+        if self.waiting is not None:
+            self.connection.cycle.waiting.pop(self.waiting.fileno(), None)
+            self.waiting.close()
+            self.waiting = None
+        if self.is_waiting:
+            self.is_waiting, self._in_poll = False, None
+
+    def close(self) -> None:
+        self._stop_waiting()
+        super().close()
 
     def _report_unreadable(self, error: UnreadableError) -> None:
         """Log it, and make a dead letter of it unless the script has done so."""
@@ -281,6 +353,19 @@ class AckFlushingPoller(redis.MultiChannelPoller):
 
     is_looping = False
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting: dict[int, AtomicFetchChannel] = {}  # by file descriptor
+
+    @property
+    def fds(self) -> dict[int, Any]:
+        return {**super().fds, **self.waiting}
+
+    def on_readable(self, fileno: int) -> Any:
+        if channel := self.waiting.get(fileno):
+            return channel.on_wake()
+        return super().on_readable(fileno)
+
     def on_poll_init(self, poller: Any) -> Any:
         self.is_looping = True
         return super().on_poll_init(poller)
@@ -292,9 +377,10 @@ class AckFlushingPoller(redis.MultiChannelPoller):
 
 
 class Transport(redis.Transport):
-    """Named by a broker URL: `celeryredisguard.Transport+redis://` or `+socket://`."""
+    """Named by `broker_transport`."""
 
     Channel = AtomicFetchChannel
+    can_parse_url = True  # kombu leaves it whole, so that TLS is not forgotten
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
