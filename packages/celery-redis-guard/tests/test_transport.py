@@ -29,18 +29,26 @@ def parameters(monkeypatch: pytest.MonkeyPatch) -> Any:
     return connected
 
 
-SECRET = {"username": "celery", "password": "s3cret/p@ss:w%rd", "socket_timeout": None}
+SECRET = {"username": "celery", "password": "s3cret/p@ss:w%rd", "socket_timeout": 5}
 
 
 @pytest.mark.parametrize(
     ("url", "options", "expected"),
     [
-        ("redis://", {}, {"at": 6379, "db": 0, "kind": "Connection", "socket_timeout": None}),
+        ("redis://", {}, {"at": 6379, "db": 0, "kind": "Connection", "socket_timeout": 5}),
         (f"redis://{LOGIN}@host:7/3", {}, {**SECRET, "at": 7, "db": 3, "kind": "Connection"}),
         (
             f"redis://{LOGIN}@%2Frun%2FThe%20Site.sock/3",
             {},
-            {**SECRET, "at": "/run/The Site.sock", "db": 3, "kind": "UnixDomainSocketConnection"},
+            {
+                **{**SECRET, "at": "/run/The Site.sock", "db": 3},
+                **{"kind": "UnixDomainSocketConnection", "socket_timeout": None},
+            },
+        ),
+        (
+            "redis://host",
+            {"transport_options": {"socket_timeout": 7}},
+            {"at": 6379, "db": 0, "socket_timeout": 7},
         ),
         (
             "redis://%2Frun%2Fredis.sock",

@@ -26,6 +26,7 @@ from redis.exceptions import OutOfMemoryError
 from celery_redis_guard import outbox
 from celery_redis_guard.chords import STORE_SCRIPT, OneStepBackend
 from celery_redis_guard.oom_exempt import exempt_result_commands, exempting
+from celery_redis_guard.tcp import with_tcp_options
 
 # Of a task that is sent, one a second. celery 5.7 takes "for ever" for five.
 PUBLISH_RETRIES = 1_000_000
@@ -41,6 +42,8 @@ class Backend(OneStepBackend):
     supports_result_compression = False  # STORE_SCRIPT reads results
 
     def _create_client(self, **parameters: Any) -> Any:
+        if "host" in parameters:
+            parameters = with_tcp_options(parameters)
         return exempting(super()._create_client(**parameters), exempt_result_commands)
 
     def _store_result(

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 from kombu.transport import redis
 from kombu.utils.json import dumps, loads
 from redis import Redis, UnixDomainSocketConnection
-from redis.exceptions import ResponseError
+from redis.exceptions import ConnectionError, ResponseError
 
 from celery_redis_guard import outbox
 from celery_redis_guard.chords import GROW_SCRIPT
@@ -34,6 +34,7 @@ from celery_redis_guard.ownership import (
     headers_of,
     is_readable,
 )
+from celery_redis_guard.tcp import with_tcp_options
 from celery_redis_guard.waiting import Waiting
 
 # Deletes the acknowledged messages, pops the message that BRPOP would pop, records it as kombu
@@ -144,13 +145,14 @@ class AtomicFetchChannel(redis.Channel):
             raise ValueError("broker_url must begin with redis:// or rediss://")
         if url.scheme == "rediss" and not client.ssl:
             raise ValueError("for rediss, Celery needs broker_use_ssl")
-        socket = unquote(url.netloc.rpartition("@")[2])  # `hostname` would be in lower case
+        path = unquote(url.netloc.rpartition("@")[2])  # `hostname` would be in lower case
         database = int(url.path.strip("/") or 0)
-        if not socket.startswith("/"):
+        if not path.startswith("/"):
             host, port = url.hostname or "127.0.0.1", url.port or self.connection.default_port
-            return {**super()._connparams(asynchronous), "host": host, "port": port, "db": database}
+            parameters = {**super()._connparams(asynchronous), "host": host, "port": port}
+            return with_tcp_options({**parameters, "db": database})
         self.connection_class = UnixDomainSocketConnection
-        parameters = {**super()._connparams(asynchronous), "path": socket, "db": database}
+        parameters = {**super()._connparams(asynchronous), "path": path, "db": database}
         return {key: value for key, value in parameters.items() if key not in TCP_OPTIONS}
 
     # -- sending
@@ -170,6 +172,20 @@ class AtomicFetchChannel(redis.Channel):
             words = (growth.members, growth.size, growth.task_id, key, dumps(message))
             Redis(connection_pool=self.pool).eval(GROW_SCRIPT, 2, *words)
             outbox.grow(None)
+
+    def require_open(self) -> None:
+        """Raise a connection error if a reply is due of which nothing has arrived. To be called
+        when Redis has just replied to somebody else: so this connection is half open."""
+        connection = self._in_poll
+        if not connection:
+            return
+        if self.is_waiting and self.waiting is not None:
+            has_arrived = self.waiting.has_reply()
+        else:
+            has_arrived = connection.can_read(0)
+        if not has_arrived:
+            connection.disconnect()  # a close of the channel would wait for the reply
+            raise ConnectionError("Redis answers, but not to the consumer")
 
     # -- acknowledgements
 

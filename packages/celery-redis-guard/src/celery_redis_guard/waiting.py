@@ -58,6 +58,10 @@ class Waiting:
             found[reply is None].append(name)
         return found
 
+    def has_reply(self) -> bool:
+        """Whether `read` would find anything."""
+        return bool(self.poller.poll(0))
+
     def close(self) -> None:
         self.poller.close()
         for connection in self.connections.values():
