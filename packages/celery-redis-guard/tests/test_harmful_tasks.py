@@ -324,7 +324,7 @@ def test_worker_whose_processes_do_not_come_up_ends_with_a_sentence(
 def test_worker_goes_on_when_its_processes_come_up_at_last(site: Site) -> None:
     count = site.directory / "count"
     (site.directory / "at-start").write_text(
-        f"Path('{count}').open('a').write('x'), Path('{count}').stat().st_size > 5 or os._exit(1)"
+        f"Path('{count}').open('a').write('x'), Path('{count}').stat().st_size > 3 or os._exit(1)"
     )
     with site.worker("one") as worker:
         site.send(f"[write.delay(name) for name in {HARMLESS}]")
