@@ -193,8 +193,8 @@ def test_fork_ends_with_its_task_and_closed_files_cost_their_process_alone(
     assert site.lines("harm") == ["start"] * 3
 
 
-# Seen in one of three runs: a task that never began, because each time it was taken together with the
-# one that kills the worker, is counted as often, and becomes a dead letter beside it.
+# Seen in one of three runs: a task that never began, because each time it was taken together with
+# the one that kills the worker, is counted as often, and becomes a dead letter beside it.
 COUNTED = pytest.mark.xfail(reason="nothing in Redis says which task has begun", strict=False)
 
 
