@@ -165,7 +165,8 @@ class LivenessStep(bootsteps.StartStopStep):
 
     def _requeue_batch(self, owner: str, tags: list[str]) -> int:
         qos = self.consumer.connection.default_channel.qos
-        qos.requeue_of(owner, tags, has_died=True)
+        # The last one first: a task that was taken after one that ends the worker then runs before.
+        qos.requeue_of(owner, tags[::-1], has_died=True)
         return len(tags)
 
     def is_healthy(self) -> bool:

@@ -15,7 +15,7 @@ from time import time
 from typing import Any, NamedTuple
 
 from billiard.einfo import ExceptionWithTraceback
-from celery import current_app
+from celery import current_app, states
 from celery.app.task import Context
 from celery.exceptions import InvalidTaskError, TaskRevokedError, WorkerLostError
 from celery.utils.imports import symbol_by_name
@@ -355,6 +355,8 @@ class OwnershipQoS(QoS):
         counted = headers.pop(CRASH_COUNT, 0)
         crash_count = (counted if isinstance(counted, int) else 0) + (tag in crashed_tags)
         if crash_count > MAX_REDELIVERIES:
+            if current_app.backend.get_state(headers.get("id")) == states.SUCCESS:
+                return Placed("", [], "")  # it has ended each time, beside one that ends the worker
             return self._place_dead_letter(tag, payload, *to)
         if crash_count:
             headers[CRASH_COUNT] = crash_count
