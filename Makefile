@@ -17,7 +17,7 @@ virtual_pi_args = --name $(VIRTUAL_PI) --platform $(PLATFORM) --release $(RELEAS
 python_works := python3 -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
 
 .DEFAULT_GOAL := help
-.PHONY: help deploy plan rotate rollback leave smoke-test prove status audit doctor up shell down test test-fast walk attacks troubles earlier cut-off faults bench bench-quick lint lock
+.PHONY: help deploy plan rotate rollback leave smoke-test prove status audit doctor up shell down test test-fast sets walk attacks troubles earlier cut-off faults bench bench-quick lint lock
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -73,6 +73,13 @@ test: .venv/installed lint ## Run all tests, as CI does
 
 test-fast: .venv/installed ## Run the tests that need no Docker
 	@$(python) -m pytest -m fast
+
+# With ONLY, on one of them, such as ONLY=A; with PYTHON, by another, such as PYTHON=python3.13. The
+# newest of the package index makes nothing fail.
+sets: .venv/installed ## Run the worker's tests on each tested set of packages; NEWEST=1 adds the newest
+	@command -v redis-server >/dev/null || { echo "redis-server is missing: install it" >&2; exit 1; }
+	@$(python) -m tests.package_sets $(if $(NEWEST),--newest) $(addprefix --python ,$(PYTHON)) \
+	  $(if $(ONLY),"$(ONLY)")
 
 walk: .venv/installed ## Run root's jobs among traps in each directory alone, for about an hour
 	@CELERY_PI_ONE_BY_ONE=1 $(python) -m pytest tests/root_jobs

@@ -31,6 +31,7 @@ GLIBCS = (17, 26, 27, 28, 31, 34, 35, 36)  # 2.36 is Debian 12's
 MACHINES = ("aarch64", "x86_64")
 # What one Python needs and the one that resolves does not: redis does on Debian 12's 3.11.2.
 CONDITIONAL = {"async-timeout": 'python_full_version < "3.11.3"'}
+UNDECLARED = ("packaging",)  # kombu imports it, and requires it for an extra alone
 
 
 class Locked(NamedTuple):
@@ -69,7 +70,7 @@ def to_install(
 
 def main() -> None:
     """Write the lock: pip chooses the versions, and for each machine the wheel."""
-    pins = [*Settings.model_fields["app_pins"].default, *CONDITIONAL]
+    pins = [*Settings.model_fields["app_pins"].default, *CONDITIONAL, *UNDECLARED]
     reports = [_resolved(pins, python, machine) for python in PYTHONS for machine in MACHINES]
     names = _names_of_ours(reports[0], pins)
     hashes: dict[str, set[str]] = {name: set() for name in names}

@@ -33,7 +33,6 @@ from celery_pi.preflight.requirements import (
     with_the_owners_versions,
 )
 from celery_pi.privileges import privileged
-from celery_pi.settings import DYING
 from celery_pi.shell import script
 
 if TYPE_CHECKING:
@@ -108,7 +107,7 @@ def resolution_problems(
     retry: Resolution | None = None
     if first.has_pip:
         # The owner's versions and ours beside them; else whatever goes with the owner's.
-        for tried in (proposed, [_loose(pin) for pin in pins]):
+        for tried in (proposed, [named(Requirement(pin)) for pin in pins]):
             words = arguments(tried, requirements, now)
             retry = resolution(ask(resolve_command(venv, words, requirements, ())))
             proposed = chosen(pins, retry, now) if retry.is_good else []
@@ -136,12 +135,6 @@ def contradicted(conflicts: Sequence[Contradiction]) -> str:
         pinned_versions = ", ".join(dict.fromkeys(str(pin) for pin, _ in conflicts_here))
         parts.append(f"{file} asks for {required}, where app_pins has {pinned_versions}")
     return "; ".join(parts)
-
-
-def _loose(pin: str) -> str:
-    requirement = Requirement(pin)
-    besides = f"!={DYING}" if canonicalize_name(requirement.name) == "celery" else ""
-    return f"{named(requirement)}{besides}"
 
 
 def chosen(pins: Sequence[str], result: Resolution, now: Environment) -> list[str]:

@@ -20,14 +20,15 @@ COMMANDS = {
     | {"sadd", "srem", "smembers", "hset", "hget", "hdel"}
     | {"zadd", "zrem", "zcount", "zrange", "zrangebyscore"}
     | {"zrevrangebyscore", "time"}
-    | {"get", "mget", "set", "setex", "incrby", "expire"}
+    | {"get", "mget", "set", "setex", "incrby", "expire", "pexpire", "sismember"}
     | {"multi", "exec", "watch", "unwatch"}
     | {"eval", "evalsha", "script|load", "script|exists"}
-    | {"publish", "subscribe", "unsubscribe", "psubscribe"}
+    | {"publish", "subscribe", "unsubscribe", "psubscribe", "punsubscribe"}
     | {"hgetall", "pubsub|numsub"},
     "flower": CLIENT
     | {"llen", "get", "brpop", "del", "sadd", "srem", "multi", "exec", "publish", "psubscribe"}
-    | {"set", "zrevrangebyscore", "evalsha", "script|load"},
+    | {"set", "zrevrangebyscore", "zrange", "evalsha", "script|load", "script|exists"}
+    | {"punsubscribe", "zadd", "zrem", "zrangebyscore", "time", "exists", "pexpire"},
     "backup": {"ping", "info", "lastsave", "bgsave", "sync", "replconf"},
     "monitor": {"ping", "select", "info", "dbsize", "lastsave", "scan", "exists", "type", "ttl"}
     | {"pttl", "llen", "hlen", "scard", "zcard", "memory|usage", "memory|stats", "memory|doctor"}
@@ -49,8 +50,10 @@ KEYS = {
     "set-aside": ("rw", ""),
     "_kombu.binding.celery": ("rw", ""),
     "_kombu.binding.celeryev": ("rw", "rw"),
-    "_kombu.binding_deadlines": ("rw", ""),
+    "_kombu.binding.celery.pidbox": ("rw", "rw"),
+    "_kombu.binding_deadlines": ("rw", "rw"),
     "_kombu.binding_permanent.celery": ("rw", ""),
+    "_kombu.binding_permanent.celeryev": ("rw", "rw"),
     "_kombu.binding.reply.celery.pidbox": ("rw", "rw"),
     f"celery-task-meta-{UUID}": ("rw", "r"),
     f"celery-taskset-meta-{UUID}.j": ("rw", ""),

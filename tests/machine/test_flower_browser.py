@@ -58,10 +58,12 @@ def links_of(browser: Browser) -> list[str]:
 def test_dashboard_shows_the_worker(browser: Browser, task: str) -> None:
     browser.go(f"https://{SITE}/flower/")
     assert task
-    wait_for("the worker", lambda: "celery@raspberrypi" in browser.text())
-    wait_for("its heartbeat", lambda: "Online" in browser.text())
+    rows = "return document.querySelector('#workers-table tbody').textContent"
+    wait_for("the worker", lambda: "celery@raspberrypi" in browser.script(rows))
+    wait_for("its heartbeat", lambda: "Online" in browser.script(rows))
+    totals = f"https://{SITE}/flower/tasks?state=SUCCESS"
+    wait_for("the totals, which it asks for", lambda: totals in links_of(browser))
     links = links_of(browser)
-    assert f"https://{SITE}/flower/tasks?state=SUCCESS" in links
     assert not [link for link in links if not link.startswith(f"https://{SITE}/flower/")]
 
 

@@ -1,6 +1,7 @@
-"""Why celery 5.7.0 is not pinned: its worker ends when Redis restarts under a running task.
+"""What plain workers do when Redis restarts under a running task: that of celery 5.7.0 ends.
 
-Plain workers of each set, without anything of ours, on a Redis of their own.
+Of each set, without anything of ours, on a Redis of their own. With ours it goes on, guarded and
+plain: `test_guarded_worker.py` and `test_plain_worker.py` of the package.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from celery_pi.settings import Settings
+from celery_redis_guard.tested_sets import TESTED_SETS, PackageSet
 from tests.helpers.harness import APP
 from tests.virtual_pi import VirtualPi
 
@@ -107,13 +110,13 @@ def test_worker_of_celery_5_7_0_ends(outcomes: dict[str, tuple[bool, int]]) -> N
     assert not outcomes["B"][0]
 
 
-def test_app_runs_one_of_the_sets_that_go_on(pi: VirtualPi) -> None:
-    code = (
-        "from importlib.metadata import version as v;"
-        "print(*(f'{n}=={v(n)}' for n in ('celery', 'kombu', 'redis')))"
-    )
+def test_app_runs_the_tested_set_that_is_the_default(pi: VirtualPi) -> None:
+    code = f"from importlib.metadata import version as v;print(*map(v, {PackageSet._fields!r}))"
     running = pi.run(f"{APP}/venv/bin/python", "-c", code).stdout.split()
-    assert running in [[pin.replace("[redis]", "") for pin in SETS[name]] for name in ("A", "C")]
+    assert PackageSet(*running) == TESTED_SETS["C"]
+    assert {f"{name}=={version}" for name, version in TESTED_SETS["C"]._asdict().items()} <= {
+        *Settings().app_pins
+    }
 
 
 def test_nothing_is_left(pi: VirtualPi) -> None:

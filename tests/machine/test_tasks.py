@@ -129,7 +129,7 @@ def test_worker_reports_the_pinned_versions(pi: VirtualPi) -> None:
         "print(json.dumps([version(n) for n in"
         "('celery', 'redis', 'django-celery-results', 'flower')]))"
     )
-    assert json.loads(in_app(pi, code)) == ["5.5.3", "5.2.1", "2.6.0", "2.0.0"]
+    assert json.loads(in_app(pi, code)) == ["5.6.3", "8.1.0", "2.6.0", "2.2.0"]
 
 
 def test_services_run_as_their_unprivileged_users(pi: VirtualPi) -> None:

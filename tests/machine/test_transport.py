@@ -37,7 +37,7 @@ while not answers():
 def connect(port=7778, prefix="", **options):
     options["global_keyprefix"] = prefix
     place = f"redis://127.0.0.1:{{port}}/0"
-    return Connection({transport!r} + place, transport_options=options)
+    return Connection(place, transport={transport!r}, transport_options=options)
 
 def send(*messages, prefix="", **options):
     with connect(prefix=prefix) as connection:
@@ -149,7 +149,7 @@ print(json.dumps(told))
 def deployed(pi: VirtualPi) -> dict[str, Any]:
     """What a consumer gets that is protected as the services are."""
     told: dict[str, Any] = json.loads(
-        in_app(pi, CONSUME.format(transport="celeryredisguard.Transport+"), timeout=600)
+        in_app(pi, CONSUME.format(transport="celeryredisguard:Transport"), timeout=600)
     )
     return told
 
@@ -157,7 +157,7 @@ def deployed(pi: VirtualPi) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def plain(pi: VirtualPi) -> dict[str, Any]:
     """What it gets from kombu alone."""
-    told: dict[str, Any] = json.loads(in_app(pi, CONSUME.format(transport=""), timeout=600))
+    told: dict[str, Any] = json.loads(in_app(pi, CONSUME.format(transport="redis"), timeout=600))
     return told
 
 

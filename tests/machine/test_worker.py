@@ -277,7 +277,7 @@ def test_worker_waits_for_a_redis_that_comes_late(pi: VirtualPi) -> None:
     pi.run("systemctl", "mask", "--runtime", "--now", "redis-server")
     pi.run("systemctl", "start", "--no-block", "celery-worker")
     said = ("journalctl", "-q", "-o", "cat", "-u", "celery-worker", "-n", "20")
-    wait_for("it looks for Redis", lambda: "Cannot connect to celeryredis" in pi.run(*said).stdout)
+    wait_for("it looks for Redis", lambda: "Cannot connect to redis" in pi.run(*said).stdout)
     assert pi.run("systemctl", "is-active", "celery-worker", check=False).stdout == "activating\n"
     pi.run("systemctl", "unmask", "--runtime", "redis-server")
     pi.run("systemctl", "start", "redis-server")

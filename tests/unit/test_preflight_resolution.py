@@ -171,7 +171,7 @@ def test_owners_versions_that_need_others_of_ours_are_resolved_without_pins() ->
     pip = Pip(bad, bad, answer("0", "", wanted))
     (sentence,) = problems(pip)
     assert '("celery[redis]==5.6.0", "kombu==5.6.2", ' in sentence
-    assert "'celery[redis]!=5.7.0' kombu " in pip.asked[2]
+    assert "'celery[redis]' kombu " in pip.asked[2]
 
 
 def test_requirements_that_contradict_themselves_are_told_with_pips_reason() -> None:

@@ -36,8 +36,6 @@ BAD_VALUES: dict[str, list[Any]] = {
         ["celery==5.*"],
         ["celery==5.5.3", "redis"],
         ["celery==5.5.3 --pre"],
-        ["celery==5.7.0"],
-        ["celery[redis]==5.7"],
         ["celery==5.5.3", "celery @ file:///x"],
     ],
     "app_requirements": ["", "a b", "x;y", "$(id)"],

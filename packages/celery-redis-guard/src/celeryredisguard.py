@@ -1,6 +1,6 @@
 """The classes that Celery's settings name. No underscore: a URL's scheme has none (RFC 3986).
 
-    broker_url = "celeryredisguard.Transport+redis://user:password@localhost:6379/0"
+    result_backend = "celeryredisguard.Backend+redis://user:password@localhost:6379/0"
 
 Behind any other name Celery would not find the password in the URL, and would log it.
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -11,13 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from guard_process import SOURCE
+from guard_process import GUARDED, SOURCE
 
 pytestmark = pytest.mark.fast
 
 URL = "redis://:s3cret%2Fpassword@127.0.0.1:6379/0"
 SOCKET = "/run/redis-celery/redis.sock"
-SOCKET_URL = f"socket://:s3cret%2Fpassword@{SOCKET}?virtual_host=0"
 LOGIN = "celery:s3cret%2Fp%40ss%3Aw%25rd"
 ENVIRONMENT = {"CELERY_BROKER_URL": URL, "CELERY_RESULT_BACKEND": URL}
 
@@ -44,7 +44,8 @@ from celery_redis_guard.app import app
 conf = app.conf
 print(json.dumps([app.main, {name: conf[name] for name in (
     "task_acks_late", "task_reject_on_worker_lost", "worker_prefetch_multiplier",
-    "broker_connection_retry_on_startup", "timezone", "broker_url", "result_backend")}]))
+    "broker_connection_retry_on_startup", "timezone", "broker_url", "broker_transport",
+    "result_backend")}]))
 beat.STATE = '.'
 worker_ready.send(sender=None)
 beat_init.send(sender=None)
@@ -77,13 +78,14 @@ def load(
     given = {"PATH": os.environ["PATH"], "PYTHONPATH": f"{directory}:{SOURCE}"}
     done = subprocess.run(
         [sys.executable, "-B", "-c", script],
-        env={**given, "CELERY_PI_APP": module, **environment},
+        env={**given, **GUARDED, "CELERY_PI_APP": module, **environment},
         cwd=directory,
         capture_output=True,
         text=True,
         check=False,
     )
-    return done.returncode, done.stdout, done.stderr
+    told = re.sub(r"^celery-pi: guarded.*\n", "", done.stderr, count=1)  # by Beat, once
+    return done.returncode, done.stdout, told
 
 
 @pytest.mark.parametrize("module", ["project", "project.celery:app"])
@@ -100,8 +102,10 @@ def test_owners_app_is_loaded_with_safe_redelivery_and_his_own_settings(
             "worker_prefetch_multiplier": 1,
             "broker_connection_retry_on_startup": True,
             "timezone": "Europe/Paris",
-            "broker_url": f"celeryredisguard.Transport+{SOCKET_URL}",
-            "result_backend": f"celeryredisguard.Backend+{SOCKET_URL}",
+            "broker_url": "redis://:s3cret%2Fpassword@%2Frun%2Fredis-celery%2Fredis.sock/0",
+            "broker_transport": "celeryredisguard:Transport",
+            "result_backend": f"celeryredisguard.Backend+socket://:s3cret%2Fpassword@{SOCKET}"
+            "?virtual_host=0",
         },
     ]
 
@@ -151,6 +155,16 @@ def test_app_on_another_broker_is_refused_in_one_sentence_without_any_url(
         "",
         f"celery-pi: the app's {key} is not what {variable} in its .env says; "
         "does the app read that variable?\n",
+    )
+
+
+def test_app_with_another_kind_of_broker_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    other = "amqp://:s3cret@localhost"
+    given = {"CELERY_BROKER_URL": other, "CELERY_RESULT_BACKEND": URL}
+    assert load(tmp_path, **given, BROKER=other, BACKEND=URL) == (
+        1,
+        "",
+        "celery-pi: CELERY_BROKER_URL is no URL of Redis\n",
     )
 
 
@@ -212,6 +226,7 @@ def test_systemd_is_told_when_worker_and_beat_are_ready(
             NOTIFY_SOCKET=f"@{name}" if abstract else name,
         )
         assert (status, errors) == (0, "")
-        assert [systemd.recv(100), systemd.recv(100)] == [b"READY=1", b"READY=1"]
+        for _ in range(2):
+            assert systemd.recv(1000).startswith(b"READY=1\nSTATUS=guarded")
         with pytest.raises(BlockingIOError):
             systemd.recv(100)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from guard_process import SOURCE
+from guard_process import GUARDED, SOURCE
 
 pytestmark = pytest.mark.fast
 
@@ -48,6 +48,7 @@ def run(
         "PATH": os.environ["PATH"],
         "PYTHONPATH": f"{directory}:{SOURCE}",
         "CELERY_PI_APP": "project",
+        **GUARDED,
         **{"CELERY_BROKER_URL": URL, "CELERY_RESULT_BACKEND": URL},
         **{"CELERY_PI_TIME_LIMIT": "1800", "CELERY_PI_LONGEST_COUNTDOWN": "0"},
         "CELERY_PI_QUEUES": "celery,ocr",

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from celery_redis_guard.forced_defaults import ALWAYS
-from guard_process import SOURCE
+from guard_process import GUARDED, SOURCE
 from redis_server import redis_server
 
 pytestmark = pytest.mark.fast
@@ -132,7 +132,7 @@ def run(
         [sys.executable, "-B", "-m", *program],
         env={
             **{"PATH": os.environ["PATH"], "PYTHONPATH": f"{directory}:{SOURCE}"},
-            **{"CELERY_PI_APP": "project", "CELERY_PI_QUEUES": "celery"},
+            **{"CELERY_PI_APP": "project", "CELERY_PI_QUEUES": "celery", **GUARDED},
             **{"CELERY_PI_TIME_LIMIT": "1800", "CELERY_PI_LONGEST_COUNTDOWN": "0"},
             **{"CELERY_BROKER_URL": url, "CELERY_RESULT_BACKEND": url, "SITE_URL": url},
             **environment,
@@ -282,4 +282,5 @@ def test_settings_that_celery_shows_are_the_forced_ones_and_no_password_is_among
     done = run(tmp_path, WAYS["attributes"], ["show"], url)
     assert done.stdout.startswith("True\n"), done.stderr
     assert "s3cret" not in done.stdout
-    assert "celeryredisguard.transport+socket://celery:**@" in done.stdout.lower()
+    assert "redis://celery:**@%2F" in done.stdout
+    assert "socket://celery:**@" in done.stdout

@@ -1,4 +1,4 @@
-"""A worker of an app that has only the five lines of README.md, with a real Redis and no systemd:
+"""A worker of an app that has only the six lines of README.md, with a real Redis and no systemd:
 no task is lost when a process or the worker is killed."""
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from json import dumps
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from textwrap import indent
 from typing import Any
 
@@ -20,19 +21,20 @@ import pytest
 from redis import Redis
 
 from guard_process import SOURCE
-from redis_server import redis_server
+from redis_server import guarded_broker, redis_server, started
 
 pytestmark = pytest.mark.fast
 
 GRACE = 4  # seconds that a worker may be without its connection
 
 README = (SOURCE.parent / "README.md").read_text()
-FIVE_LINES = f"""
+SIX_LINES = f"""
 class Settings:
 {indent(README.partition("```python")[2].partition("```")[0], "    ")}
 app.config_from_object(Settings)
 """
 URL = "redis://user:password@localhost:6379/0"
+RESULTS = f"celeryredisguard.Backend+{URL}"
 # The same without the guard.
 CONTROL = """
 app.conf.broker_url = app.conf.result_backend = "{plain}"
@@ -141,7 +143,13 @@ def server() -> Iterator[tuple[Redis, str]]:
 def site(tmp_path: Path, server: tuple[Redis, str]) -> Site:
     redis, place = server
     redis.flushall()
-    return Site(tmp_path, redis, FIVE_LINES.replace(URL, place))
+    return Site(tmp_path, redis, guarded(place))
+
+
+def guarded(place: str) -> str:
+    """The six lines, for that Redis."""
+    lines = SIX_LINES.replace(RESULTS, f"celeryredisguard.Backend+{place}")
+    return lines.replace(URL, guarded_broker(place))
 
 
 def test_task_is_done_and_its_result_is_kept(site: Site) -> None:
@@ -157,11 +165,36 @@ def test_redis_is_reached_by_tcp_too_in_the_database_of_the_url(tmp_path: Path) 
     with socket.create_server(("localhost", 0)) as free:
         port = free.getsockname()[1]
     with redis_server(port) as (redis, _):
-        site = Site(tmp_path, redis, FIVE_LINES.replace(URL, f"redis://localhost:{port}/3"))
+        site = Site(tmp_path, redis, SIX_LINES.replace(URL, f"redis://localhost:{port}/3"))
         with site.worker("one"):
             assert site.send("print(write.delay('done').get(timeout=30))") == "done"
             keyspace: Any = redis.info("keyspace")
             assert set(keyspace) == {"db3"}
+
+
+def test_worker_goes_on_when_redis_is_killed_while_a_task_runs(tmp_path: Path) -> None:
+    with TemporaryDirectory(prefix="guard-") as directory:
+        socket = Path(directory, "redis.sock")
+        options = ("--port", "0", "--appendonly", "yes", "--appendfsync", "always")
+        redis = Redis(unix_socket_path=str(socket))
+        site = Site(tmp_path, redis, guarded(f"socket://{socket}?virtual_host=0"))
+        with ExitStack() as stack:
+            with started(socket, *options):
+                worker = stack.enter_context(site.worker("one"))
+                site.send("[write.delay(name, 6) for name in ('a', 'b', 'waits')]")
+                wait_for(lambda: site.lines("a") and site.lines("b"))
+            time.sleep(1)
+            with started(socket, *options):
+                wait_for(lambda: "end" in site.lines("waits"))
+                assert site.send("print(write.delay('new').get(timeout=30))") == "new"
+                wait_for(lambda: not redis.exists("unacked"))
+                assert worker.poll() is None
+                assert {name: len(site.lines(name)) for name in ("a", "b", "waits", "new")} == (
+                    dict.fromkeys(("a", "b", "waits", "new"), 2)
+                )
+                worker.terminate()
+                assert worker.wait(timeout=30) == 0
+                assert site.left() == set()
 
 
 def test_task_whose_process_is_killed_runs_again(site: Site) -> None:

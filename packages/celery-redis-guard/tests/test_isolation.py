@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from guard_process import SOURCE
+from guard_process import GUARDED, SOURCE
 from redis_server import redis_server
 
 pytestmark = pytest.mark.fast
@@ -102,7 +102,7 @@ def run(directory: Path, script: str, **environment: str) -> list[Any]:
             [sys.executable, "-B", "-c", script],
             env={
                 **{"PATH": os.environ["PATH"], "PYTHONPATH": f"{directory}:{SOURCE}"},
-                **{"CELERY_PI_APP": "project", "CELERY_PI_QUEUES": "celery"},
+                **{"CELERY_PI_APP": "project", "CELERY_PI_QUEUES": "celery", **GUARDED},
                 **{"CELERY_PI_TIME_LIMIT": "60", "CELERY_PI_LONGEST_COUNTDOWN": "0"},
                 **{"CELERY_BROKER_URL": url, "CELERY_RESULT_BACKEND": url, "SITE_URL": url},
                 **environment,

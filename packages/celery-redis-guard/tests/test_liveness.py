@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from celery_redis_guard import liveness, ownership
+from celery_redis_guard import identity, liveness
 
 pytestmark = pytest.mark.fast
 
@@ -32,7 +32,7 @@ def clock() -> Clock:
 def module(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> ModuleType:
     """The module as the worker imports it, in the unit that runs it."""
     monkeypatch.setenv("CELERY_PI_UNIT", UNIT)
-    for cached in (ownership.slot_id, ownership.worker_id):
+    for cached in (identity.slot_id, identity.worker_id):
         cached.cache_clear()
     monkeypatch.setattr(liveness, "monotonic", clock)
     return liveness

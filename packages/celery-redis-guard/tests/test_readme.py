@@ -8,15 +8,16 @@ import re
 
 import pytest
 
+from celery_redis_guard.tested_sets import TESTED_SETS, PackageSet
 from guard_process import SOURCE
 
 pytestmark = pytest.mark.fast
 
 README = (SOURCE.parent / "README.md").read_text()
 PACKAGE = SOURCE / "celery_redis_guard"
-MODULES = [
-    path.stem for path in PACKAGE.glob("*.py") if path.stem not in {"app", "flower", "smoke_test"}
-]
+# What cannot be imported here: two that need an environment, Flower, and one version of Celery.
+OTHERS = {"app", "smoke_test", "flower", "celery_5_7_0"}
+MODULES = [path.stem for path in PACKAGE.glob("*.py") if path.stem not in OTHERS]
 
 
 def test_each_private_name_of_a_library_is_listed() -> None:
@@ -30,6 +31,13 @@ def test_each_module_is_described() -> None:
     described = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (.*?) \|", section, re.M))))
     modules = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
     assert described == modules | {"celeryredisguard"}
+
+
+def test_tested_versions_are_listed() -> None:
+    section = README.partition("## Tested versions")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (.+) \|$", section, re.M)[1:]
+    found = {name: PackageSet(*versions) for name, *versions in (row.split(" | ") for row in rows)}
+    assert found == TESTED_SETS
 
 
 def _is_private(name: str) -> bool:

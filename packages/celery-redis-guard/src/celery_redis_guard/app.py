@@ -3,15 +3,16 @@
 Imports the owner's app, which stays as it is, and adds what running it as a service needs: forced
 defaults, ownership of unacknowledged tasks and their atomic fetch, writes that a full Redis still
 accepts, a check that the app uses the broker that was deployed, the way there by the unix socket, a
-schedule that survives a power cut, and notifications to systemd. CELERY_PI_APP names the owner's
-module, as `celery -A` takes it.
+schedule that survives a power cut, and notifications to systemd. With versions that are no tested
+set it is plain Celery with the same settings (`mode`). CELERY_PI_APP names the owner's module, as
+`celery -A` takes it.
 """
 
 import os
 import sys
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, quote, urlsplit
 
 from celery import Celery
 from celery.app.utils import find_app
@@ -25,15 +26,23 @@ from celery.signals import (
     worker_shutting_down,
 )
 
-import celeryredisguard
-from celery_redis_guard import app_validation, beat, forced_defaults, log_filter, maintenance
+from celery_redis_guard import (
+    app_validation,
+    beat,
+    forced_defaults,
+    log_filter,
+    maintenance,
+    mode,
+)
 from celery_redis_guard.systemd_notify import notify
 
-# By variable: the setting that the app must take from it, those that may differ from that nowhere,
-# and the class that is used in its place.
+CLASSES = "celeryredisguard"  # the module that settings name; a plain app does not import it
+
+# By variable: the setting that the app must take from it, and those that may differ from that
+# nowhere.
 URLS = {
-    "CELERY_BROKER_URL": ("broker_url", ("broker_read_url", "broker_write_url"), "Transport"),
-    "CELERY_RESULT_BACKEND": ("result_backend", (), "Backend"),
+    "CELERY_BROKER_URL": ("broker_url", ("broker_read_url", "broker_write_url")),
+    "CELERY_RESULT_BACKEND": ("result_backend", ()),
 }
 SOCKET = "/run/redis-celery/redis.sock"
 
@@ -41,20 +50,26 @@ SOCKET = "/run/redis-celery/redis.sock"
 TCP_OPTIONS = ("broker_use_ssl", "redis_backend_use_ssl", "redis_socket_keepalive")
 
 
-def via_socket(url: str, name: str) -> str:
-    """URL of the same user and database of the same Redis, by its unix socket and that class."""
-    parts = urlsplit(url)
-    kind = f"{celeryredisguard.__name__}.{name}"
+def by_socket(variable: str) -> tuple[str, str]:
+    """URLs of a broker and of a result backend by the unix socket, with Celery's own classes in a
+    plain app: user, database and Redis are those of the URL in that variable."""
+    parts = urlsplit(os.environ[variable])
+    login = parts.netloc.rpartition("@")[0]
     if parts.scheme == "redis+socket":
-        return url.replace("redis", kind, 1)
-    if parts.scheme not in {"redis", "rediss"}:
-        return url
-    login, database = parts.netloc.rpartition("@")[0], parts.path.strip("/") or 0
-    return f"{kind}+socket://{login}@{SOCKET}?virtual_host={database}"
+        socket, database = parts.path, dict(parse_qsl(parts.query)).get("virtual_host", "0")
+    elif parts.scheme in {"redis", "rediss"}:
+        socket, database = SOCKET, parts.path.strip("/") or "0"
+    else:
+        sys.exit(f"celery-pi: {variable} is no URL of Redis")
+    url = f"socket://{login}@{socket}?virtual_host={database}"
+    if not mode.current().guarded:
+        return f"redis+{url}", f"redis+{url}"
+    return f"redis://{login}@{quote(socket, safe='')}/{database}", f"{CLASSES}.Backend+{url}"
 
 
 def load() -> Any:
-    """The owner's app, guarded. Ends the process if the app uses another broker or key prefix."""
+    """The owner's app, guarded or plain. Ends the process if the app uses another broker or key
+    prefix."""
     restore_environment()
     app = find_app(os.environ["CELERY_PI_APP"])
     guard(app)
@@ -64,6 +79,10 @@ def load() -> Any:
     if app.finalized:
         forced_defaults.rebind(app)
     maintenance.install(app)
+    if not mode.current().guarded:
+        from celery_redis_guard.plain import PlainLivenessStep
+
+        app.steps["consumer"].add(PlainLivenessStep)
     return app
 
 
@@ -81,14 +100,19 @@ def guard(app: Celery) -> None:
     _require_deployed_broker(app)
     forced_defaults.apply(app)
     if app.conf.beat_scheduler == beat.CELERY_DEFAULT:
-        forced_defaults.force(app, {"beat_scheduler": f"{celeryredisguard.__name__}:Scheduler"})
-    urls = {key: via_socket(os.environ[name], kind) for name, (key, _, kind) in URLS.items()}
+        is_guarded = mode.current().guarded
+        name = f"{CLASSES}:Scheduler" if is_guarded else "celery_redis_guard.plain:PlainScheduler"
+        forced_defaults.force(app, {"beat_scheduler": name})
+    urls = {
+        "broker_url": by_socket("CELERY_BROKER_URL")[0],
+        "result_backend": by_socket("CELERY_RESULT_BACKEND")[1],
+    }
     forced_defaults.force(app, {**dict.fromkeys(TCP_OPTIONS), **urls})
 
 
 def _require_deployed_broker(app: Celery) -> None:
     """End the process, with one sentence that shows no URL, if the app ignores its `.env`."""
-    for variable, (key, others, _) in URLS.items():
+    for variable, (key, others) in URLS.items():
         url = os.environ.get(variable)
         stated = [key, *(other for other in others if app.conf[other])]
         for setting in stated:
@@ -115,8 +139,14 @@ def validate(**_: object) -> None:
         sys.exit(1)
 
 
+def tell_mode(**_: object) -> None:
+    """One line, as a worker or Beat begins."""
+    print(f"celery-pi: {mode.current().sentence}", file=sys.stderr)
+
+
 def notify_ready(**_: object) -> None:
-    notify("READY=1")
+    """`celery-pi status` reads the sentence from systemd."""
+    notify(f"READY=1\nSTATUS={mode.current().sentence}")
 
 
 def begin_shutdown(**_: object) -> None:
@@ -128,9 +158,11 @@ app = load()
 after_setup_logger.connect(log_filter.silence_task_lines, weak=False)
 celeryd_init.connect(forced_defaults.keep_prefetch_count_when_autoscaling, weak=False)
 worker_init.connect(forced_defaults.force_worker_options, weak=False)
+worker_init.connect(tell_mode, weak=False)
 worker_init.connect(validate, weak=False)
 worker_ready.connect(notify_ready, weak=False)
 worker_process_init.connect(log_filter.restore_trace_logger, weak=False)
 worker_shutting_down.connect(begin_shutdown, weak=False)
 beat_init.connect(lambda **_: beat.acquire_lock(), weak=False)
+beat_init.connect(tell_mode, weak=False)
 beat_init.connect(notify_ready, weak=False)

@@ -12,14 +12,11 @@ from typing import Any
 
 from celery import Celery
 from celery.app.routes import MapRoute
-from celery.concurrency import get_implementation
+from celery.concurrency import get_implementation, prefork
 from celery.utils.imports import symbol_by_name
 
-from celery_redis_guard.backend import Backend
-from celery_redis_guard.consumer import Consumer
-from celery_redis_guard.forced_defaults import ALWAYS, MARGIN, time_limit
-from celery_redis_guard.pool import TaskPool
-from celery_redis_guard.transport import Transport
+from celery_redis_guard import mode
+from celery_redis_guard.forced_defaults import MARGIN, always, time_limit
 
 JSON = {"json", "application/json"}
 SERIALIZERS = ("task_serializer", "result_serializer", "event_serializer")
@@ -36,7 +33,9 @@ def errors(app: Celery) -> Iterator[str]:
     yield from _serializers(app)
     yield from _result_expiry(app)
     yield from _queues(app)
-    yield from _classes(app)
+    yield from _pool(app)
+    if mode.current().guarded:
+        yield from _classes(app)
 
 
 def warnings(app: Celery) -> Iterator[str]:
@@ -48,18 +47,26 @@ def warnings(app: Celery) -> Iterator[str]:
 
 
 def _forced(app: Celery) -> Iterator[str]:
-    for key, value in ALWAYS.items():
+    for key, value in always().items():
         if app.conf[key] != value:
             yield f"{key} is {app.conf[key]}, not {value}: a module of the app replaces app.conf"
 
 
-def _classes(app: Celery) -> Iterator[str]:
-    """Whatever names them: a setting, a URL, or a subclass of Celery."""
-    if not issubclass(get_implementation(app.conf.worker_pool), TaskPool):
+def _pool(app: Celery) -> Iterator[str]:
+    kind = prefork.TaskPool
+    if mode.current().guarded:
+        from celery_redis_guard.pool import TaskPool as kind
+    if not issubclass(get_implementation(app.conf.worker_pool), kind):
         yield (
             f"worker_pool is {app.conf.worker_pool}, in which no time limit and no memory limit "
             "holds: leave it out, or say prefork"
         )
+
+
+def _classes(app: Celery) -> Iterator[str]:
+    """Whatever names them: a setting, a URL, or a subclass of Celery."""
+    from celeryredisguard import Backend, Consumer, Transport
+
     used = {
         "worker_consumer": (symbol_by_name(app.conf.worker_consumer), Consumer),
         "the broker's transport": (app.connection_for_read().get_transport_cls(), Transport),

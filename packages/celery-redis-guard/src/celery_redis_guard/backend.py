@@ -45,6 +45,8 @@ _is_shutting_down = mmap(-1, 1)  # memory that the worker shares with its proces
 class Backend(RedisBackend):
     """Named by a URL: `result_backend = "celeryredisguard.Backend+redis://..."`."""
 
+    supports_result_compression = False  # STORE_SCRIPT reads results
+
     def _create_client(self, **parameters: Any) -> Any:
         return exempting(super()._create_client(**parameters), exempt_result_commands)
 

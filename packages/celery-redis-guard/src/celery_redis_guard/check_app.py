@@ -12,8 +12,10 @@ from pathlib import Path
 
 def main() -> None:
     try:
-        from celery_redis_guard.app import app, validate
+        from celery_redis_guard.app import app, mode, validate
 
+        if not mode.current().guarded:
+            print(f"celery-pi: {mode.current().sentence}", file=sys.stderr)
         app.loader.import_default_modules()
         app.finalize()
         validate()

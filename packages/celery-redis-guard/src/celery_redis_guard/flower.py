@@ -17,14 +17,16 @@ from typing import Any
 import flower.api.tasks
 import flower.events
 import flower.urls
-import flower.utils.broker
 import flower.views.broker
 import flower.views.workers
 from celery import Celery
 from celery.utils.time import utcoffset
 from flower.options import options
 from kombu import Queue
-from redis import Redis
+from kombu.transport.redis import Channel
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from tornado.ioloop import IOLoop
 from tornado.web import authenticated, url
 
@@ -32,20 +34,27 @@ from celery_redis_guard.systemd_notify import notify
 
 BROKER = os.environ["CELERY_BROKER_URL"]
 STATE = Path(os.environ["FLOWER_DB"])
+TIMEOUT = 2  # seconds that Redis may take for the length of a queue
+POLL_INTERVAL = 0.1  # seconds
 
 
-class RedisSocket(flower.utils.broker.RedisBase):
-    """Lengths of queues: Flower's own client ignores user and database on a unix socket."""
+async def queue_lengths(handler: Any) -> list[dict[str, Any]]:
+    """Messages that wait in each queue. Flower's own client ignores user and database on a unix
+    socket."""
+    address = BROKER.replace("redis+socket://", "unix://", 1).replace("?virtual_host=", "?db=", 1)
+    prefix = handler.capp.conf.broker_transport_options.get("global_keyprefix", "")
+    found = []
+    at_once = Retry(NoBackoff(), 0)
+    async with Redis.from_url(address, socket_timeout=TIMEOUT, retry=at_once) as client:
+        for name in handler.get_active_queue_names():
+            lengths = [await client.llen(key) for key in _keys(prefix + name)]
+            found.append({"name": name, "messages": sum(lengths)})
+    return found
 
-    def __init__(self, broker_url: str, *args: Any, **options: Any) -> None:
-        super().__init__(broker_url, *args, **options)
-        address = broker_url.replace("redis+socket://", "unix://", 1)
-        self.redis = Redis.from_url(address.replace("?virtual_host=", "?db=", 1))
 
-
-async def queue_lengths(handler: Any) -> Any:
-    broker = RedisSocket(BROKER, broker_options=handler.capp.conf.broker_transport_options)
-    return await broker.queues(handler.get_active_queue_names())
+def _keys(queue: str) -> list[str]:
+    """kombu keeps a list for each priority, and the default one without a suffix."""
+    return [f"{queue}{Channel.sep}{step}" if step else queue for step in Channel.priority_steps]
 
 
 class BrokerView(flower.views.broker.BrokerView):
@@ -67,12 +76,16 @@ class GetQueueLengths(flower.api.tasks.GetQueueLengths):
 
 
 class WorkerView(flower.views.workers.WorkerView):
-    """A worker's page: Flower's own fails until Flower has inspected that worker."""
+    """A worker's page: that of Flower 2.0 fails until Flower has inspected that worker."""
 
     @authenticated  # type: ignore[untyped-decorator]
     async def get(self, name: str) -> None:
-        if "stats" not in self.application.workers.get(name, {}):
-            await asyncio.wait(self.application.update_workers(workername=name))
+        workers, waited = self.application.workers, 0.0
+        if "stats" not in workers.get(name, {}):
+            self.application.update_workers(workername=name)
+        while "stats" not in workers.get(name, {}) and waited < options.inspect_timeout / 1000:
+            await asyncio.sleep(POLL_INTERVAL)
+            waited += POLL_INTERVAL
         await super().get(name)
 
 

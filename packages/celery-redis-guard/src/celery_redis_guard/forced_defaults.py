@@ -9,6 +9,8 @@ from typing import Any
 from celery import Celery
 from celery.app.utils import Settings
 
+from celery_redis_guard import mode
+
 # Whatever the app sets. A task is acknowledged when it is done, is requeued when the process that
 # ran it is killed, and is not run again when it has a result already. Each process prefetches one
 # task, so none waits behind a long one.
@@ -23,11 +25,19 @@ ALWAYS = {
     "worker_cancel_long_running_tasks_on_connection_loss": False,
 }
 
+# By Celery's own classes, this one would drop a chord's header that comes again after its result
+# and before it was counted: the body would never run. Without it, a task may be run twice.
+ONLY_GUARDED = "worker_deduplicate_successful_tasks"
+
 # Unless the app has said otherwise, which `app_validation` refuses.
-REPLACED = {
+REPLACED: dict[str, tuple[set[str | None], str]] = {
+    "broker_transport": ({None, "redis", "rediss"}, "celeryredisguard:Transport"),
     "worker_pool": ({"prefork", "processes"}, "celeryredisguard:TaskPool"),
     "worker_consumer": ({"celery.worker.consumer:Consumer"}, "celeryredisguard:Consumer"),
 }
+
+# The consumer of a plain worker, by Celery's version, where Celery's own ends when Redis restarts.
+PLAIN_CONSUMERS = {"5.7.0": "celery_redis_guard.celery_5_7_0:Consumer"}
 
 # What a worker takes from its command line, or from variables such as CELERY_WORKER_POOL: its
 # attribute, and the setting that is used instead.
@@ -92,6 +102,12 @@ def force(app: Celery, settings: dict[str, Any]) -> None:
     app.conf.force(settings)
 
 
+def always() -> dict[str, Any]:
+    """What is forced whatever the app sets: in a plain app, one setting less."""
+    guarded = mode.current().guarded
+    return {key: value for key, value in ALWAYS.items() if guarded or key != ONLY_GUARDED}
+
+
 def rebind(sender: Celery, **_: object) -> None:
     """On the app's on_after_finalize: force what a task took from the settings before, because the
     app has used it, or only its name, while it was imported. What its own options say stays."""
@@ -101,7 +117,7 @@ def rebind(sender: Celery, **_: object) -> None:
             continue
         bound = own[own.index("__bound__") :]
         for attribute, key in task.from_config:
-            if key in ALWAYS and attribute in bound:
+            if key in always() and attribute in bound:
                 setattr(type(task), attribute, ALWAYS[key])
 
 
@@ -113,8 +129,12 @@ def time_limit() -> int:
 def apply(app: Celery) -> None:
     """Force what the app lacks. A process that only sends tasks gets no time limits."""
     conf = app.conf
-    replaced = {key: ours for key, (defaults, ours) in REPLACED.items() if conf[key] in defaults}
-    force(app, {**ALWAYS, **replaced})
+    force(app, always())
+    if mode.current().guarded:
+        force(app, {key: ours for key, (old, ours) in REPLACED.items() if conf[key] in old})
+    elif conf.worker_consumer in REPLACED["worker_consumer"][0]:
+        own = conf.worker_consumer
+        force(app, {"worker_consumer": PLAIN_CONSUMERS.get(mode.installed().celery, own)})
     if "CELERY_PI_TIME_LIMIT" not in os.environ:
         return
     hard, soft = conf.task_time_limit, conf.task_soft_time_limit

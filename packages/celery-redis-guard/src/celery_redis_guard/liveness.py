@@ -17,7 +17,8 @@ from kombu.utils.json import loads
 from redis import ConnectionPool, Redis
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from celery_redis_guard.ownership import OWNERS_KEY, crashed_tags, slot_id, worker_id
+from celery_redis_guard.identity import CHANNEL, slot_id, worker_id
+from celery_redis_guard.ownership import OWNERS_KEY, crashed_tags
 from celery_redis_guard.systemd_notify import notify
 
 INTERVAL = 5  # seconds between two checks
@@ -57,7 +58,7 @@ class LivenessStep(bootsteps.StartStopStep):
             logger.warning("celery-pi: %d tasks, unknown before, go back to their queues", returned)
 
     def _channel(self, owner: str) -> str:
-        return f"{self.prefix}celery-pi.alive.{owner}"
+        return f"{self.prefix}{CHANNEL}{owner}"
 
     def stop(self, c: Any) -> None:
         """After a lost connection. A worker that shuts down lives until its pool has ended, which

@@ -11,11 +11,8 @@ import os
 from collections.abc import Callable, Iterable
 from functools import cache
 from logging import getLogger
-from pathlib import Path
-from socket import gethostname
 from time import time
 from typing import Any
-from uuid import uuid4
 
 from celery import current_app
 from celery.exceptions import WorkerLostError
@@ -26,6 +23,7 @@ from kombu.transport.redis import QoS
 from kombu.utils.json import dumps, loads
 from redis import Redis
 
+from celery_redis_guard.identity import worker_id
 from celery_redis_guard.oom_exempt import ALLOW_OOM
 
 OWNERS_KEY = "unacked_owner"  # hash: delivery tag -> worker id
@@ -86,22 +84,6 @@ os.register_at_fork(after_in_child=deferred.clear)
 
 # Delivery tags of tasks whose process crashed, until they are requeued.
 crashed_tags: set[str] = set()
-
-
-@cache
-def slot_id() -> str:
-    """What only one worker at a time can be: a systemd unit of this machine, or else a process."""
-    try:
-        machine = Path("/etc/machine-id").read_text(encoding="ascii").strip()
-    except FileNotFoundError:  # as in most containers
-        machine = gethostname()
-    return f"{machine}/{os.environ.get('CELERY_PI_UNIT') or uuid4().hex}"
-
-
-@cache
-def worker_id() -> str:
-    """Name of this worker, unique among all that ever take tasks."""
-    return f"{slot_id()}/{uuid4().hex}"
 
 
 def defer(method: str, argument: Any) -> None:

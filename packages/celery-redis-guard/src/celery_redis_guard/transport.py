@@ -10,12 +10,14 @@ is imminent.
 from queue import Empty
 from time import monotonic, time
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from kombu.transport import redis
-from kombu.utils.url import url_to_parts
+from redis import UnixDomainSocketConnection
 
+from celery_redis_guard.identity import worker_id
 from celery_redis_guard.oom_exempt import ALLOW_OOM, exempt_broker_commands, exempting
-from celery_redis_guard.ownership import OWNERS_KEY, OwnershipQoS, defer, worker_id
+from celery_redis_guard.ownership import OWNERS_KEY, OwnershipQoS, defer
 
 # Deletes the acknowledged messages, pops the message that BRPOP would pop, records it as kombu
 # does, with its owner, and replies as BRPOP does. A message that kombu could not record stays in
@@ -54,6 +56,9 @@ return false
 """
 )
 
+# redis-py refuses them for a unix socket.
+TCP_OPTIONS = {"socket_connect_timeout", "socket_keepalive", "socket_keepalive_options"}
+
 
 class AtomicFetchChannel(redis.Channel):
     """Sends the fetch script first, and kombu's BRPOP only if that finds no message."""
@@ -75,17 +80,22 @@ class AtomicFetchChannel(redis.Channel):
         return exempting(super()._create_client(asynchronous), exempt_broker_commands)
 
     def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
-        """kombu parses what follows a class path in a URL only if it is a unix socket."""
-        parameters: dict[str, Any] = super()._connparams(asynchronous)
+        """What the URL names. kombu has no unix socket in a URL that names no transport: here it is
+        the host, `%2Frun%2Fredis.sock`."""
         client = self.connection.client
-        url = url_to_parts(client.hostname or "")
+        url = urlsplit(client.hostname)
+        if url.scheme not in {"redis", "rediss"}:
+            raise ValueError("broker_url must begin with redis:// or rediss://")
         if url.scheme == "rediss" and not client.ssl:
             raise ValueError("for rediss, Celery needs broker_use_ssl")
-        if url.scheme in {"redis", "rediss"}:
-            parameters["host"] = url.hostname or "127.0.0.1"
-            parameters["port"] = url.port or self.connection.default_port
-            parameters["db"] = int(url.path or 0)
-        return parameters
+        socket = unquote(url.netloc.rpartition("@")[2])  # `hostname` would be in lower case
+        database = int(url.path.strip("/") or 0)
+        if not socket.startswith("/"):
+            host, port = url.hostname or "127.0.0.1", url.port or self.connection.default_port
+            return {**super()._connparams(asynchronous), "host": host, "port": port, "db": database}
+        self.connection_class = UnixDomainSocketConnection
+        parameters = {**super()._connparams(asynchronous), "path": socket, "db": database}
+        return {key: value for key, value in parameters.items() if key not in TCP_OPTIONS}
 
     # -- acknowledgements
 
@@ -185,9 +195,10 @@ class AckFlushingPoller(redis.MultiChannelPoller):
 
 
 class Transport(redis.Transport):
-    """Named by a broker URL: `celeryredisguard.Transport+redis://` or `+socket://`."""
+    """Named by `broker_transport`."""
 
     Channel = AtomicFetchChannel
+    can_parse_url = True  # kombu leaves it whole, so that TLS is not forgotten
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
