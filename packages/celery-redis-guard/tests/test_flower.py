@@ -22,7 +22,6 @@ import pytest
 from guard_process import GUARDED, SOURCE
 from redis_server import redis_server
 
-pytest.importorskip("flower")
 pytestmark = pytest.mark.fast
 
 LOGIN = base64.b64encode(b"me:its password, a:b").decode()
