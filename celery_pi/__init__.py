@@ -7,9 +7,9 @@ that are sent along and run there.
 
 As soon as pyinfra imports any part of it, a Pi's output is made printable before it is shown.
 
-The package of the tools on the Pi is on the path too, at its end. A deploy uses its editor of env
-files, its URLs of Redis and its reading of sizes, so that deploy and doctor cannot differ. These
-modules import the standard library alone.
+The two packages for the Pi are on the path too, at its end. A deploy uses the tools' editor of env
+files, URLs of Redis and reading of sizes, so that deploy and doctor cannot differ, and the guard's
+tested sets of versions. These modules import the standard library alone.
 """
 
 import sys
@@ -17,5 +17,6 @@ from pathlib import Path
 
 from celery_pi.terminal import protect
 
-sys.path.append(str(Path(__file__).parents[1] / "packages/celery-pi-tools/src"))
+PACKAGES = Path(__file__).parents[1] / "packages"
+sys.path += [str(PACKAGES / name / "src") for name in ("celery-pi-tools", "celery-redis-guard")]
 protect()

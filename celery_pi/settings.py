@@ -299,6 +299,10 @@ class Settings(BaseModel):
     celery_longest_countdown: Annotated[int, Field(ge=0)] = 0
     """Seconds of the longest countdown, ETA or wait for a retry in the app: a task that waits
     for more than an hour would otherwise run twice with a worker that is not ours."""
+    worker_guard: Literal["auto", "on", "off"] = "auto"
+    """Whether worker and Beat use the guard's classes, with which no task is lost, or Celery's own.
+    auto: where the installed versions are a set that the guard was tested with. They decide as
+    they start, so an upgrade of Celery leaves nobody without a worker."""
     worker_network: bool = True
     """Whether tasks reach the network (HTTPS, DNS, SMTP). Without it they have unix sockets alone:
     Redis', and that of a database."""

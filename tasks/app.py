@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from pyinfra import host
+from pyinfra import host, logger
 
 from celery_pi.app_packages import Locked, locked
 from celery_pi.component import Component, Secret, deploys
@@ -13,6 +13,7 @@ from celery_pi.operations.env_file import env_file
 from celery_pi.operations.extra_files import extra_files_absent
 from celery_pi.operations.owned_directory import owned_directory
 from celery_pi.operations.python_packages import (
+    environment,
     prefetch_python_packages,
     python_packages,
     record,
@@ -21,6 +22,7 @@ from celery_pi.operations.service import service
 from celery_pi.render import from_package
 from celery_pi.secrets import passwords, redis_url
 from celery_pi.settings import Settings
+from celery_pi.worker_guard import warning
 from celery_pi_tools.env_file import URLS
 
 APP = Component[Settings](
@@ -104,6 +106,7 @@ def _install(settings: Settings) -> None:
         requirements=_requirements(settings),
         locked=_locked(settings),
     )
+    _tell_guard(settings)
     for directory in settings.app_writable:
         if directory.startswith("/"):
             continue  # not the app's: its owner makes it, and says who may write there
@@ -114,6 +117,15 @@ def _install(settings: Settings) -> None:
             group=settings.app_user,
         )
     config_files(name="Install the service library", files=LIBRARY)
+
+
+def _tell_guard(settings: Settings) -> None:
+    """In each plan and each deploy, also where nothing changes."""
+    installed = environment(settings.app_venv, _requirements(settings)).installed
+    present = {package.name: str(package.version) for package in installed}
+    ours = {package.name: str(package.version) for package in _locked(settings)}
+    if sentence := warning(settings.worker_guard, settings.app_pins, present, ours):
+        host.log(sentence, logger.warning)
 
 
 def _connect(settings: Settings) -> None:

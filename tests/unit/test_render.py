@@ -190,6 +190,7 @@ READERS: list[tuple[str, Any, set[str]]] = [
     ("celery_max_tasks_per_child", 77, {WORKER}),
     ("celery_max_memory_per_child", "64mb", set()),  # goes in as max_memory_kib
     ("celery_time_limit", 77, {WORKER}),
+    ("worker_guard", "off", {WORKER, BEAT}),
     ("worker_network", False, {WORKER_SANDBOX}),
     ("celery_loglevel", "DEBUG", {WORKER, BEAT}),
     ("journal_max_use", "64mb", {JOURNAL}),

@@ -80,6 +80,7 @@ BAD_VALUES: dict[str, list[Any]] = {
         [1],
         None,
     ],
+    "worker_guard": ["", "yes", True, None],
     "worker_network": ["", "maybe", 2, None],
     "journal_max_use": ["256", 256, "15mb", "1.5gb", "10%"],
     "backup": ["", "maybe", 2, None],

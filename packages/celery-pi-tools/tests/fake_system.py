@@ -10,7 +10,7 @@ from celery_pi_tools.system import System
 
 UP = {
     **{"LoadState": "loaded", "ActiveState": "active", "SubState": "running", "NRestarts": "0"},
-    **{"Result": "success", "ActiveEnterTimestampMonotonic": "0"},
+    **{"Result": "success", "ActiveEnterTimestampMonotonic": "0", "StatusText": ""},
 }
 
 

@@ -33,6 +33,7 @@ from celery_pi_tools.checks import (
 )
 from celery_pi_tools.commands import CannotRead
 from celery_pi_tools.system import System
+from fake_system import UP
 from tests.helpers.fake import ME, Programs, as_root
 from tests.helpers.hostile import TEXT, put
 
@@ -264,7 +265,8 @@ def test_beats_schedule_is_read(
     if schedule is not None:
         path.write_text(schedule)
     monkeypatch.setattr(task_state, "SCHEDULE", path)
-    system = System(Settings(app_user=ME).model_dump())
+    system: Any = System(Settings(app_user=ME).model_dump())
+    system.units = {"celery-beat": UP}
     assert task_state.beat(system).level == state
 
 
@@ -275,7 +277,8 @@ def test_schedule_that_is_no_such_file_is_told_at_once(
 ) -> None:
     put(tmp_path / "schedule", what)
     monkeypatch.setattr(task_state, "SCHEDULE", tmp_path / "schedule")
-    system = System(Settings(app_user=ME).model_dump())
+    system: Any = System(Settings(app_user=ME).model_dump())
+    system.units = {"celery-beat": UP}
     begun = time.monotonic()
     result = registry.judged(task_state.beat, system)
     assert time.monotonic() - begun < 2

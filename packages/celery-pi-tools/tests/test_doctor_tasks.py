@@ -18,7 +18,7 @@ from kombu.transport.virtual import Message
 
 from celery_pi_tools.checks import tasks, worker
 from celery_pi_tools.system import WORKER_MESSAGES
-from fake_system import answering, consuming, fake_system
+from fake_system import UP, answering, consuming, fake_system
 
 pytestmark = pytest.mark.fast
 
@@ -115,6 +115,7 @@ def test_queue_of_another_worker_is_none() -> None:
 
 def test_unknown_task_is_read_from_the_journal() -> None:
     system = fake_system()
+    system.units = {"celery-worker": UP}
     said = UNKNOWN_TASK_ERROR % (KeyError("birds.tasks.gone"), *("",) * 3)
     system.worker_log = [
         f"[2026-01-01: ERROR/MainProcess] {line}" for line in said.splitlines()

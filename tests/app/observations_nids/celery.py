@@ -11,13 +11,31 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "observations_nids.settings")
 TICK = 5  # seconds between two runs of the periodic task
 
 prefixed = {"global_keyprefix": config.celery.key_prefix} if config.celery.key_prefix else {}
+# The site's sends end within 5 s while Redis does not answer: docs/operate/tasks.md.
+within = 1.0  # seconds for one wait
 
 app = Celery("observations_nids")
 app.conf.update(
     broker_url=config.celery.broker_url,
     result_backend=config.celery.result_backend,
-    broker_transport_options=prefixed,
-    result_backend_transport_options=prefixed,
+    broker_transport_options={
+        **prefixed,
+        "socket_timeout": within,
+        "socket_connect_timeout": within,
+    },
+    redis_socket_timeout=within,
+    redis_socket_connect_timeout=within,
+    result_backend_transport_options={
+        **prefixed,
+        "retry_policy": {
+            **{"timeout": within, "interval_start": 0.1},
+            **{"interval_step": 0.1, "interval_max": 0.2},
+        },
+    },
+    task_publish_retry_policy={
+        **{"max_retries": 1, "interval_start": 0.5},
+        **{"interval_step": 0.1, "interval_max": 0.5},
+    },
     task_serializer="json",
     accept_content=["json"],
     result_serializer="json",

@@ -19,7 +19,7 @@ PROPERTIES = (
     *("Id", "LoadState", "ActiveState", "SubState", "Result", "UnitFileState", "Job"),
     *("NeedDaemonReload", "NRestarts", "MainPID", "ControlGroup", "ActiveEnterTimestampMonotonic"),
     *("InactiveEnterTimestampMonotonic", "ExecMainStartTimestampMonotonic"),
-    "ActiveExitTimestampMonotonic",
+    *("ActiveExitTimestampMonotonic", "StatusText"),
 )
 SERVICE_PROPERTIES = (
     *("Id", "User", "DynamicUser", "PermissionsStartOnly", "EnvironmentFiles"),

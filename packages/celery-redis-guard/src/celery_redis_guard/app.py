@@ -33,6 +33,7 @@ from celery_redis_guard import (
     log_filter,
     maintenance,
     mode,
+    site_timeouts,
 )
 from celery_redis_guard.systemd_notify import notify
 
@@ -130,6 +131,13 @@ def _require_deployed_broker(app: Celery) -> None:
             )
 
 
+def site_lines() -> list[str]:
+    """What the app's settings lack, lest sends of the site hang."""
+    stated = {key: app.conf.stated(key) for key in site_timeouts.SETTINGS}
+    keys = site_timeouts.lacking(stated)
+    return site_timeouts.lines(keys, stated, app.conf.prefix)
+
+
 def validate(**_: object) -> None:
     """End a worker that would lose tasks, with every reason; what the owner chose is a warning."""
     errors = list(app_validation.errors(app))
@@ -145,8 +153,9 @@ def tell_mode(**_: object) -> None:
 
 
 def notify_ready(**_: object) -> None:
-    """`celery-pi status` reads the sentence from systemd."""
-    notify(f"READY=1\nSTATUS={mode.current().sentence}")
+    """`celery-pi status` and `doctor` read the sentences from systemd."""
+    told = [mode.current().sentence, *([site_timeouts.HANGS] if site_lines() else [])]
+    notify(f"READY=1\nSTATUS={'; '.join(told)}")
 
 
 def begin_shutdown(**_: object) -> None:

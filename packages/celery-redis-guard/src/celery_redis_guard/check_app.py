@@ -12,13 +12,16 @@ from pathlib import Path
 
 def main() -> None:
     try:
-        from celery_redis_guard.app import app, mode, validate
+        from celery_redis_guard.app import app, mode, site_lines, site_timeouts, validate
 
         if not mode.current().guarded:
             print(f"celery-pi: {mode.current().sentence}", file=sys.stderr)
         app.loader.import_default_modules()
         app.finalize()
         validate()
+        if missing := site_lines():
+            advice = f"{site_timeouts.HANGS}: add to the settings of the app"
+            print(*(f"celery-pi: {line}" for line in (advice, *missing)), sep="\n", file=sys.stderr)
     except Exception as error:  # the app's own code may raise any
         reason = f"{type(error).__name__}{app_location(error)}{denied_path(error)}"
         sys.exit(f"celery-pi: the app cannot be loaded: {reason}")

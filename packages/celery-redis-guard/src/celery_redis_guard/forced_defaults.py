@@ -49,6 +49,13 @@ WORKER_OPTIONS = {
     "soft_time_limit": "task_soft_time_limit",
 }
 
+# A worker and Beat wait for Redis longer than a site does: when its disk is slow for two seconds,
+# they would reconnect, a plain worker would put back the tasks that it runs, a result or a count of
+# a chord would be lost, and Beat would send twice. Shorter ones of the app are for its site alone.
+SHORTEST_TIMEOUT = 20  # seconds
+CONNECTION_TIMEOUTS = {"socket_timeout", "socket_connect_timeout"}
+PATIENT = {"redis_socket_timeout": 120.0, "redis_socket_connect_timeout": None}  # Celery's own
+
 MARGIN = 300  # seconds, for an acknowledgement, or for a task to start when its countdown is over
 MIN_VISIBILITY_TIMEOUT = 3600  # seconds; kombu's own default
 SOFT_LIMIT_LEAD = 60  # seconds between the soft time limit, for clean-up, and the hard one
@@ -67,6 +74,10 @@ class ForcedSettings(Settings):
 
     def force(self, settings: dict[str, Any]) -> None:
         self.forced.update(settings)
+
+    def stated(self, key: str) -> Any:
+        """What the app itself says, or Celery's default."""
+        return super().__getitem__(key)
 
     def __getitem__(self, key: str) -> Any:
         return self.forced[key] if key in self.forced else super().__getitem__(key)
@@ -135,16 +146,34 @@ def apply(app: Celery) -> None:
     elif conf.worker_consumer in REPLACED["worker_consumer"][0]:
         own = conf.worker_consumer
         force(app, {"worker_consumer": PLAIN_CONSUMERS.get(mode.installed().celery, own)})
+    force(app, _patient(conf))
     if "CELERY_PI_TIME_LIMIT" not in os.environ:
         return
     hard, soft = conf.task_time_limit, conf.task_soft_time_limit
     if not (hard or soft) and time_limit() > SOFT_LIMIT_LEAD:
         soft = time_limit() - SOFT_LIMIT_LEAD
-    options = conf.broker_transport_options
+    options = app.conf.broker_transport_options
     visibility = max(options.get("visibility_timeout", 0), min_visibility_timeout())
     limits = {"task_time_limit": hard or time_limit(), "task_soft_time_limit": soft}
     options = {**options, "visibility_timeout": visibility}
     force(app, {**limits, "broker_transport_options": options})
+
+
+def _patient(conf: Settings) -> dict[str, Any]:
+    """What takes the place of timeouts and retries that are meant for a site's sends."""
+    broker, results = conf.broker_transport_options, conf.result_backend_transport_options
+    hasty = {key for key in CONNECTION_TIMEOUTS & {*broker} if _is_hasty(broker[key])}
+    return {
+        "broker_transport_options": {key: broker[key] for key in broker if key not in hasty},
+        "result_backend_transport_options": {
+            key: results[key] for key in results if key != "retry_policy"
+        },
+        **{key: patient for key, patient in PATIENT.items() if _is_hasty(conf[key])},
+    }
+
+
+def _is_hasty(timeout: float | None) -> bool:
+    return timeout is not None and timeout < SHORTEST_TIMEOUT
 
 
 def keep_prefetch_count_when_autoscaling(conf: Any, options: dict[str, Any], **_: object) -> None:

@@ -21,6 +21,16 @@ FIND = "/usr/bin/find"
 WALK = 30  # seconds
 LISTED = 8 * 2**20  # bytes of names of Python files
 PATIENCE = 150  # seconds; `celery-pi check` itself gives up after 120
+# As the guard's `site_timeouts` has them, with namespace="CELERY".
+HANGS = "sends of the site hang while Redis does not answer"
+SITE_LINES = (
+    "CELERY_BROKER_TRANSPORT_OPTIONS = {'socket_timeout': 1.0, 'socket_connect_timeout': 1.0}; "
+    "CELERY_REDIS_SOCKET_TIMEOUT = 1.0; CELERY_REDIS_SOCKET_CONNECT_TIMEOUT = 1.0; "
+    "CELERY_RESULT_BACKEND_TRANSPORT_OPTIONS = {'retry_policy': {'timeout': 1.0, "
+    "'interval_start': 0.1, 'interval_step': 0.1, 'interval_max': 0.2}}; "
+    "CELERY_TASK_PUBLISH_RETRY_POLICY = {'max_retries': 1, 'interval_start': 0.5, "
+    "'interval_step': 0.1, 'interval_max': 0.5}"
+)
 ABOVE = ("Redis", "The app's .env leads elsewhere", "Permissions")
 
 
@@ -129,6 +139,20 @@ def replaced(system: System) -> Finding | None:
         "start the worker again, which lets its tasks finish first",
         lambda: restart("celery-worker"),
         grace=2,
+    )
+
+
+@check("App", "The site's sends hang without Redis", "doctor", after=(*ABOVE, "App"))
+def sends_hang(system: System) -> Finding | None:
+    """The worker has told systemd, as it started, that the app's settings allow it."""
+    if HANGS not in system.units["celery-worker"]["StatusText"]:
+        return None
+    return problem(
+        "the app's settings bound no wait for Redis, or too late",
+        "a page that sends a task waits for as long as Redis is frozen or out of reach, and with "
+        "it a process of the web server",
+        f"add to the settings, and start site and worker again: {SITE_LINES}; celery-pi check "
+        "names those that lack, in the words of this app",
     )
 
 

@@ -9,6 +9,7 @@ from datetime import datetime
 
 from celery_pi_tools.checks.queues import forgotten, queue_of
 from celery_pi_tools.checks.registry import Finding, check, ok, problem
+from celery_pi_tools.checks.worker import is_plain
 from celery_pi_tools.system import RECENT, System
 from celery_pi_tools.table import age, count
 
@@ -57,9 +58,10 @@ def unknown(system: System) -> Finding | None:
     if not names:
         return None
     tasks = ", ".join(f"{name} ({count(number, 'time')})" for name, number in names.items())
+    fate = "gone: the worker is plain Celery" if is_plain(system) else "dead letters now"
     return problem(
         f"since it was started, or in the last hour: {tasks}",
-        "they are dead letters now, and failed for whoever awaits them",
+        f"they are {fate}, and failed for whoever awaits them",
         "is the module in autodiscover_tasks or CELERY_IMPORTS, and the name spelt the same where "
         "it is sent? Then start the worker again: it takes back those that it knows",
     )

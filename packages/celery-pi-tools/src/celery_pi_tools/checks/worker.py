@@ -17,13 +17,16 @@ from celery_pi_tools.system import System
 from celery_pi_tools.table import count
 from celery_pi_tools.worker_control import EXCHANGE, command
 
-UNIT = "celery-worker"
+UNIT, BEAT = "celery-worker", "celery-beat"
 CONNECTING = 20  # seconds; 15 are its longest pause between two tries
 ANSWERING = 10  # seconds
 ABOVE = ("Redis", f"{UNIT} is down", "A process is stopped")
 ROLES = ("worker", "beat")
 LONGEST = 2**16  # bytes of a command line in which they stand
 LOG = f"journalctl -u {UNIT} -n 50"
+TESTED_SET = (
+    "pin a tested set (docs/operate/upgrade.md, Upgrading Celery), or say so: worker_guard = off"
+)
 LOOK = f"{LOG}; systemctl restart {UNIT}"
 
 
@@ -51,6 +54,28 @@ def connected(system: System) -> Finding:
     if pool < least:
         return warn(f"{evidence} of {least}{elsewhere}", LOOK, **values)
     return ok(f"{evidence}{elsewhere}", **values)
+
+
+def is_plain(system: System, unit: str = UNIT) -> bool:
+    """Whether it has told systemd that it runs as plain Celery, without the guard."""
+    return system.units[unit]["StatusText"].startswith("plain ")
+
+
+@check("Tasks", "Guard", "status", "audit")
+def guard(system: System) -> Finding:
+    """As worker and Beat have told it at their start: what is installed may be newer."""
+    told = system.units[UNIT]["StatusText"]
+    if not system.up(UNIT) or not told:
+        return warn("the worker does not run, so it does not tell", LOOK)
+    plain, beat_plain = is_plain(system), is_plain(system, BEAT)
+    values = {"guarded": not plain, "setting": system.settings["worker_guard"]}
+    if system.up(BEAT) and beat_plain != plain:
+        kinds = {True: "plain", False: "guarded"}
+        evidence = f"the worker is {kinds[plain]}, and Beat still {kinds[beat_plain]}"
+        return warn(evidence, f"systemctl restart {BEAT}", **values)
+    if plain and system.settings["worker_guard"] != "off":
+        return warn(told, TESTED_SET, **values)
+    return ok(told, **values)
 
 
 @check("Worker", "The worker does not answer", "doctor", after=(*ABOVE, "Worker"))
@@ -95,7 +120,7 @@ def consume(system: System, worker: str, queue: str) -> None:
 
 @check("Worker", "A second worker or Beat runs", "doctor")
 def second(system: System) -> Finding | None:
-    ours = {pid for unit in (UNIT, "celery-beat") for pid in system.pids(unit)}
+    ours = {pid for unit in (UNIT, BEAT) for pid in system.pids(unit)}
     other_pids = [pid for pid in pids() if pid not in ours]
     strangers = sorted(
         f"celery {role} ({pid})" for pid in other_pids if (role := role_of(system, pid))
