@@ -15,7 +15,7 @@ from tests.bench.machine import ORIGIN, copies
 from tests.bench.machine import versions as of_machine
 from tests.bench.report import section, write
 
-SECTIONS = ("deploying", "tasks", "recovery", "growth")
+SECTIONS = ("deploying", "tasks", "beside", "recovery", "growth")
 
 
 def main() -> int:
