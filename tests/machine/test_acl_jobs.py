@@ -53,7 +53,8 @@ running = sleep.delay(60)
 while running.id not in str(inspect.active()):
     pass
 running.revoke(terminate=True)
-assert "terminated" in str(running.get(timeout=60, propagate=False))
+running.get(timeout=60, propagate=False)
+assert running.state == "REVOKED"
 """
 
 SCRIPT = """
