@@ -6,7 +6,7 @@ if [ ! -e "$before" ]; then
   (
     umask 022; mkdir -p "${before%/*/*}"
     umask 077; mkdir -p "${before%/*}"
-    printf '%s' "$record" >"$before.new"
+    printf '%s' "${record:?}" >"$before.new"
     sync "$before.new"
     mv "$before.new" "$before"
   )

@@ -21,7 +21,7 @@ import redis
 user, password, commands = json.load(sys.stdin)
 socket = redis.UnixDomainSocketConnection(
     path="/run/redis-celery/redis.sock", username=user, password=password,
-    lib_name=None, lib_version=None, decode_responses=True,
+    lib_name=None, lib_version=None, decode_responses=True, protocol=2,
 )
 
 def ask(command):

@@ -260,11 +260,11 @@ def test_limit_of_the_owners_stays_and_lets_the_deploying_machine_in() -> None:
 def test_what_was_there_is_kept_at_the_first_change_alone() -> None:
     def kept(shown: list[str]) -> str:
         done = run(lambda: firewall(openings=WEB), answers={"ss -Hltne": shown})
-        return "".join(command for command in done.commands if "found=" in command)
+        return "".join(command for command in done.commands if "record=" in command)
 
     his = "rule allow tcp 8123 0.0.0.0/0 any 0.0.0.0/0 in comment=6869"
     first = kept([his, "setting ENABLED yes", "ssh 22"])
-    assert f"found='setting ENABLED yes\n{his}\n'" in first
+    assert f"record='setting ENABLED yes\n{his}\n'" in first
     assert kept([his, *settled()[1:]]) == "", "a rule of ours is there"
     assert kept([his, f"before {his}", "ssh 22"]) == ""
 
