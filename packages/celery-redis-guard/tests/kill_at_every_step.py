@@ -69,6 +69,7 @@ TARGETS = (PROCESS, WORKER, REDIS, BEFORE)
 TWICE = {
     (PROCESS, WORKER): {
         "process: end of a task": "it had ended, and its result was not kept yet",
+        "process: EXEC SETEX celery-taskset-meta": "the same",
         "process: count": "it completes a chord: its result is kept a step later, with the body",
         "process: GET celery-taskset-meta": "the same",
         "process: LPUSH": "sent by the task itself, or because it has failed: it runs again",

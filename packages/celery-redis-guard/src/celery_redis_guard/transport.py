@@ -220,7 +220,11 @@ class AtomicFetchChannel(redis.Channel):
             self._send_pending_acks()
 
     def flush_all_acks(self) -> None:
-        """At the end of the channel, send again also what is in flight."""
+        """At the end of the channel, send again also what is in flight, and requeue what a script
+        may have fetched whose reply nobody will read."""
+        if self.script_sent_at:
+            defer("requeue_fetched_at", self.script_sent_at)
+            self.script_sent_at = None
         self.pending_acks, self.acks_in_flight = self.pending_acks + self.acks_in_flight, []
         self._send_pending_acks()
 
@@ -315,7 +319,10 @@ class AtomicFetchChannel(redis.Channel):
                 self.is_waiting = False
                 super()._brpop_start()
         except self.connection_errors:
+            is_fetching = self.script_sent_at is not None
             self._stop_waiting()
+            if is_fetching:  # the error comes there too, and what was fetched is requeued
+                return
             raise
         if not self.is_waiting:
             return
