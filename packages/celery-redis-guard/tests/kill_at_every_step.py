@@ -69,12 +69,13 @@ TARGETS = (PROCESS, WORKER, REDIS, BEFORE)
 TWICE = {
     (PROCESS, WORKER): {
         "process: end of a task": "it had ended, and its result was not kept yet",
+        "process: EXEC SETEX celery-taskset-meta": "it had ended, and its result was not kept yet",
         "process: count": "it completes a chord: its result is kept a step later, with the body",
-        "process: GET celery-taskset-meta": "the same",
+        "process: GET celery-taskset-meta": "it completes a chord, as above",
         "process: LPUSH": "sent by the task itself, or because it has failed: it runs again",
-        "process: grow": "the same",
+        "process: grow": "sent by the task itself: it runs again",
         "process: SETEX": "it had failed, which was not acknowledged yet",
-        "process: store": "the same",
+        "process: store": "it had failed, which was not acknowledged yet",
     },
     (REDIS,): {
         "process: LPUSH": "Redis could not say that it had the message, so it is sent again",

@@ -81,9 +81,9 @@ return false
 """
 )
 
+
 # redis-py refuses them for a unix socket.
 TCP_OPTIONS = {"socket_connect_timeout", "socket_keepalive", "socket_keepalive_options"}
-
 
 logger = getLogger(__name__)
 
@@ -176,14 +176,13 @@ class AtomicFetchChannel(redis.Channel):
     def require_open(self) -> None:
         """Raise a connection error if a reply is due of which nothing has arrived. To be called
         when Redis has just replied to somebody else: so this connection is half open."""
-        connection = self._in_poll
-        if not connection:
+        if self.is_waiting and self.waiting:
+            if not self.waiting.has_reply():
+                self._stop_waiting()
+                raise ConnectionError("Redis answers, but not to what waits for a task")
             return
-        if self.is_waiting and self.waiting is not None:
-            has_arrived = self.waiting.has_reply()
-        else:
-            has_arrived = connection.can_read(0)
-        if not has_arrived:
+        connection = self._in_poll
+        if connection and not connection.can_read(0):
             connection.disconnect()  # a close of the channel would wait for the reply
             raise ConnectionError("Redis answers, but not to the consumer")
 
@@ -203,7 +202,11 @@ class AtomicFetchChannel(redis.Channel):
             self._send_pending_acks()
 
     def flush_all_acks(self) -> None:
-        """At the end of the channel, send again also what is in flight."""
+        """At the end of the channel, send again also what is in flight, and requeue what a script
+        may have fetched whose reply nobody will read."""
+        if self.script_sent_at:
+            defer("requeue_fetched_at", self.script_sent_at)
+            self.script_sent_at = None
         self.pending_acks, self.acks_in_flight = self.pending_acks + self.acks_in_flight, []
         self._send_pending_acks()
 
@@ -298,7 +301,10 @@ class AtomicFetchChannel(redis.Channel):
                 self.is_waiting = False
                 super()._brpop_start()
         except self.connection_errors:
+            is_fetching = self.script_sent_at is not None
             self._stop_waiting()
+            if is_fetching:  # the error comes there too, and what was fetched is requeued
+                return
             raise
         if not self.is_waiting:
             return
