@@ -288,7 +288,8 @@ class Settings(BaseModel):
     celery_max_memory_per_child: Annotated[
         str, _at_least("64mb", "an app that is loaded takes as much")
     ] = "200mb"
-    """Resident memory above which a process is replaced once its task is done."""
+    """Resident memory above which a process is replaced once its task is done; at least the app's
+    own size and 64 MB, whatever is set."""
     celery_memory_max: Annotated[str | None, AfterValidator(_worker_memory)] = None
     """Memory of all the worker's processes, as a size or as a share of the machine's, at which
     the kernel ends one of them. None: when the whole machine has none left, the worker's are the

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -213,3 +214,26 @@ def test_second_beat_of_the_app_is_found(celery: Any) -> None:
     system.pids = lambda _: [pid]
     found = worker.second(system)
     assert f"({pid})" not in (found.evidence if found else "")
+
+
+@pytest.mark.parametrize(
+    ("mib", "evidence"),
+    [(60, None), (136, None), (260, "the app takes 260 MB, celery_max_memory_per_child is 200 MB")],
+)
+def test_app_that_is_larger_than_a_process_may_be_is_told(
+    monkeypatch: pytest.MonkeyPatch, mib: int, evidence: str | None
+) -> None:
+    system = fake_system(celery_max_memory_per_child="200mb")
+    system.units = {"celery-worker": {"MainPID": "7"}}
+    monkeypatch.setattr(worker, "resident", {7: mib * 2**20}.__getitem__)
+    found = worker.large(system)
+    assert (found and found.evidence) == evidence
+    if found:
+        assert "set celery_max_memory_per_child to 325mb or more" in found.remedy
+
+
+def test_size_of_a_process_is_read_and_one_that_has_ended_has_none() -> None:
+    assert worker.resident(os.getpid()) > 2**20
+    with subprocess.Popen(["true"]) as ended:
+        ended.wait()
+    assert worker.resident(ended.pid) == 0

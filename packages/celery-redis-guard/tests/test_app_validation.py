@@ -237,3 +237,12 @@ def test_app_that_does_not_load_is_reported_with_its_line_and_no_message(
 def test_process_that_only_sends_gets_no_limits(tmp_path: Path) -> None:
     code = "import os; del os.environ['CELERY_PI_TIME_LIMIT']"
     assert conf(tmp_path, code) == [None, None, {}]
+
+
+def test_app_that_is_larger_than_a_process_may_be_is_told_with_its_size(tmp_path: Path) -> None:
+    code = "ballast = bytearray(b'x' * 150 * 2**20)"
+    status, (told,) = check(tmp_path, code, CELERY_PI_MEMORY_PER_CHILD=str(100 * 1024))
+    assert status == 0
+    size = int(told.removeprefix("the app takes ").partition(" MB ")[0])
+    assert 150 < size < 300
+    assert "celery_max_memory_per_child is 100 MB" in told

@@ -27,7 +27,9 @@ from celery_redis_guard import outbox
 from celery_redis_guard.chords import STORE_SCRIPT, OneStepBackend
 from celery_redis_guard.forced_defaults import force
 from celery_redis_guard.oom_exempt import exempt_result_commands, exempting
+from celery_redis_guard.transport import TCP_OPTIONS
 
+CELERY_TIMEOUT = 120  # seconds, the default of `redis_socket_timeout`
 # Of a task that is sent, one a second. celery 5.7 takes "for ever" for five.
 PUBLISH_RETRIES = 1_000_000
 SHUTDOWN_TIMEOUT = 10  # seconds that a shutdown waits for Redis; Celery's own retries add up to 20
@@ -42,6 +44,11 @@ class Backend(OneStepBackend):
     supports_result_compression = False  # STORE_SCRIPT reads results
 
     def _create_client(self, **parameters: Any) -> Any:
+        if "host" in parameters:
+            stated = {key: value for key, value in parameters.items() if value is not None}
+            if stated.get("socket_timeout") == CELERY_TIMEOUT:
+                del stated["socket_timeout"]
+            parameters = {**TCP_OPTIONS, **stated}
         return exempting(super()._create_client(**parameters), exempt_result_commands)
 
     def _store_result(

@@ -5,9 +5,12 @@ one sentence for each reason. No traceback, because one of the app's may show it
 """
 
 import errno
+import os
 import sys
 import traceback
 from pathlib import Path
+
+from celery_redis_guard import memory_limit
 
 
 def main() -> None:
@@ -19,12 +22,20 @@ def main() -> None:
         app.loader.import_default_modules()
         app.finalize()
         validate()
+        tell_memory_limit()
         if missing := site_lines():
             advice = f"{site_timeouts.HANGS}: add to the settings of the app"
             print(*(f"celery-pi: {line}" for line in (advice, *missing)), sep="\n", file=sys.stderr)
     except Exception as error:  # the app's own code may raise any
         reason = f"{type(error).__name__}{app_location(error)}{denied_path(error)}"
         sys.exit(f"celery-pi: the app cannot be loaded: {reason}")
+
+
+def tell_memory_limit() -> None:
+    """Say so if the app is larger than a process of the pool may be."""
+    limit = os.environ.get("CELERY_PI_MEMORY_PER_CHILD")
+    if limit and (told := memory_limit.sentence(int(limit), memory_limit.app_size())):
+        print(f"celery-pi: {told}", file=sys.stderr)
 
 
 def app_location(error: BaseException) -> str:

@@ -6,6 +6,8 @@ worker that is merely slow, or stopped by a signal, still counts as alive. Each 
 systemd's watchdog while this worker is healthy: see `is_healthy`.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from logging import getLogger
 from time import monotonic
 from typing import Any
@@ -13,19 +15,32 @@ from typing import Any
 from celery import bootsteps
 from celery.worker import state
 from celery.worker.consumer import tasks
-from kombu.utils.json import loads
 from redis import ConnectionPool, Redis
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from celery_redis_guard.identity import CHANNEL, slot_id, worker_id
-from celery_redis_guard.ownership import OWNERS_KEY, crashed_tags, headers_of
+from celery_redis_guard.ownership import OWNERS_KEY
 from celery_redis_guard.systemd_notify import notify
 
 INTERVAL = 5  # seconds between two checks
 GRACE = 15  # seconds that a worker on another machine may be without its connection
 STUCK_AFTER = 20  # seconds without a reply from Redis after which a consumer is stuck
 SOCKET_TIMEOUT = 5  # seconds that Redis may take for a reply
-REQUEUE_TIME = 1  # seconds of one check for requeueing, which the event loop has to wait for
+OVERDUE = 10  # seconds after which a reply that is due within one never comes
+BATCH = 100  # tasks that are requeued by one script
+TURN = 0.05  # seconds in which batches begin, and then those in which the event loop is free
+
+# Each owner once. KEYS: owners.
+OWNERS_SCRIPT = """
+local seen, owners = {}, {}
+for _, owner in ipairs(redis.call('HVALS', KEYS[1])) do
+  if not seen[owner] then
+    seen[owner] = true
+    owners[#owners + 1] = owner
+  end
+end
+return owners
+"""
 
 logger = getLogger(__name__)
 
@@ -39,6 +54,7 @@ class LivenessStep(bootsteps.StartStopStep):
     def start(self, c: Any) -> None:
         self.consumer = c
         self.missing_since: dict[str, float] = {}
+        self.reaping: dict[str, Iterator[int]] = {}  # batches of dead workers
         channel = c.connection.default_channel
         self.prefix = channel.global_keyprefix
         options = {**channel._connparams(), "socket_timeout": SOCKET_TIMEOUT}
@@ -72,36 +88,57 @@ class LivenessStep(bootsteps.StartStopStep):
             self.client.connection_pool.disconnect()
 
     def check(self) -> None:
-        """Requeue what dead workers had; ping the watchdog if this worker is healthy.
+        """Requeue what dead workers had; ping the watchdog if this worker is healthy."""
+        dead: dict[str, Iterator[int]] = {}
+        with self._patience():
+            for owner in self._owners():
+                if owner != worker_id() and owner not in self.reaping and self._is_dead(owner):
+                    dead[owner] = self._requeue(owner)
+            self._ping()
+        is_under_way = bool(self.reaping)
+        self.reaping.update(dead)
+        if dead and not is_under_way:
+            self.go_on()
 
-        A dead worker may have had tens of thousands of countdowns. The next check, which follows at
-        once, goes on with those for which `REQUEUE_TIME` was too short.
-        """
-        deadline = monotonic() + REQUEUE_TIME
+    def go_on(self) -> None:
+        """Requeue for a while, leave the event loop alone for as long, and go on: a dead worker may
+        have had tens of thousands of tasks."""
+        deadline = monotonic() + TURN
+        with self._patience():
+            for owner, batches in list(self.reaping.items()):
+                while monotonic() < deadline:
+                    if next(batches, None) is None:
+                        del self.reaping[owner]
+                        break
+            self._ping()
+        if self.reaping:
+            self.consumer.timer.call_after(TURN, self.go_on)
+
+    @contextmanager
+    def _patience(self) -> Iterator[None]:
+        """While Redis does not reply, it is unhealthy, and not this worker."""
         try:
-            for owner, tags in self._tags_of_others().items():
-                if self._is_dead(owner) and not self._requeue(owner, tags, deadline):
-                    self.consumer.timer.call_after(0, self.check)
-                    break
+            yield
         except RedisTimeoutError:
             logger.warning("celery-pi: Redis has not answered for %d s", SOCKET_TIMEOUT)
             self.missing_since.clear()
-            notify("WATCHDOG=1")  # Redis is unhealthy, not this worker
-            return
-        if self.is_healthy():
+            self.reaping.clear()
             notify("WATCHDOG=1")
 
-    def _tags_of_others(self) -> dict[bytes, list[str]]:
-        """Delivery tags by owner, for every owner but this process."""
-        found: dict[bytes, list[str]] = {}
-        owners: Any = self.client.hgetall(self.prefix + OWNERS_KEY)
-        for tag, owner in owners.items():
-            if owner.decode() != worker_id():
-                found.setdefault(owner, []).append(tag.decode())
-        return found
+    def _ping(self) -> None:
+        """Redis has just replied: tell systemd that this worker is healthy, or connect it anew."""
+        if self.is_healthy():
+            notify("WATCHDOG=1")
+        consumer = getattr(self.consumer, "task_consumer", None)
+        if consumer and self._silence(consumer.channel) > OVERDUE:
+            consumer.channel.require_open()
 
-    def _is_dead(self, owner: bytes) -> bool:
-        name = owner.decode()
+    def _owners(self) -> list[str]:
+        """Who has unacknowledged tasks."""
+        found: Any = self.client.eval(OWNERS_SCRIPT, 1, self.prefix + OWNERS_KEY)
+        return [owner.decode() for owner in found]
+
+    def _is_dead(self, name: str) -> bool:
         subscribers: Any = self.client.pubsub_numsub(self._channel(name))
         ((_, count),) = subscribers
         if count:
@@ -111,22 +148,25 @@ class LivenessStep(bootsteps.StartStopStep):
             return True
         return monotonic() - self.missing_since.setdefault(name, monotonic()) >= GRACE
 
-    def _requeue(self, owner: bytes, tags: list[str], deadline: float) -> bool:
-        """Requeue at least one of the owner's tasks; whether all of them were by the deadline."""
+    def _requeue(self, owner: str) -> Iterator[int]:
+        """Requeue the owner's tasks; yields after each batch how many it had."""
+        done, batch = 0, []
+        for tag, name in self.client.hscan_iter(self.prefix + OWNERS_KEY, count=BATCH):
+            if name.decode() == owner:
+                batch.append(tag.decode())
+            if len(batch) == BATCH:
+                done += self._requeue_batch(owner, batch)
+                yield len(batch)
+                batch = []
+        if batch:
+            done += self._requeue_batch(owner, batch)
+            yield len(batch)
+        logger.warning("celery-pi: %d tasks go back to their queues: %s has died", done, owner)
+
+    def _requeue_batch(self, owner: str, tags: list[str]) -> int:
         qos = self.consumer.connection.default_channel.qos
-        done = 0
-        for tag in tags:
-            entry: Any = self.client.hget(self.prefix + qos.unacked_key, tag)
-            if entry and not headers_of(loads(entry)[0]).get("eta"):
-                crashed_tags.add(tag)
-            qos.requeue(tag, owner)
-            done += 1
-            if monotonic() >= deadline:
-                break
-        logger.warning(
-            "celery-pi: %d tasks go back to their queues: %s has died", done, owner.decode()
-        )
-        return done == len(tags)
+        qos.requeue_of(owner, tags, has_died=True)
+        return len(tags)
 
     def is_healthy(self) -> bool:
         """Whether Redis replies to the consumer, or the consumer has no reason to ask it."""
@@ -137,5 +177,9 @@ class LivenessStep(bootsteps.StartStopStep):
             return True  # by `celery control cancel_consumer`, or in maintenance mode
         if not channel.qos.can_consume() and (state.reserved_requests or state.active_requests):
             return True  # it holds as many tasks as it may
+        return self._silence(channel) < STUCK_AFTER
+
+    def _silence(self, channel: Any) -> float:
+        """Seconds since Redis has last replied to the consumer."""
         last_reply_at: float = channel.last_reply_at or self.started_at
-        return monotonic() - last_reply_at < STUCK_AFTER
+        return monotonic() - last_reply_at

@@ -8,11 +8,11 @@ deferred to the next connection.
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache, wraps
 from logging import getLogger
 from time import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from billiard.einfo import ExceptionWithTraceback
 from celery import current_app
@@ -33,8 +33,9 @@ OWNERS_KEY = "unacked_owner"  # hash: delivery tag -> worker id
 DEAD_LETTERS_KEY = "set-aside"  # list of [message, keys of its queues, time]
 CRASH_COUNT = "x-celery-pi-lost"  # header: how often the process that ran the task has crashed
 UNKNOWN = "x-celery-pi-unknown"  # header of a dead letter whose task the worker did not know
+RESTORED = 1000  # tasks that the visibility timeout requeues at a time, each ten seconds
 MAX_REDELIVERIES = 3  # then the task is a dead letter: it would crash its process for ever
-ANY_OWNER = object()
+ANY_OWNER, NO_OWNER = "*", ""
 
 # Requeues dead letters whose task the worker knows by now, to queues that it consumes; the others
 # keep their order. KEYS: dead letters. ARGV: header, number of queues, queues, names of tasks.
@@ -79,6 +80,41 @@ redis.call('HSET', KEYS[3], ARGV[1], ARGV[4])
 """
 )
 
+# Moves messages that have that owner out of what is unacknowledged; replies to each whether it was
+# there. KEYS: unacked, unacked_index, owners. ARGV: owner, and for each: delivery tag, LPUSH or
+# RPUSH, message, number of lists, lists.
+RELEASE_SCRIPT = (
+    ALLOW_OOM
+    + """
+local moved, place = {}, 2
+while place <= #ARGV do
+  local tag, command, message, lists = unpack(ARGV, place, place + 3)
+  local owner, there = redis.call('HGET', KEYS[3], tag) or '', 0
+  if ARGV[1] == '*' or ARGV[1] == owner then
+    there = redis.call('HDEL', KEYS[1], tag)
+    redis.call('ZREM', KEYS[2], tag)
+    redis.call('HDEL', KEYS[3], tag)
+    if there == 1 then
+      for list = place + 4, place + 3 + lists do redis.call(command, ARGV[list], message) end
+    end
+  end
+  moved[#moved + 1] = there
+  place = place + 4 + lists
+end
+return moved
+"""
+)
+
+# The oldest that nobody owns. KEYS: unacked_index, owners. ARGV: latest time, how many at most.
+UNOWNED_SCRIPT = """
+local tags = {}
+for _, tag in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], 0, ARGV[1])) do
+  if #tags == tonumber(ARGV[2]) then break end
+  if redis.call('HEXISTS', KEYS[2], tag) == 0 then tags[#tags + 1] = tag end
+end
+return tags
+"""
+
 # KEYS: dead letters. ARGV: an entry.
 KEEP_SCRIPT = ALLOW_OOM + "redis.call('LPUSH', KEYS[1], ARGV[1])"
 
@@ -112,6 +148,14 @@ def is_readable(item: bytes) -> bool:
 def defer(method: str, argument: Any) -> None:
     """Let the next connection to Redis make that call of OwnershipQoS."""
     deferred.append((method, argument))
+
+
+class Placed(NamedTuple):
+    """Where a message goes: a command that pushes, the lists, and the text."""
+
+    command: str
+    keys: list[str]
+    text: str
 
 
 class OwnershipQoS(QoS):
@@ -223,27 +267,43 @@ class OwnershipQoS(QoS):
 
     def restore_visible(self, *_: Any, **__: Any) -> None:
         """By the visibility timeout, requeue only what has no owner: a plain worker took it."""
+        client, keys = self._unprefixed()
         overdue = time() - self.visibility_timeout
-        with self.channel.conn_or_acquire() as client:
-            for tag in client.zrevrangebyscore(self.unacked_index_key, overdue, 0):
-                if client.hget(OWNERS_KEY, tag) is None:
-                    self.requeue(tag, owner=None)
+        tags: Any = client.eval(UNOWNED_SCRIPT, 2, *keys[1:], overdue, RESTORED)
+        if tags:
+            self.requeue_of(NO_OWNER, tags)
 
-    def requeue(self, tag: Any, owner: object = ANY_OWNER) -> None:
-        """Move an unacknowledged task back to its queue, if it still has that owner: a worker id in
-        bytes, or None for a task without one. After too many crashes it becomes a dead letter."""
-        dead_letter = self._release(tag, owner, self._push)
-        crashed_tags.discard(tag)
-        if dead_letter:
-            report_dead_letter(self.channel.message_to_python(dead_letter))
+    def requeue(self, tag: Any) -> None:
+        """Move an unacknowledged task back to its queue, whoever has it. After too many crashes it
+        becomes a dead letter."""
+        self.requeue_of(ANY_OWNER, [tag])
 
-    def set_aside(self, tag: Any, push: Callable[..., Any] | None = None) -> bool:
+    def requeue_of(self, owner: str, tags: Sequence[str], has_died: bool = False) -> None:
+        """Requeue those of them that still have that owner: a worker id, or NO_OWNER. What a worker
+        had that has died counts as crashed, unless it was waiting for its time."""
+        dead_letters: dict[str, dict[str, Any]] = {}
+
+        def place(tag: str, payload: dict[str, Any], *to: str) -> Placed:
+            headers = headers_of(payload)
+            if has_died and not headers.get("eta"):
+                crashed_tags.add(tag)
+            placed = self._place(tag, payload, *to)
+            if placed.keys == [DEAD_LETTERS_KEY]:
+                dead_letters[tag] = payload
+            return placed
+
+        released = self._release(owner, tags, place)
+        crashed_tags.difference_update(tags)
+        for tag in dead_letters.keys() & released:
+            report_dead_letter(self.channel.message_to_python(dead_letters[tag]))
+
+    def set_aside(self, tag: Any) -> bool:
         """Make a dead letter of a message that the worker cannot take; whether it was recorded."""
-        return bool(self._release(tag, ANY_OWNER, push or self._push_dead_letter))
+        return tag in self._release(ANY_OWNER, [tag], self._place_dead_letter)
 
     def set_aside_unknown(self, tag: Any) -> None:
         """Make a dead letter of a task whose name the worker does not know."""
-        self.set_aside(tag, self._push_unknown)
+        self._release(ANY_OWNER, [tag], self._place_unknown)
 
     def keep(self, queue: bytes, item: bytes) -> None:
         """Make a dead letter of what was fetched and is not recorded."""
@@ -273,53 +333,41 @@ class OwnershipQoS(QoS):
         returned: Any = client.eval(RETURN_SCRIPT, 1, key, *words)
         return int(returned)
 
-    def _release(self, tag: Any, owner: object, push: Callable[..., Any]) -> Any:
-        """What `push` returns, which gets the message in the transaction that releases it."""
-
-        def transaction(pipe: Any) -> Any:
-            current_owner = pipe.hget(OWNERS_KEY, tag)
-            entry = pipe.hget(self.unacked_key, tag)
-            pipe.multi()
-            if owner not in (ANY_OWNER, current_owner):
-                return None
-            self._remove_from_indices(tag, pipe)
-            pushed = push(pipe, tag, *loads(entry)) if entry else None
-            # Last: an HDEL of nothing before a push would say that the task is done (oom_exempt).
-            pipe.hdel(OWNERS_KEY, tag)
-            return pushed
-
-        watched = (self.unacked_key, OWNERS_KEY)
+    def _release(self, owner: str, tags: Sequence[Any], place: Callable[..., Placed]) -> set[Any]:
+        """Move messages from what is unacknowledged to where `place` says, and return the tags of
+        those that were there and had that owner."""
         with self.channel.conn_or_acquire() as client:
-            return client.transaction(transaction, *watched, value_from_callable=True)
+            entries: Any = client.hmget(self.unacked_key, tags)
+        words: list[Any] = []
+        for tag, entry in zip(tags, entries, strict=True):
+            placed = place(tag, *loads(entry)) if entry else Placed("", [], "")
+            prefixed = [self.channel.global_keyprefix + key for key in placed.keys]
+            words += [tag, placed.command, placed.text, len(prefixed), *prefixed]
+        client, keys = self._unprefixed()
+        moved: Any = client.eval(RELEASE_SCRIPT, len(keys), *keys, owner, *words)
+        return {tag for tag, is_moved in zip(tags, moved, strict=True) if is_moved}
 
-    def _push(
-        self, pipe: Any, tag: Any, payload: dict[str, Any], exchange: str, routing_key: str
-    ) -> dict[str, Any] | None:
-        """Queue the message again, or make it a dead letter and return it."""
+    def _place(self, tag: Any, payload: dict[str, Any], *to: str) -> Placed:
+        """In its queue again, or among the dead letters."""
         headers = payload["headers"] = headers_of(payload)
         headers["redelivered"] = payload["properties"]["delivery_info"]["redelivered"] = True
         headers.pop(UNKNOWN, None)
         counted = headers.pop(CRASH_COUNT, 0)
         crash_count = (counted if isinstance(counted, int) else 0) + (tag in crashed_tags)
         if crash_count > MAX_REDELIVERIES:
-            self._push_dead_letter(pipe, tag, payload, exchange, routing_key)
-            return payload
+            return self._place_dead_letter(tag, payload, *to)
         if crash_count:
             headers[CRASH_COUNT] = crash_count
-        push = pipe.lpush if tag in crashed_tags else pipe.rpush  # lpush: last in the queue
-        for key in self._queue_keys(payload, exchange, routing_key):
-            push(key, dumps(payload))
-        return None
+        command = "LPUSH" if tag in crashed_tags else "RPUSH"  # LPUSH: last in the queue
+        return Placed(command, self._queue_keys(payload, *to), dumps(payload))
 
-    def _push_unknown(self, pipe: Any, tag: Any, payload: dict[str, Any], *place: str) -> bool:
+    def _place_unknown(self, tag: Any, payload: dict[str, Any], *to: str) -> Placed:
         payload["headers"] = {**headers_of(payload), UNKNOWN: True}
-        return self._push_dead_letter(pipe, tag, payload, *place)
+        return self._place_dead_letter(tag, payload, *to)
 
-    def _push_dead_letter(self, pipe: Any, _: Any, payload: dict[str, Any], *place: str) -> bool:
-        keys = self._queue_keys(payload, *place)
-        prefixed = [self.channel.global_keyprefix + key for key in keys]
-        pipe.lpush(DEAD_LETTERS_KEY, dumps([dumps(payload), prefixed, time()]))
-        return True
+    def _place_dead_letter(self, _: Any, payload: dict[str, Any], *to: str) -> Placed:
+        keys = [self.channel.global_keyprefix + key for key in self._queue_keys(payload, *to)]
+        return Placed("LPUSH", [DEAD_LETTERS_KEY], dumps([dumps(payload), keys, time()]))
 
     def _queue_keys(self, payload: dict[str, Any], exchange: str, routing_key: str) -> list[str]:
         priority = self.channel._get_message_priority(payload, reverse=False)

@@ -27,7 +27,7 @@ from celery.concurrency import asynpool, prefork
 from celery.exceptions import WorkerTerminate
 from celery.signals import task_prerun, worker_process_init, worker_shutting_down
 
-from celery_redis_guard import backend, forks
+from celery_redis_guard import backend, forks, memory_limit
 
 POLL_INTERVAL = 0.5  # seconds that a shutdown waits for output before it looks for ended processes
 EXIT_TIME = 0.2  # seconds that a process needs to end
@@ -181,6 +181,8 @@ class TaskPool(prefork.TaskPool):
         task_prerun.connect(backend.hold_what_follows, weak=False)
         worker_process_init.connect(backend.retry_until_redis_returns, weak=False)
         worker_shutting_down.connect(backend.begin_shutdown, weak=False)
+        if limit := self.options.get("max_memory_per_child"):
+            self.options["max_memory_per_child"] = memory_limit.applied(limit)
         forks.remember_apps_pipes()
         for task in self.app.tasks.values():
             task.run = forks.ending_forks(task.run)

@@ -6,6 +6,7 @@ does both. When no message is there the worker waits for one without taking it (
 Acknowledgements are sent with the next fetch, or at once if none is imminent.
 """
 
+import socket
 from logging import getLogger
 from queue import Empty
 from time import monotonic, time
@@ -15,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 from kombu.transport import redis
 from kombu.utils.json import dumps, loads
 from redis import Redis, UnixDomainSocketConnection
-from redis.exceptions import ResponseError
+from redis.exceptions import ConnectionError, ResponseError
 
 from celery_redis_guard import outbox
 from celery_redis_guard.chords import GROW_SCRIPT
@@ -80,11 +81,25 @@ return false
 """
 )
 
-# redis-py refuses them for a unix socket.
-TCP_OPTIONS = {"socket_connect_timeout", "socket_keepalive", "socket_keepalive_options"}
-
 
 logger = getLogger(__name__)
+
+
+# By TCP a connection may be half open: the other side is gone, or a firewall has forgotten it. The
+# kernel notices within 25 s, and no reply is waited for longer. A unix socket cannot be half open.
+TCP_OPTIONS = {
+    "socket_timeout": 5,  # seconds
+    "socket_connect_timeout": 5,
+    "socket_keepalive": True,
+    "socket_keepalive_options": {
+        socket.TCP_KEEPIDLE: 10,
+        socket.TCP_KEEPINTVL: 5,
+        socket.TCP_KEEPCNT: 3,
+        socket.TCP_USER_TIMEOUT: 20_000,  # milliseconds
+    },
+}
+# redis-py refuses them for a unix socket.
+TCP_ALONE = TCP_OPTIONS.keys() - {"socket_timeout"}
 
 
 class UnreadableError(Exception):
@@ -144,14 +159,17 @@ class AtomicFetchChannel(redis.Channel):
             raise ValueError("broker_url must begin with redis:// or rediss://")
         if url.scheme == "rediss" and not client.ssl:
             raise ValueError("for rediss, Celery needs broker_use_ssl")
-        socket = unquote(url.netloc.rpartition("@")[2])  # `hostname` would be in lower case
+        path = unquote(url.netloc.rpartition("@")[2])  # `hostname` would be in lower case
         database = int(url.path.strip("/") or 0)
-        if not socket.startswith("/"):
-            host, port = url.hostname or "127.0.0.1", url.port or self.connection.default_port
-            return {**super()._connparams(asynchronous), "host": host, "port": port, "db": database}
-        self.connection_class = UnixDomainSocketConnection
-        parameters = {**super()._connparams(asynchronous), "path": socket, "db": database}
-        return {key: value for key, value in parameters.items() if key not in TCP_OPTIONS}
+        parameters: dict[str, Any]
+        if path.startswith("/"):
+            self.connection_class = UnixDomainSocketConnection
+            parameters = {**super()._connparams(asynchronous), "path": path, "db": database}
+            return {key: value for key, value in parameters.items() if key not in TCP_ALONE}
+        host, port = url.hostname or "127.0.0.1", url.port or self.connection.default_port
+        parameters = {**super()._connparams(asynchronous), "host": host, "port": port}
+        stated = {key: value for key, value in parameters.items() if value}
+        return {**parameters, **TCP_OPTIONS, **stated, "db": database}
 
     # -- sending
 
@@ -170,6 +188,21 @@ class AtomicFetchChannel(redis.Channel):
             words = (growth.members, growth.size, growth.task_id, key, dumps(message))
             Redis(connection_pool=self.pool).eval(GROW_SCRIPT, 2, *words)
             outbox.grow(None)
+
+    # -- a half-open connection
+
+    def require_open(self) -> None:
+        """Raise a connection error if a reply is due of which nothing has arrived. To be called
+        when Redis has just replied to somebody else: so this connection is half open."""
+        if self.is_waiting and self.waiting:
+            if not self.waiting.has_reply():
+                self._stop_waiting()
+                raise ConnectionError("Redis answers, but not to what waits for a task")
+            return
+        connection = self._in_poll
+        if connection and not connection.can_read(0):
+            connection.disconnect()  # a close of the channel would wait for the reply
+            raise ConnectionError("Redis answers, but not to the consumer")
 
     # -- acknowledgements
 

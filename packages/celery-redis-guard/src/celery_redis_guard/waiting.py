@@ -45,6 +45,9 @@ class Waiting:
             self.poller.register(descriptor, select.EPOLLIN)
         return self.connections[name]
 
+    def has_reply(self) -> bool:
+        return bool(self.poller.poll(0))
+
     def read(self) -> tuple[list[str], list[str]]:
         """Lists in which a message is, and lists in which none has come in time.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from celery_pi_tools.checks.processes import PROC, parent, pids
 from celery_pi_tools.checks.registry import Finding, check, ok, problem, warn, wrong
 from celery_pi_tools.checks.repairs import all_of
 from celery_pi_tools.commands import execute
-from celery_pi_tools.config import MAINTENANCE_PAGE
+from celery_pi_tools.config import MAINTENANCE_PAGE, size_in_bytes
 from celery_pi_tools.process import command_line
 from celery_pi_tools.system import System
 from celery_pi_tools.table import count
@@ -22,6 +23,8 @@ CONNECTING = 20  # seconds; 15 are its longest pause between two tries
 ANSWERING = 10  # seconds
 ABOVE = ("Redis", f"{UNIT} is down", "A process is stopped")
 ROLES = ("worker", "beat")
+MIB = 2**20
+GROWTH = 64 * MIB  # bytes; GROWTH of celery_redis_guard's memory_limit.py, which sets the limit
 LONGEST = 2**16  # bytes of a command line in which they stand
 LOG = f"journalctl -u {UNIT} -n 50"
 TESTED_SET = (
@@ -116,6 +119,31 @@ def consume(system: System, worker: str, queue: str) -> None:
         "add_consumer", str(uuid4()), str(uuid4()), {"queue": queue}, destination=[worker]
     )
     system.refresh().ask("PUBLISH", channel, message, user="admin")
+
+
+@check("Worker", "The app is larger than a process may be", "doctor", after=ABOVE)
+def large(system: System) -> Finding | None:
+    """Its size is that of the main process, which loads it and runs no task."""
+    size = resident(int(system.units[UNIT]["MainPID"]))
+    limit = size_in_bytes(system.settings["celery_max_memory_per_child"])
+    least = size + GROWTH
+    if least <= limit:
+        return None
+    return problem(
+        f"the app takes {size // MIB} MB, celery_max_memory_per_child is {limit // MIB} MB",
+        f"the worker lets each process take {least // MIB} MB: with less each task got a new one",
+        f"set celery_max_memory_per_child to {least // MIB + 1}mb or more, and deploy",
+        level="warn",
+    )
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory of a process; none if it has just ended."""
+    try:
+        pages = (PROC / str(pid) / "statm").read_text(encoding="ascii").split()[1]
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 @check("Worker", "A second worker or Beat runs", "doctor")
