@@ -273,19 +273,24 @@ def test_lines_that_are_told_are_the_lines_that_help(prefix: str) -> None:
 
 PROJECT = """
 import os, time
+from types import ModuleType
 from celery import Celery
 from celery_redis_guard.site_timeouts import SETTINGS
-URL = os.environ["CELERY_BROKER_URL"]
-app = Celery("project", broker=URL, backend=URL)
+django = ModuleType("django_settings")
+django.CELERY_BROKER_URL = django.CELERY_RESULT_BACKEND = os.environ["CELERY_BROKER_URL"]
 if os.environ.get("LINES"):
-    app.conf.update(SETTINGS)
+    exec("from celery_redis_guard.site_timeouts import *", django.__dict__)
+app = Celery("project")
+app.config_from_object(django, namespace="CELERY")
 @app.task(name="rest")
 def rest(seconds):
     time.sleep(seconds)
     return seconds
 @app.task(name="conf")
 def conf():
-    return {key: app.conf[key] for key in SETTINGS}
+    policy = dict(app.conf.task_publish_retry_policy)
+    policy.pop("errback", None)
+    return {key: app.conf[key] for key in SETTINGS} | {"task_publish_retry_policy": policy}
 """
 WORKER = ("worker", "-c1", "--without-mingle", "--without-gossip", "-l", "INFO")
 
@@ -368,6 +373,8 @@ def test_worker_that_has_nothing_to_do_for_longer_than_the_timeout_keeps_its_con
         assert settings["result_backend_transport_options"] == {}
         assert settings["redis_socket_timeout"] >= SHORTEST_TIMEOUT
         assert settings["redis_socket_connect_timeout"] is None
+    retries = settings["task_publish_retry_policy"]["max_retries"]
+    assert (retries > 1) == (guard == "on"), "its tasks' own sends wait as well"
 
 
 @pytest.mark.parametrize("limit", ["", "timeout=30"], ids=["for ever", "for a time"])
@@ -385,6 +392,6 @@ def test_check_names_what_lacks_with_the_lines_and_is_silent_with_them(site: Sit
     assert done.returncode == 0
     said = done.stderr.splitlines()
     assert HANGS in said[0]
-    assert said[1:] == [f"celery-pi: {line}" for line in lines(list(SETTINGS), DEFAULTS)]
+    assert said[1:] == [f"celery-pi: {line}" for line in lines(list(SETTINGS), DEFAULTS, "CELERY_")]
     done = site.run("-m", "celery_redis_guard.check_app", CELERY_PI_WORKER_GUARD="on")
     assert (done.returncode, done.stderr) == (0, "")

@@ -25,6 +25,7 @@ from redis.exceptions import OutOfMemoryError
 
 from celery_redis_guard import outbox
 from celery_redis_guard.chords import STORE_SCRIPT, OneStepBackend
+from celery_redis_guard.forced_defaults import force
 from celery_redis_guard.oom_exempt import exempt_result_commands, exempting
 from celery_redis_guard.tcp import with_tcp_options
 
@@ -84,11 +85,12 @@ def retry_until_redis_returns(**_: object) -> None:
     app.backend.max_sleep_between_retries_ms = 1000
     policy = RetryPolicy(app.backend.exception_safe_to_retry)
     app.backend.exception_safe_to_retry = policy
-    app.conf.task_publish_retry_policy = {
+    publishing = {
         "max_retries": PUBLISH_RETRIES,
         "interval_max": 1,
         "errback": lambda error, _: policy.end_when_shutting_down(error),
     }
+    force(app, {"task_publish_retry_policy": publishing})  # whatever a site says of its sends
 
 
 def hold_what_follows(task: Any, **_: object) -> None:
