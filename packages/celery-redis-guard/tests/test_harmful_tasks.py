@@ -193,12 +193,7 @@ def test_fork_ends_with_its_task_and_closed_files_cost_their_process_alone(
     assert site.lines("harm") == ["start"] * 3
 
 
-# Seen in one of three runs: a task that never began, because each time it was taken together with
-# the one that kills the worker, is counted as often, and becomes a dead letter beside it.
-COUNTED = pytest.mark.xfail(reason="nothing in Redis says which task has begun", strict=False)
-
-
-@pytest.mark.parametrize("name", [pytest.param("SIGKILL", marks=COUNTED), "SIGTERM"])
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
 def test_worker_that_a_task_ends_is_back_and_the_task_is_a_dead_letter_at_last(
     site: Site, name: str
 ) -> None:

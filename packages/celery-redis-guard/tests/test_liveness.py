@@ -182,8 +182,7 @@ class DeadOwner:
         )
         step.missing_since[OTHER] = clock.now - liveness.GRACE
 
-    def requeue_of(self, owner: str, tags: list[str], has_died: bool) -> None:
-        assert has_died
+    def requeue_of(self, owner: str, tags: list[str], _: object) -> None:
         for tag in tags:
             assert self.left.pop(tag) == owner
         self.clock.now += self.seconds

@@ -15,6 +15,8 @@ from celery.exceptions import InvalidTaskError
 from celery.worker import consumer
 from kombu.common import ignore_errors
 
+from celery_redis_guard import begun
+from celery_redis_guard.identity import worker_id
 from celery_redis_guard.liveness import LivenessStep
 from celery_redis_guard.ownership import crash_counting
 from celery_redis_guard.revoked import RevokedStep
@@ -108,6 +110,7 @@ class Consumer(consumer.Consumer):
         if self.event_dispatcher and self.event_dispatcher.enabled:
             ignore_errors(self, self.event_dispatcher.flush)  # Redis may be away
         super().shutdown()
+        begun.forget(worker_id())
 
 
 def _ping(callback: Any) -> None:

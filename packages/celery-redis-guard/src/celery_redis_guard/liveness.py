@@ -18,6 +18,7 @@ from celery.worker.consumer import tasks
 from redis import ConnectionPool, Redis
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from celery_redis_guard import begun
 from celery_redis_guard.identity import CHANNEL, slot_id, worker_id
 from celery_redis_guard.ownership import OWNERS_KEY
 from celery_redis_guard.systemd_notify import notify
@@ -161,12 +162,12 @@ class LivenessStep(bootsteps.StartStopStep):
         if batch:
             done += self._requeue_batch(owner, batch)
             yield len(batch)
+        begun.forget(owner)
         logger.warning("celery-pi: %d tasks go back to their queues: %s has died", done, owner)
 
     def _requeue_batch(self, owner: str, tags: list[str]) -> int:
         qos = self.consumer.connection.default_channel.qos
-        # The last one first: a task that was taken after one that ends the worker then runs before.
-        qos.requeue_of(owner, tags[::-1], has_died=True)
+        qos.requeue_of(owner, tags, begun.of(owner))
         return len(tags)
 
     def is_healthy(self) -> bool:

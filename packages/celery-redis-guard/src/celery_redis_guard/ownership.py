@@ -8,14 +8,14 @@ deferred to the next connection.
 """
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cache, wraps
 from logging import getLogger
 from time import time
 from typing import Any, NamedTuple
 
 from billiard.einfo import ExceptionWithTraceback
-from celery import current_app, states
+from celery import current_app
 from celery.app.task import Context
 from celery.exceptions import InvalidTaskError, TaskRevokedError, WorkerLostError
 from celery.utils.imports import symbol_by_name
@@ -278,14 +278,13 @@ class OwnershipQoS(QoS):
         becomes a dead letter."""
         self.requeue_of(ANY_OWNER, [tag])
 
-    def requeue_of(self, owner: str, tags: Sequence[str], has_died: bool = False) -> None:
-        """Requeue those of them that still have that owner: a worker id, or NO_OWNER. What a worker
-        had that has died counts as crashed, unless it was waiting for its time."""
+    def requeue_of(self, owner: str, tags: Sequence[str], running: Collection[str] = ()) -> None:
+        """Requeue those of them that still have that owner: a worker id, or NO_OWNER. What ran when
+        that worker died, by the task's id, counts as crashed."""
         dead_letters: dict[str, dict[str, Any]] = {}
 
         def place(tag: str, payload: dict[str, Any], *to: str) -> Placed:
-            headers = headers_of(payload)
-            if has_died and not headers.get("eta"):
+            if headers_of(payload).get("id") in running:
                 crashed_tags.add(tag)
             placed = self._place(tag, payload, *to)
             if placed.keys == [DEAD_LETTERS_KEY]:
@@ -355,8 +354,6 @@ class OwnershipQoS(QoS):
         counted = headers.pop(CRASH_COUNT, 0)
         crash_count = (counted if isinstance(counted, int) else 0) + (tag in crashed_tags)
         if crash_count > MAX_REDELIVERIES:
-            if current_app.backend.get_state(headers.get("id")) == states.SUCCESS:
-                return Placed("", [], "")  # it has ended each time, beside one that ends the worker
             return self._place_dead_letter(tag, payload, *to)
         if crash_count:
             headers[CRASH_COUNT] = crash_count

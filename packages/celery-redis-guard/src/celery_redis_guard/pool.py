@@ -25,9 +25,9 @@ from typing import Any
 from billiard.pool import TERMINATE, WorkersJoined
 from celery.concurrency import asynpool, prefork
 from celery.exceptions import WorkerTerminate
-from celery.signals import task_prerun, worker_process_init, worker_shutting_down
+from celery.signals import task_postrun, task_prerun, worker_process_init, worker_shutting_down
 
-from celery_redis_guard import backend, forks, memory_limit
+from celery_redis_guard import backend, begun, forks, memory_limit
 
 POLL_INTERVAL = 0.5  # seconds that a shutdown waits for output before it looks for ended processes
 EXIT_TIME = 0.2  # seconds that a process needs to end
@@ -178,6 +178,9 @@ class TaskPool(prefork.TaskPool):
     Pool = JobKeepingPool
 
     def on_start(self) -> None:
+        begun.prepare()
+        task_prerun.connect(begun.begin, weak=False)
+        task_postrun.connect(begun.end, weak=False)
         task_prerun.connect(backend.hold_what_follows, weak=False)
         worker_process_init.connect(backend.retry_until_redis_returns, weak=False)
         worker_shutting_down.connect(backend.begin_shutdown, weak=False)
