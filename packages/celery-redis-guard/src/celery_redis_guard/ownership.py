@@ -105,7 +105,8 @@ class OwnershipQoS(QoS):
             deferred.pop()
 
     def _unprefixed(self) -> tuple[Any, list[str]]:
-        """A client that does not prefix keys, for scripts, and the full names of the three keys."""
+        """A client that does not prefix keys, and the full names of the three keys: which commands
+        kombu prefixes differs by version, and it never does so in scripts."""
         keys = (self.unacked_key, self.unacked_index_key, OWNERS_KEY)
         prefix = self.channel.global_keyprefix
         return Redis(connection_pool=self.channel.pool), [prefix + key for key in keys]
@@ -132,9 +133,9 @@ class OwnershipQoS(QoS):
 
     def tags_fetched_at(self, when: float) -> list[Any]:
         """Delivery tags that the fetch script of that time has recorded: one or none."""
-        with self.channel.conn_or_acquire() as client:
-            tags: list[Any] = client.zrevrangebyscore(self.unacked_index_key, when, when)
-            return tags
+        client, (_, index, _) = self._unprefixed()
+        tags: Any = client.zrevrangebyscore(index, when, when)
+        return list(tags)
 
     # -- deferred calls
 
@@ -201,10 +202,11 @@ class OwnershipQoS(QoS):
     def restore_visible(self, *_: Any, **__: Any) -> None:
         """By the visibility timeout, requeue only what has no owner: a plain worker took it."""
         overdue = time() - self.visibility_timeout
-        with self.channel.conn_or_acquire() as client:
-            for tag in client.zrevrangebyscore(self.unacked_index_key, overdue, 0):
-                if client.hget(OWNERS_KEY, tag) is None:
-                    self.requeue(tag, owner=None)
+        client, [_unacked, index, owners] = self._unprefixed()
+        tags: Any = client.zrevrangebyscore(index, overdue, 0)
+        for tag in tags:
+            if client.hget(owners, tag) is None:
+                self.requeue(tag, owner=None)
 
     def requeue(self, tag: Any, owner: object = ANY_OWNER) -> None:
         """Move an unacknowledged task back to its queue, if it still has that owner: a worker id in
