@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from pathlib import Path
 
+from celery_pi.fact_cache import FILE, session_program
 from tests.bench.reference import BROKER
 
 # One installation, one archive, one start of everything; no question, no check, no way back.
@@ -42,7 +43,7 @@ systemctl restart redis-memory celery-worker celery-beat celery-flower \
 """
 
 # What our deploy that changes nothing asks, and asks in one round trip.
-NO_OP = "sh /var/cache/celery-pi/facts END"
+NO_OP = ("sh", "-c", session_program("facts", FILE).get_raw_value())
 
 
 def first_script(files: Path) -> bytes:
