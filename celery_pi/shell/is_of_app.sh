@@ -4,6 +4,6 @@
 # A process may have a command line as large as its memory (prctl(2), PR_SET_MM_MAP).
 is_of_app() {
   case $(readlink "/proc/$1/cwd") in "$app" | "$app"/*) return 0 ;; esac
-  timeout -s KILL 5 head -c 1048576 -- "/proc/$1/cmdline" 2>/dev/null |
-    tr '\0' ' ' | sed 's, ,/ ,g' | grep -qF -e "$app/"
+  { echo; timeout -s KILL 5 head -c 1048576 -- "/proc/$1/cmdline" 2>/dev/null; echo; } |
+    tr '\0\n' '  ' | grep -qF -e "$app/" -e " $app "
 }

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 from pathlib import Path
 
+from celery_pi.fact_cache import FILE, session_program
+from celery_pi.settings import Settings
 from tests.bench.reference import BROKER
 
 # One installation, one archive, one start of everything; no question, no check, no way back.
@@ -22,7 +24,7 @@ mkdir -p -m 0700 /var/backups/celery-pi
 app=/var/www/observations_nids
 runuser -u pi -- python3 -m venv $app/venv
 runuser -u pi -- $app/venv/bin/pip install -q --no-cache-dir --disable-pip-version-check \
-  celery==5.5.3 kombu==5.5.4 redis==5.2.1 django-celery-results==2.6.0 flower==2.0.0 \
+  PINS \
   -r $app/requirements-prod.txt
 cat /tmp/broker.env >>$app/.env
 chown www-data:www-data $app/.env
@@ -42,7 +44,7 @@ systemctl restart redis-memory celery-worker celery-beat celery-flower \
 """
 
 # What our deploy that changes nothing asks, and asks in one round trip.
-NO_OP = "sh /var/cache/celery-pi/facts END"
+NO_OP = ("sh", "-c", session_program("facts", FILE).get_raw_value())
 
 
 def first_script(files: Path) -> bytes:
@@ -54,4 +56,9 @@ def first_script(files: Path) -> bytes:
         for name, content in parts.items()
     )
     # In a function, which is read as a whole before it closes the input it came by.
-    return written + b"umask 022\nfirst() {" + _FIRST.encode() + b"}\nfirst\n"
+    return (
+        written
+        + b"umask 022\nfirst() {"
+        + _FIRST.replace("PINS", " ".join(Settings().app_pins)).encode()
+        + b"}\nfirst\n"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import time
 from collections.abc import Sequence
@@ -52,10 +53,11 @@ class Way:
     def baseline(self) -> float:
         """The questions of our deploy, in one round trip."""
         reach: Sequence[str | Path] = ("docker", "exec", self.pi.name)
-        asked: Sequence[str] = NO_OP.split()
+        asked: Sequence[str] = NO_OP
         if self.home:
             known = ("-o", f"UserKnownHostsFile={self.home}/.ssh/known_hosts")
             reach = ("ssh", *_SSH, *known, "-i", self._key, f"pi@{self.pi.address}", "sudo")
+            asked = (shlex.join(NO_OP),)
         return _good(self._run((*reach, *asked))).seconds
 
     @property

@@ -37,7 +37,7 @@ def test_make_deploy_ends_with_a_task_that_the_deployed_worker_ran(
 def test_flowers_page_comes_through_nginx(pi: VirtualPi) -> None:
     page = ask(pi, "/flower/", login(pi))
     assert page.status == 200
-    assert "<title>Flower</title>" in page.body
+    assert "Flower</title>" in page.body
     assert ask(pi, "/flower/").status == 401
 
 

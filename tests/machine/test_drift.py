@@ -54,7 +54,7 @@ DRIFTS = {
         {"App | Set the broker in .env", *RUN_BOTH},
     ),
     "package gone": (
-        f"rm -r {APP}/venv/lib/python3.*/site-packages/flower-2.0.0.dist-info",
+        f"rm -r {APP}/venv/lib/python3.*/site-packages/flower-[0-9]*.dist-info",
         {"App | Install the pinned packages", *RUN_BOTH, "Flower | Run"},
     ),
     ".env and a secret readable by all, logs given away, command edited": (

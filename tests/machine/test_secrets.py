@@ -165,7 +165,7 @@ def test_crash_leaves_no_memory_behind_and_no_secret_in_the_journal(pi: VirtualP
 
 
 def said(pi: VirtualPi, unit: str) -> str:
-    return pi.run("journalctl", "--no-pager", "-u", unit, "-n", "200").stdout
+    return pi.run("journalctl", "--no-pager", "-u", unit, "-n", "2000").stdout
 
 
 def test_env_file_keeps_the_owners_lines_to_the_byte(pi: VirtualPi) -> None:

@@ -32,6 +32,8 @@ def process(directory: Path, *words: str) -> Iterator[int]:
         ("app-of-another", (), False),
         ("else", ("--chdir", "{app}-of-another"), False),
         ("else", ("{app}-of-another/venv/bin/celery",), False),
+        ("else", ("app={app}",), False),  # as in a command of ours that looks for such processes
+        ("else", ("app={app} ; pgrep -f celery",), False),
         ("else", (), False),
     ],
 )

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from celery_redis_guard.tested_sets import TESTED_SETS
+from celery_pi.settings import Settings
+from celery_redis_guard.tested_sets import TESTED_SETS, PackageSet
 from tests import package_sets
 from tests.package_sets import NEWEST, Outcome
 
@@ -65,3 +66,8 @@ def test_a_set_is_pinned_and_the_newest_is_not() -> None:
     assert not [pin for pin in package_sets.pins(NEWEST) if pin.startswith("celery=")]
     with pytest.raises(SystemExit):
         package_sets.main(["none"])
+
+
+def test_what_is_deployed_by_default_is_a_tested_set() -> None:
+    pins = dict(pin.split("==") for pin in Settings().app_pins)
+    assert PackageSet(*(pins[name] for name in PackageSet._fields)) == TESTED_SETS["C"]

@@ -311,3 +311,37 @@ def test_celery_alone_leaves_the_task_of_a_killed_worker_where_it_is(
         time.sleep(2 * GRACE)  # after which a guarded worker has requeued it
     assert "end" not in plain.lines("lost")
     assert redis.hlen("unacked") == 1
+
+
+# -- an app whose keys have a prefix
+
+PREFIX = """
+app.conf.broker_transport_options = {"global_keyprefix": "birds:"}
+app.conf.result_backend_transport_options = {"global_keyprefix": "birds:"}
+"""
+LOOK = """
+with app.connection_for_read() as connection:
+    qos = connection.default_channel.qos
+    print(*(tag.decode() for tag in qos.tags_fetched_at(5.0)))
+    qos.restore_visible()
+"""
+
+
+def test_no_key_lacks_the_prefix(tmp_path: Path, server: tuple[Redis, str]) -> None:
+    redis, place = server
+    redis.flushall()
+    site = Site(tmp_path, redis, guarded(place) + PREFIX)
+    with site.worker("one") as worker:
+        task = site.send("print(write.delay('long', 2).id)")
+        wait_for(lambda: site.lines("long"))
+        os.killpg(worker.pid, signal.SIGKILL)
+    with site.worker("two"):
+        wait_for(lambda: "end" in site.lines("long"))
+        wait_for(lambda: redis.exists(f"birds:celery-task-meta-{task}"))
+        redis.zadd("birds:unacked_index", {"gone": 5.0})
+        assert site.send(LOOK) == "gone"
+        assert not redis.exists("birds:unacked_index")  # of which no message was there
+        keys = {key.decode() for key in redis.scan_iter()}
+        channels: Any = redis.pubsub_channels("*alive*")
+    assert {key for key in keys if not key.startswith("birds:")} == set()
+    assert {channel.partition(b":")[0] for channel in channels} == {b"birds"}

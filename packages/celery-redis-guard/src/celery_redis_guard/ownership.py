@@ -199,9 +199,9 @@ class OwnershipQoS(QoS):
 
     def tags_fetched_at(self, when: float) -> list[Any]:
         """Delivery tags that the fetch script of that time has recorded: one or none."""
-        with self.channel.conn_or_acquire() as client:
-            tags: list[Any] = client.zrevrangebyscore(self.unacked_index_key, when, when)
-            return tags
+        client, keys = self._unprefixed()
+        tags: Any = client.zrevrangebyscore(keys[1], when, when)
+        return list(tags)
 
     # -- deferred calls
 
