@@ -335,14 +335,13 @@ class OwnershipQoS(QoS):
     def _release(self, owner: str, tags: Sequence[Any], place: Callable[..., Placed]) -> set[Any]:
         """Move messages from what is unacknowledged to where `place` says, and return the tags of
         those that were there and had that owner."""
-        with self.channel.conn_or_acquire() as client:
-            entries: Any = client.hmget(self.unacked_key, tags)
+        client, keys = self._unprefixed()
+        entries: Any = client.hmget(keys[0], tags)
         words: list[Any] = []
         for tag, entry in zip(tags, entries, strict=True):
             placed = place(tag, *loads(entry)) if entry else Placed("", [], "")
             prefixed = [self.channel.global_keyprefix + key for key in placed.keys]
             words += [tag, placed.command, placed.text, len(prefixed), *prefixed]
-        client, keys = self._unprefixed()
         moved: Any = client.eval(RELEASE_SCRIPT, len(keys), *keys, owner, *words)
         return {tag for tag, is_moved in zip(tags, moved, strict=True) if is_moved}
 
