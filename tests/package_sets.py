@@ -11,6 +11,7 @@ import argparse
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -74,12 +75,16 @@ def pins(name: str) -> list[str]:
 
 def environment(name: str, python: str) -> Path:
     """The Python of an environment with that set."""
-    wanted = pins(name)
+    return environment_of(pins(name), python, is_kept=name != NEWEST)
+
+
+def environment_of(wanted: Sequence[str], python: str, *, is_kept: bool = True) -> Path:
+    """The Python of an environment with these packages, made anew unless it may be kept."""
     version = _said(python, "-c", "import sys; print(sys.version, sys.executable)")
     digest = sha256(repr([version, *wanted]).encode()).hexdigest()[:12]
     directory = cache_directory() / "sets" / digest
     own, complete = directory / "bin/python", directory / "complete"
-    if name == NEWEST or not complete.exists():
+    if not (is_kept and complete.exists()):
         subprocess.run([python, "-m", "venv", "--clear", directory], check=True)
         quiet = ("--quiet", "--disable-pip-version-check")
         subprocess.run([own, "-m", "pip", "install", *quiet, *wanted], check=True)

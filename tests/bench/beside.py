@@ -16,11 +16,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from redis import Redis
-from redis.exceptions import ConnectionError as RedisConnectionError
 
 from tests.bench.figure import Effort, Figure, Goal
-from tests.helpers.harness import ROOT, run
-from tests.package_sets import TESTED_SETS, environment
+from tests.helpers.harness import ROOT, run, wait_for
+from tests.package_sets import TESTED_SETS, environment, environment_of
 
 HERE = Path(__file__).parent / "queues"
 DEFAULT = "C"
@@ -58,7 +57,7 @@ def celery(of_set: str) -> list[Competitor]:
 
 
 def others() -> list[Competitor]:
-    python = _libraries()
+    python = environment_of(OTHERS, sys.executable)
     return [
         Competitor(name, python, f"{name}_app", command)
         for name, command in (
@@ -130,7 +129,8 @@ class Load:
             time.sleep(0.005)
 
     def _spent(self, session: int) -> float:
-        return sum(map(_processor_seconds, [*_of_session(session), self.pid]))
+        of_redis = _processor_seconds(_stat(Path("/proc", str(self.pid))))
+        return of_redis + sum(_of_session(session).values())
 
 
 def _end(worker: subprocess.Popen[bytes]) -> None:
@@ -143,21 +143,23 @@ def _end(worker: subprocess.Popen[bytes]) -> None:
     worker.wait()
 
 
-def _of_session(session: int) -> list[int]:
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # it has just ended
-        if int(fields[3]) == session and fields[0] != "Z":
-            found.append(int(path.parent.name))
+def _of_session(session: int) -> dict[int, float]:
+    """Seconds of processor time of each process of it and of its children that have ended."""
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            fields = _stat(process)
+            if int(fields[3]) == session and fields[0] != "Z":
+                found[int(process.name)] = _processor_seconds(fields)
     return found
 
 
-def _processor_seconds(pid: int) -> float:
-    """Its own, and that of its children that have ended."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+def _stat(process: Path) -> list[str]:
+    """What proc(5) has of it, from its state on."""
+    return (process / "stat").read_text().rpartition(")")[2].split()
+
+
+def _processor_seconds(fields: list[str]) -> float:
     return sum(map(int, fields[11:15])) / TICKS
 
 
@@ -172,36 +174,12 @@ def _load(tasks: int) -> Iterator[Load]:
         )
         redis = Redis(port=PORT)
         try:
-            _answer(redis)
+            ping = ("redis-cli", "-p", str(PORT), "ping")
+            wait_for("Redis answers", lambda: run(*ping).stdout == "PONG\n")
             yield Load(redis, server.pid, Path(directory, "done"), tasks)
         finally:
             server.kill()
             server.wait()
-
-
-def _answer(redis: Redis) -> None:
-    end = time.monotonic() + 20
-    while time.monotonic() < end:
-        try:
-            redis.ping()
-        except RedisConnectionError:
-            time.sleep(0.05)
-        else:
-            return
-    raise TimeoutError("Redis does not answer")
-
-
-def _libraries() -> Path:
-    """The Python of an environment with the other libraries."""
-    place, wanted = ROOT / ".venv-queues", "\n".join(OTHERS)
-    stamp, python = place / "installed", place / "bin/python"
-    if not stamp.exists() or stamp.read_text() != wanted:
-        pip = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check")
-        made = run(sys.executable, "-m", "venv", "--clear", place)
-        installed = run(python, *pip, *OTHERS)
-        assert (made.status, installed.status) == (0, 0), made.output + installed.output
-        stamp.write_text(wanted)
-    return python
 
 
 def measure(effort: Effort) -> list[Figure]:
