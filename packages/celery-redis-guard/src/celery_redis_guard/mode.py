@@ -20,10 +20,10 @@ CHOICES = ("auto", "on", "off")
 NOT_INSTALLED = "none"
 
 NOT_PROMISED = (
-    "not promised then: that no task is lost when a process, the worker or Redis is killed, that a "
-    "killed worker's tasks come back before the visibility timeout (an hour or more), that tasks "
-    "of unknown names and those that crash become dead letters, and that the worker goes on when "
-    "Redis' memory is full"
+    "not promised then: that no task and no chord is lost when a process, the worker or Redis is "
+    "killed, that a killed worker's tasks come back before the visibility timeout (an hour or "
+    "more), that tasks of unknown names and those that crash become dead letters, that a revoked "
+    "task stays revoked after a restart, and that the worker goes on when Redis' memory is full"
 )
 
 
