@@ -24,7 +24,7 @@ COMMANDS = {
     | {"multi", "exec", "watch", "unwatch"}
     | {"eval", "evalsha", "script|load", "script|exists"}
     | {"publish", "subscribe", "unsubscribe", "psubscribe", "punsubscribe"}
-    | {"hgetall", "pubsub|numsub"},
+    | {"hgetall", "hscan", "hmget", "hexists", "hvals", "pubsub|numsub"},
     "flower": CLIENT
     | {"llen", "get", "brpop", "del", "sadd", "srem", "multi", "exec", "publish", "psubscribe"}
     | {"set", "zrevrangebyscore", "zrange", "evalsha", "script|load", "script|exists"}
