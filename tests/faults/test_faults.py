@@ -21,6 +21,8 @@ pytestmark = [pytest.mark.native, pytest.mark.counts]
 # to the limits themselves.
 PATIENCE = 10  # seconds
 ALIVE, POISON = "living", "poison"
+# A fault takes half a minute; `make faults` has all of them.
+IN_CI = ("child", "group", "redis-kill", "power", "hang")
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +34,7 @@ def guide(pi: VirtualPi) -> Iterator[Site]:
     remove_guides(pi)
 
 
-@pytest.mark.parametrize("name", [name for name in SCENARIOS if name not in (ALIVE, POISON)])
+@pytest.mark.parametrize("name", IN_CI)
 def test_no_task_is_lost_and_the_interrupted_are_back_in_time(pi: VirtualPi, name: str) -> None:
     scenario = SCENARIOS[name]
     toll = count(ours(pi), scenario)
@@ -45,7 +47,7 @@ def test_no_task_is_lost_and_the_interrupted_are_back_in_time(pi: VirtualPi, nam
     }
     assert len(toll.twice - forgotten) <= scenario.twice
     assert (toll.redelivery or 0) <= scenario.back + PATIENCE
-    if name in ("frozen", "hang"):
+    if name == "hang":
         assert toll.done is not None
         assert toll.done <= scenario.back
 

@@ -37,6 +37,7 @@ MISSING = (
     *("appendonlydir.celery-pi", "appendonly.aof.manifest.celery-pi", "celery-pi.conf"),
 )
 KINDS = ("file", "directory", "fifo", "device", "sparse", "escapes")
+MIXED = "mixed"  # one kind after the other
 
 
 def find() -> list[dict[str, str]]:
@@ -102,6 +103,9 @@ def _replaceable(directory: Path, kind: str) -> list[str]:
 
 def _make(kind: str, path: Path, number: int) -> None:
     canary = PLACES[number % len(PLACES)]
+    if kind == MIXED:
+        number //= len(PLACES)  # so that each kind comes to each place
+        kind = KINDS[number % len(KINDS)]
     if kind == "fifo":
         os.mkfifo(path, 0o666)
     elif kind == "sparse":
