@@ -237,6 +237,15 @@ EXPLAINED = [
         saw="celery beat (",
     ),
     explained(
+        "The app is larger than a process may be",
+        edited(
+            SETTINGS,
+            's/"celery_max_memory_per_child": *"200mb"/"celery_max_memory_per_child": "64mb"/',
+        ),
+        at_its_time(SETTINGS),
+        saw="celery_max_memory_per_child is 64 MB",
+    ),
+    explained(
         "Tasks wait where no worker takes them",
         f"{CLI} lpush old '{TASK}'",
         f"{CLI} del old",
