@@ -1,5 +1,7 @@
-"""On the deployed worker no task takes another with it, nor the worker. The package's own tests have
-more of them (`test_harmful_tasks.py`)."""
+"""On the deployed worker no task takes another with it, nor the worker.
+
+More of them are in the package's own tests, in a module of the same name.
+"""
 
 from __future__ import annotations
 
