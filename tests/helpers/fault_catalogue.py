@@ -236,13 +236,11 @@ EXPLAINED = [
         "systemctl stop second; rm /root/celery",
         saw="celery beat (",
     ),
-    explained(
-        "The app is larger than a process may be",
-        edited(
-            SETTINGS,
-            's/"celery_max_memory_per_child": *"200mb"/"celery_max_memory_per_child": "64mb"/',
-        ),
-        at_its_time(SETTINGS),
+    Injected(
+        ("The app is larger than a process may be", "Files differ from what was deployed"),
+        f"cp -p {SETTINGS} {KEPT}; sed -i /max_memory_per_child/s/200mb/64mb/ {SETTINGS}",
+        f"mv {KEPT} {SETTINGS}",
+        fixed=False,
         saw="celery_max_memory_per_child is 64 MB",
     ),
     explained(

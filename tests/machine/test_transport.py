@@ -161,12 +161,20 @@ def plain(pi: VirtualPi) -> dict[str, Any]:
     return told
 
 
-@pytest.mark.parametrize("scenario", ["order", "prefix", "prefetch", "no_ack", "malformed"])
+@pytest.mark.parametrize("scenario", ["order", "prefix", "prefetch", "no_ack"])
 def test_consumer_gets_and_notes_the_same_as_with_kombu_alone(
     deployed: dict[str, Any], plain: dict[str, Any], scenario: str
 ) -> None:
     assert deployed[scenario] == plain[scenario]
     assert plain[scenario][0]
+
+
+def test_what_is_no_message_is_a_dead_letter_and_stops_nobody(
+    deployed: dict[str, Any], plain: dict[str, Any]
+) -> None:
+    got, left = deployed["malformed"]
+    assert ([body for body, *_ in got], left) == ([1, 2], {"set-aside": "list"})
+    assert any(isinstance(each, str) for each in plain["malformed"][0])  # kombu raises
 
 
 @pytest.mark.parametrize("scenario", ["lost reply", "killed"])
