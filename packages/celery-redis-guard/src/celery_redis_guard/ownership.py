@@ -362,7 +362,8 @@ class OwnershipQoS(QoS):
         text = entry.decode(errors="surrogateescape")
         parts = ENTRY.fullmatch(text)
         message, key = (parts[1], json.loads(parts[2])) if parts else (text, "")
-        return dumps([message, [self.channel.global_keyprefix + key], time()])
+        letter: str = dumps([message, [self.channel.global_keyprefix + key], time()])
+        return letter
 
     def _place(self, tag: Any, payload: dict[str, Any], *to: str) -> Placed:
         """In its queue again, or among the dead letters."""
