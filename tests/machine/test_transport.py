@@ -135,6 +135,7 @@ try:
     redis.lpush("a", whole.replace(b"{{", b'{{"x": "\\xff", ', 1))
     send(("a", 0, 2))
     told["malformed"] = consume("a"), left()
+    redis.delete("set-aside")
     send(("a", 0, 1), ("a", 0, 2), ("a", 0, 3))
     told["lost reply"] = consume("a", port=proxy([])), left()
     send(("a", 0, 1), ("a", 0, 2), ("a", 0, 3))

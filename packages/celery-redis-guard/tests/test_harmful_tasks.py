@@ -14,7 +14,7 @@ import pytest
 from redis import Redis
 
 from redis_server import redis_server
-from test_guarded_worker import CONTROL, Site, guarded, wait_for
+from test_guarded_worker import CONTROL, PREFIX, Site, guarded, wait_for
 
 pytestmark = pytest.mark.fast
 
@@ -280,6 +280,23 @@ def test_message_that_is_no_task_is_a_dead_letter(site: Site, is_idle: bool) -> 
         whole = text if isinstance(text, bytes) else text.encode()
         assert bytes_kept.count(whole) == 3
     assert outcome(site, "bad")[0] == "FAILURE"  # type: ignore[index]
+
+
+def test_a_dead_letter_knows_its_queue_where_keys_have_a_prefix(
+    tmp_path: Path, server: tuple[Redis, str]
+) -> None:
+    redis, place = server
+    redis.flushall()
+    site = made(tmp_path, redis, guarded(place) + PREFIX)
+    redis.lpush("birds:celery", "garbage", TEXTS["a byte that is no text"], TEXTS["deep"])
+    with site.worker("one") as worker:
+        wait_for(lambda: redis.llen("birds:set-aside") == 3)
+        site.send("write.delay('0')")
+        wait_for(lambda: "end" in site.lines("0"))
+        assert worker.poll() is None
+    kept: Any = redis.lrange("birds:set-aside", 0, -1)
+    assert [json.loads(entry)[1] for entry in kept] == [["birds:celery"]] * 3
+    assert not redis.exists("birds:unacked")
 
 
 def test_entry_that_cannot_be_read_any_more_is_a_dead_letter(site: Site) -> None:

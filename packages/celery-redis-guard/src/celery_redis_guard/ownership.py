@@ -310,8 +310,8 @@ class OwnershipQoS(QoS):
 
     def keep(self, queue: bytes, item: bytes) -> None:
         """Make a dead letter of what was fetched and is not recorded."""
-        text = [part.decode(errors="surrogateescape") for part in (item, queue)]
-        entry = dumps([text[0], text[1:], time()])
+        text, name = (part.decode(errors="surrogateescape") for part in (item, queue))
+        entry = dumps([text, [self.channel.global_keyprefix + name], time()])
         try:
             self.add_dead_letter(entry)
         except self.channel.connection_errors:

@@ -38,9 +38,9 @@ from celery_redis_guard.tcp import with_tcp_options
 from celery_redis_guard.waiting import Waiting
 
 # Deletes the acknowledged messages, pops the message that BRPOP would pop, records it as kombu
-# does, with its owner, and replies as BRPOP does, and with the delivery tag. What is no message of
-# kombu's becomes a dead letter, in which each byte beyond ASCII is written as Python's
-# "surrogateescape" does; it has no tag.
+# does, with its owner, and replies as BRPOP does, but that the message comes with its delivery tag.
+# What is no message of kombu's becomes a dead letter, in which each byte beyond ASCII is written as
+# Python's "surrogateescape" does; it has no tag.
 # KEYS: unacked, unacked_index, owners, dead letters, queues.
 # ARGV: time, worker id, acknowledged delivery tags.
 FETCH_SCRIPT = (
@@ -69,12 +69,12 @@ for place = 5, #KEYS do
     if not valid then
       local letter = cjson.encode({message, {KEYS[place]}, tonumber(ARGV[1])})
       redis.call('LPUSH', KEYS[4], (letter:gsub('[\128-\255]', escape)))
-      return {KEYS[place], message, ''}
+      return {KEYS[place], {message, ''}}
     end
     redis.call('HSET', KEYS[1], tag, recorded)
     redis.call('ZADD', KEYS[2], ARGV[1], tag)
     redis.call('HSET', KEYS[3], tag, ARGV[2])
-    return {KEYS[place], message, tag}
+    return {KEYS[place], {message, tag}}
   end
 end
 return false
@@ -106,8 +106,11 @@ class FetchingClient(ExemptClient):
         reply = super().parse_response(connection, command_name, **options)  # type: ignore[misc]
         if command_name != "BRPOP" or not reply:
             return reply
-        queue, item, *recorded = reply
-        tag = recorded[0].decode(errors="surrogateescape") if recorded else None
+        queue, item = reply
+        tag = None
+        if isinstance(item, list):  # by the script
+            item, recorded_by = item
+            tag = recorded_by.decode(errors="surrogateescape")
         if tag == "" or not is_readable(item):  # JSON is a little more for Redis than for Python
             raise UnreadableError(queue, item, tag)
         self.fetched = queue, item
