@@ -236,6 +236,13 @@ EXPLAINED = [
         "systemctl stop second; rm /root/celery",
         saw="celery beat (",
     ),
+    Injected(
+        ("The app is larger than a process may be", "Files differ from what was deployed"),
+        f"cp -p {SETTINGS} {KEPT}; sed -i /max_memory_per_child/s/200mb/64mb/ {SETTINGS}",
+        f"mv {KEPT} {SETTINGS}",
+        fixed=False,
+        saw="celery_max_memory_per_child is 64 MB",
+    ),
     explained(
         "Tasks wait where no worker takes them",
         f"{CLI} lpush old '{TASK}'",

@@ -90,10 +90,10 @@ def test_worker_that_reconnects_is_patient_and_tells_systemd_that_it_is_healthy(
 ) -> None:
     told: list[str] = []
     monkeypatch.setattr(consumer, "notify", told.append)
-    asked: dict[str, Any] = {}
+    asked: list[dict[str, Any]] = []
 
     def ensure_connection(*_: object, **options: Any) -> str:
-        asked.update(options)
+        asked.append(options)
         options["callback"]()
         return "connected"
 
@@ -103,5 +103,5 @@ def test_worker_that_reconnects_is_patient_and_tells_systemd_that_it_is_healthy(
     assert made.ensure_connected(SimpleNamespace(ensure_connection=ensure_connection)) == (
         "connected"
     )
-    assert (asked["interval_start"], asked["interval_max"]) == (1, 5)
+    assert (asked[0]["interval_start"], asked[0]["interval_max"]) == (1, 5)
     assert told == ["WATCHDOG=1"]

@@ -14,7 +14,7 @@ import pytest
 from redis import Redis
 
 from redis_server import redis_server
-from test_guarded_worker import CONTROL, Site, guarded, wait_for
+from test_guarded_worker import CONTROL, PREFIX, Site, guarded, wait_for
 
 pytestmark = pytest.mark.fast
 
@@ -235,6 +235,8 @@ def message(**parts: Any) -> dict[str, Any]:
 TEXTS: dict[str, str | bytes] = {
     "no JSON": "garbage",
     "no text": b"\xff\x00",
+    "a byte that is no text": json.dumps(message()).encode().replace(b'"lang"', b'"\xff"', 1),
+    "no number for Python": json.dumps(message(headers={"x": 5})).replace("5", "0x5"),
     "a list": "[]",
     "deep": "[" * 100_000,
     "no properties": json.dumps(message(properties=None)),
@@ -278,6 +280,38 @@ def test_message_that_is_no_task_is_a_dead_letter(site: Site, is_idle: bool) -> 
         whole = text if isinstance(text, bytes) else text.encode()
         assert bytes_kept.count(whole) == 3
     assert outcome(site, "bad")[0] == "FAILURE"  # type: ignore[index]
+
+
+def test_a_dead_letter_knows_its_queue_where_keys_have_a_prefix(
+    tmp_path: Path, server: tuple[Redis, str]
+) -> None:
+    redis, place = server
+    redis.flushall()
+    site = made(tmp_path, redis, guarded(place) + PREFIX)
+    redis.lpush("birds:celery", "garbage", TEXTS["a byte that is no text"], TEXTS["deep"])
+    with site.worker("one") as worker:
+        wait_for(lambda: redis.llen("birds:set-aside") == 3)
+        site.send("write.delay('0')")
+        wait_for(lambda: "end" in site.lines("0"))
+        assert worker.poll() is None
+    kept: Any = redis.lrange("birds:set-aside", 0, -1)
+    assert [json.loads(entry)[1] for entry in kept] == [["birds:celery"]] * 3
+    assert not redis.exists("birds:unacked")
+
+
+def test_entry_that_cannot_be_read_any_more_is_a_dead_letter(site: Site) -> None:
+    """Such as that of a message which a worker had fetched when it was killed."""
+    message = b'{"\xff": "],[", "properties": {}}'
+    site.redis.hset("unacked", "tag", b"[" + message + b',"a, \\"b\\"","celery"]')
+    site.redis.zadd("unacked_index", {"tag": 0})
+    with site.worker("one") as worker:
+        wait_for(lambda: site.redis.llen("set-aside") == 1, 30)
+        assert not site.redis.exists("unacked", "unacked_index")
+        assert worker.poll() is None
+    kept: Any = site.redis.lindex("set-aside", 0)
+    text, keys, _ = json.loads(kept)
+    assert text.encode(errors="surrogateescape") == message
+    assert keys == ["celery"]
 
 
 def test_celery_alone_ends_at_a_message_that_is_no_task_and_discards_it(

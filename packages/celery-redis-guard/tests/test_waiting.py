@@ -60,6 +60,18 @@ def test_message_of_any_priority_wakes_it_and_it_waits_again(site: Site) -> None
         assert_idle(worker.pid)
 
 
+def test_worker_waits_for_more_lists_than_a_pool_of_kombus_has_connections(
+    tmp_path: Path, server: tuple[Redis, str]
+) -> None:
+    redis, place = server
+    redis.flushall()
+    queues = "from kombu import Queue\napp.conf.task_queues = [Queue(name) for name in 'abcde']"
+    site = Site(tmp_path, redis, f"{guarded(place)}\n{queues}")
+    with site.worker("one") as worker:
+        wait_for(lambda: blocked(redis) == 5 * len(LISTS))
+        assert_idle(worker.pid)
+
+
 def test_messages_stay_where_they_are_while_it_waits(site: Site) -> None:
     """As they would if the worker were killed before it has fetched what woke it."""
     site.redis.rpush("celery", "first", "second")

@@ -6,13 +6,14 @@ FLUSH_INTERVAL are sent together, in messages of at most Celery's own buffer lim
 docs/decisions/worker.md.
 """
 
-from functools import partial
 from logging import getLogger
 from time import monotonic
 from typing import Any
 
 from celery.exceptions import InvalidTaskError
 from celery.worker import consumer
+from celery.worker.consumer.consumer import CONNECTION_ERROR
+from celery.worker.state import maybe_shutdown
 from kombu.common import ignore_errors
 
 from celery_redis_guard import begun
@@ -78,13 +79,12 @@ class Consumer(consumer.Consumer):
     # -- a worker that reconnects is healthy
 
     def ensure_connected(self, conn: Any) -> Any:
-        """As Celery's own, but it retries each second at first, then each five."""
-        connect = conn.ensure_connection
+        """Connect with our intervals; Celery's own, with 2 s to 30, then finds it connected."""
 
-        def ensure_connection(*args: Any, callback: Any, **options: Any) -> Any:
-            return connect(*args, callback=partial(_ping, callback), **RECONNECT, **options)
+        def report(error: Exception, interval: float) -> None:
+            logger.error(CONNECTION_ERROR, conn.as_uri(), error, f"Trying again in {interval} s")
 
-        conn.ensure_connection = ensure_connection
+        conn.ensure_connection(report, callback=_ping, **RECONNECT)
         return super().ensure_connected(conn)
 
     def on_close(self) -> None:
@@ -113,6 +113,7 @@ class Consumer(consumer.Consumer):
         begun.forget(worker_id())
 
 
-def _ping(callback: Any) -> None:
+def _ping() -> None:
+    """Before each try to connect."""
     notify("WATCHDOG=1")
-    callback()
+    maybe_shutdown()

@@ -19,6 +19,7 @@ ALWAYS = {
     "task_reject_on_worker_lost": True,
     "worker_prefetch_multiplier": 1,
     "worker_deduplicate_successful_tasks": True,
+    "broker_connection_retry": True,
     "broker_connection_retry_on_startup": True,
     "broker_connection_max_retries": None,  # a worker that gives up ends its running tasks
     # It would end the worker, and not only its tasks.

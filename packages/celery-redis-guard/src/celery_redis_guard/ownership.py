@@ -7,7 +7,9 @@ worker had, and nobody takes what a live one has. What cannot be written while R
 deferred to the next connection.
 """
 
+import json
 import os
+import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cache, wraps
 from logging import getLogger
@@ -36,6 +38,8 @@ UNKNOWN = "x-celery-pi-unknown"  # header of a dead letter whose task the worker
 RESTORED = 1000  # tasks that the visibility timeout requeues at a time, each ten seconds
 MAX_REDELIVERIES = 3  # then the task is a dead letter: it would crash its process for ever
 ANY_OWNER, NO_OWNER = "*", ""
+STRING = r'"(?:[^"\\]|\\.)*"'
+ENTRY = re.compile(rf"\[(.*),{STRING},({STRING})\]", re.DOTALL)  # message, exchange, routing key
 
 # Requeues dead letters whose task the worker knows by now, to queues that it consumes; the others
 # keep their order. KEYS: dead letters. ARGV: header, number of queues, queues, names of tasks.
@@ -306,8 +310,8 @@ class OwnershipQoS(QoS):
 
     def keep(self, queue: bytes, item: bytes) -> None:
         """Make a dead letter of what was fetched and is not recorded."""
-        text = [part.decode(errors="surrogateescape") for part in (item, queue)]
-        entry = dumps([text[0], text[1:], time()])
+        text, name = (part.decode(errors="surrogateescape") for part in (item, queue))
+        entry = dumps([text, [self.channel.global_keyprefix + name], time()])
         try:
             self.add_dead_letter(entry)
         except self.channel.connection_errors:
@@ -339,11 +343,27 @@ class OwnershipQoS(QoS):
         entries: Any = client.hmget(keys[0], tags)
         words: list[Any] = []
         for tag, entry in zip(tags, entries, strict=True):
-            placed = place(tag, *loads(entry)) if entry else Placed("", [], "")
+            placed = self._placed(place, tag, entry) if entry else Placed("", [], "")
             prefixed = [self.channel.global_keyprefix + key for key in placed.keys]
             words += [tag, placed.command, placed.text, len(prefixed), *prefixed]
         moved: Any = client.eval(RELEASE_SCRIPT, len(keys), *keys, owner, *words)
         return {tag for tag, is_moved in zip(tags, moved, strict=True) if is_moved}
+
+    def _placed(self, place: Callable[..., Placed], tag: Any, entry: bytes) -> Placed:
+        """Among the dead letters what was recorded and cannot be read."""
+        try:
+            payload, *to = loads(entry)
+        except Exception:  # as for `is_readable`
+            return Placed("LPUSH", [DEAD_LETTERS_KEY], self._unreadable(entry))
+        return place(tag, payload, *to)
+
+    def _unreadable(self, entry: bytes) -> str:
+        """The dead letter of an entry `[message, exchange, routing key]`."""
+        text = entry.decode(errors="surrogateescape")
+        parts = ENTRY.fullmatch(text)
+        message, key = (parts[1], json.loads(parts[2])) if parts else (text, "")
+        letter: str = dumps([message, [self.channel.global_keyprefix + key], time()])
+        return letter
 
     def _place(self, tag: Any, payload: dict[str, Any], *to: str) -> Placed:
         """In its queue again, or among the dead letters."""

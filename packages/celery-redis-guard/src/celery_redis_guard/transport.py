@@ -38,9 +38,9 @@ from celery_redis_guard.tcp import with_tcp_options
 from celery_redis_guard.waiting import Waiting
 
 # Deletes the acknowledged messages, pops the message that BRPOP would pop, records it as kombu
-# does, with its owner, and replies as BRPOP does. What is no message of kombu's becomes a dead
-# letter, in which each byte beyond ASCII is written as Python's "surrogateescape" does; the reply
-# has a third part then.
+# does, with its owner, and replies as BRPOP does, but that the message comes with its delivery tag.
+# What is no message of kombu's becomes a dead letter, in which each byte beyond ASCII is written as
+# Python's "surrogateescape" does; it has no tag.
 # KEYS: unacked, unacked_index, owners, dead letters, queues.
 # ARGV: time, worker id, acknowledged delivery tags.
 FETCH_SCRIPT = (
@@ -69,12 +69,12 @@ for place = 5, #KEYS do
     if not valid then
       local letter = cjson.encode({message, {KEYS[place]}, tonumber(ARGV[1])})
       redis.call('LPUSH', KEYS[4], (letter:gsub('[\128-\255]', escape)))
-      return {KEYS[place], message, 'unreadable'}
+      return {KEYS[place], {message, ''}}
     end
     redis.call('HSET', KEYS[1], tag, recorded)
     redis.call('ZADD', KEYS[2], ARGV[1], tag)
     redis.call('HSET', KEYS[3], tag, ARGV[2])
-    return {KEYS[place], message}
+    return {KEYS[place], {message, tag}}
   end
 end
 return false
@@ -89,11 +89,12 @@ logger = getLogger(__name__)
 
 
 class UnreadableError(Exception):
-    """What was fetched is no message of kombu's."""
+    """What was fetched is no message of kombu's. `tag` is what it is recorded by: None if BRPOP has
+    taken it, and empty if it is a dead letter already."""
 
-    def __init__(self, queue: bytes, item: bytes, is_kept: bool) -> None:
+    def __init__(self, queue: bytes, item: bytes, tag: str | None) -> None:
         super().__init__(queue, item)
-        self.queue, self.item, self.is_kept = queue, item, is_kept
+        self.queue, self.item, self.tag = queue, item, tag
 
 
 class FetchingClient(ExemptClient):
@@ -105,11 +106,15 @@ class FetchingClient(ExemptClient):
         reply = super().parse_response(connection, command_name, **options)  # type: ignore[misc]
         if command_name != "BRPOP" or not reply:
             return reply
-        queue, item, *unreadable = reply
-        if unreadable or not is_readable(item):
-            raise UnreadableError(queue, item, is_kept=bool(unreadable))
+        queue, item = reply
+        tag = None
+        if isinstance(item, list):  # by the script
+            item, recorded_by = item
+            tag = recorded_by.decode(errors="surrogateescape")
+        if tag == "" or not is_readable(item):  # JSON is a little more for Redis than for Python
+            raise UnreadableError(queue, item, tag)
         self.fetched = queue, item
-        return reply
+        return [queue, item]
 
 
 class AtomicFetchChannel(redis.Channel):
@@ -332,8 +337,10 @@ class AtomicFetchChannel(redis.Channel):
             "dead-letters",
             error.queue.decode(errors="backslashreplace"),
         )
-        if not error.is_kept:
+        if error.tag != "":
             self.qos.keep(error.queue, error.item)
+        if error.tag:
+            self.qos.forget(error.tag)
 
     def _set_aside(self, error: Exception) -> None:
         """Make a dead letter of a message that Celery cannot take: requeued, it would loop."""

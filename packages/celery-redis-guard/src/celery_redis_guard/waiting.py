@@ -18,7 +18,8 @@ class Waiting:
     """Connections that wait. Its file descriptor is readable when one of them has a reply."""
 
     def __init__(self, options: dict[str, Any]) -> None:
-        self.pool = ConnectionPool(**options)
+        # There are as many as lists, whatever limit a channel's pool has: kombu's is 10.
+        self.pool = ConnectionPool(**{**options, "max_connections": None})
         self.poller = select.epoll()
         self.connections: dict[str, Any] = {}  # by name of the list
         self.lists: dict[int, str] = {}  # by file descriptor
