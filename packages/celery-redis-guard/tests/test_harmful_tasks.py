@@ -175,7 +175,12 @@ def test_harmful_task_costs_itself_alone_and_fails_readably(site: Site, harm: st
         assert worker.poll() is None
     is_lost = expected == LOST
     assert site.redis.llen("set-aside") == (times if is_lost else 0)
-    assert site.lines("harm") == ["start"] * (4 * times if is_lost else times)
+    runs = len(site.lines("harm"))
+    if is_lost:
+        # A process may be gone before the pool has read that it took the task: then that is no crash.
+        assert 4 * times <= runs <= 5 * times
+    else:
+        assert runs == times
     assert [len(site.lines(name)) for name in HARMLESS] == [2] * 20
 
 
