@@ -63,11 +63,11 @@ shell: .venv/installed ## Open a root shell on the virtual Pi
 down: .venv/installed ## Remove the virtual Pi; its image stays
 	@$(virtual_pi) down $(virtual_pi_args)
 
-# Three machines at once on a busy host are slower than some limits of time allow: a module in which a
+# Two machines at once on a busy host are slower than some limits of time allow: a module in which a
 # test fails is run again, alone. What counts tasks is not, nor is the deploy from nothing.
 test: .venv/installed lint ## Run all tests, as CI does
 	@command -v redis-check-rdb >/dev/null || { apt-get -q update && apt-get -q -y install redis-tools; }
-	@$(python) -m pytest --cache-clear --numprocesses=3 --dist=loadfile --no-loadscope-reorder \
+	@$(python) -m pytest --cache-clear --numprocesses=2 --dist=loadfile --no-loadscope-reorder \
 	  --durations=20 || { [ $$? = 1 ] && echo "Running again, alone, what failed above" && \
 	  $(python) -m pytest --second-try; }
 
