@@ -26,8 +26,8 @@ ALWAYS = {
     "worker_cancel_long_running_tasks_on_connection_loss": False,
 }
 
-# With this one, a chord's header is dropped that comes again after its result and before it was
-# counted: the body never runs. Without it, a task may be run twice.
+# By Celery's own classes, this one would drop a chord's header that comes again after its result
+# and before it was counted: the body would never run. Without it, a task may be run twice.
 ONLY_GUARDED = "worker_deduplicate_successful_tasks"
 
 # Unless the app has said otherwise, which `app_validation` refuses.

@@ -20,10 +20,11 @@ CHOICES = ("auto", "on", "off")
 NOT_INSTALLED = "none"
 
 NOT_PROMISED = (
-    "not promised then: that no task and no chord is lost when a process, the worker or Redis is "
+    "not promised then: that no task or chord is lost when a process, the worker or Redis is "
     "killed, that a killed worker's tasks come back before the visibility timeout (an hour or "
-    "more), that tasks of unknown names and those that crash become dead letters, that a revoked "
-    "task stays revoked after a restart, and that the worker goes on when Redis' memory is full"
+    "more), that revoked tasks stay revoked over a restart, that no task ends the worker, that "
+    "tasks of unknown names and those that crash become dead letters, and that the worker goes on "
+    "when Redis' memory is full"
 )
 
 
