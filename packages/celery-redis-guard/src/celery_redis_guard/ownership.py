@@ -353,16 +353,18 @@ class OwnershipQoS(QoS):
         """Among the dead letters what was recorded and cannot be read."""
         try:
             payload, *to = loads(entry)
-        except Exception:  # as for `is_readable`
+        except Exception:  # a value such as {"__type__": "uuid"} may raise any
             return Placed("LPUSH", [DEAD_LETTERS_KEY], self._unreadable(entry))
         return place(tag, payload, *to)
 
     def _unreadable(self, entry: bytes) -> str:
-        """The dead letter of an entry `[message, exchange, routing key]`."""
+        """The dead letter of an entry `[message, exchange, routing key]`. What is none has no
+        queue, and stays there when others are returned."""
         text = entry.decode(errors="surrogateescape")
         parts = ENTRY.fullmatch(text)
-        message, key = (parts[1], json.loads(parts[2])) if parts else (text, "")
-        letter: str = dumps([message, [self.channel.global_keyprefix + key], time()])
+        message, keys = (parts[1], [json.loads(parts[2])]) if parts else (text, [])
+        names = [self.channel.global_keyprefix + key for key in keys]
+        letter: str = dumps([message, names, time()])
         return letter
 
     def _place(self, tag: Any, payload: dict[str, Any], *to: str) -> Placed:
