@@ -7,7 +7,7 @@ import sys
 
 from tests.faults import steps
 from tests.faults.count import Toll, count
-from tests.faults.scenarios import SCENARIOS
+from tests.faults.scenarios import HALTED, SCENARIOS
 from tests.faults.site import Site, guides, ours
 from tests.faults.table import write
 from tests.helpers.harness import run
@@ -59,6 +59,8 @@ def _too_bad(name: str, toll: Toll) -> bool:
     """Whether ours lost something or took too long; says so."""
     scenario = SCENARIOS[name]
     gone, slow = toll.lost | toll.late, (toll.redelivery or 0) > scenario.back
+    if name in HALTED:
+        slow = slow or toll.done is None or toll.done > scenario.back
     bad = bool(gone) or slow or len(toll.twice) > scenario.twice
     if bad:
         print(f"beyond the limit: {name}: {toll}", file=sys.stderr)

@@ -91,6 +91,8 @@ def _signal(site: Site, signal: str, unit: str) -> None:
     site.ctl("kill", "--kill-whom=main", f"--signal={signal}", unit)
 
 
+# Nothing of the worker's ends by itself: all is done once systemd has ended it, within `back`.
+HALTED = ("frozen", "hang")
 SCENARIOS = {
     "child": Scenario("process of a task killed", _kill_child),
     "main": Scenario("worker's main process killed", _kill_main, twice=2),
