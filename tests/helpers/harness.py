@@ -127,6 +127,11 @@ def pids(pi: VirtualPi) -> dict[str, str]:
     return {unit["Id"].removesuffix(".service"): unit["MainPID"] for unit in units}
 
 
+def restarts(pi: VirtualPi) -> int:
+    """How often systemd had to start the worker again."""
+    return int(pi.run("systemctl", "show", "-P", "NRestarts", "celery-worker").stdout)
+
+
 def redis(pi: VirtualPi, *command: str, user: str = "admin") -> str:
     """Ask Redis on the machine as one of its users."""
     return pi.run("/usr/local/lib/celery-pi/redis-cli", user, *command).stdout.strip()

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.helpers.harness import APP, in_app, redis, wait_for
+from tests.helpers.harness import APP, in_app, redis, restarts, wait_for
 from tests.virtual_pi import VirtualPi
 
 pytestmark = pytest.mark.native
@@ -49,10 +49,6 @@ def app(pi: VirtualPi) -> Iterator[None]:
     redis(pi, "del", "set-aside")
     pi.run("systemctl", "restart", "celery-worker", timeout=60)
     pi.run("systemctl", "start", "celery-beat")
-
-
-def restarts(pi: VirtualPi) -> int:
-    return int(pi.run("systemctl", "show", "-P", "NRestarts", "celery-worker").stdout)
 
 
 def main_pid(pi: VirtualPi) -> int:

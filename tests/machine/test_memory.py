@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.helpers.harness import APP, deploy, in_app, pids, prove, redis, wait_for
+from tests.helpers.harness import APP, deploy, in_app, pids, prove, redis, restarts, wait_for
 from tests.virtual_pi import VirtualPi
 
 pytestmark = pytest.mark.native
@@ -173,11 +173,6 @@ def kept_results(pi: VirtualPi, sent: Sent) -> int:
     path = f"{APP}/media/full-ids"
     pi.run("sh", "-c", f"cat >{path}", input=json.dumps(sorted(sent.accepted)).encode())
     return int(in_app(pi, KEPT.format(path=path)))
-
-
-def restarts(pi: VirtualPi) -> int:
-    """How often systemd had to start the worker again."""
-    return int(pi.run("systemctl", "show", "-P", "NRestarts", "celery-worker").stdout)
 
 
 def report(what: str, sent: Sent, ran: set[str], waiting: set[str]) -> None:

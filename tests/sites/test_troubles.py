@@ -1,6 +1,6 @@
 """What a deploy once did to a live site: each trouble as a test, on the commit that did it too.
 
-`make troubles`, for about half an hour: `make test` has the same site in `test_live_site.py`. Each
+`make troubles`: `make test` has the same site in `test_live_site.py`, and leaves these out. Each
 scenario returns the harm that was done, or nothing: on 06a3844 there must be some, now none.
 """
 
@@ -27,7 +27,7 @@ __all__ = ["old_source"]
 TROUBLES = "CELERY_PI_TROUBLES"
 pytestmark = [
     pytest.mark.native,
-    pytest.mark.skipif(TROUBLES not in os.environ, reason=f"takes half an hour: {TROUBLES}=1"),
+    pytest.mark.skipif(TROUBLES not in os.environ, reason=f"a drill: {TROUBLES}=1"),
 ]
 
 UNKNOWN_THEN = {"replace_handmade", "app_venv_dir"}  # it made an environment of its own
